@@ -1,0 +1,25 @@
+/* The inside of a context. Created in kernels/context.c, which knows the kernel tables. */
+#ifndef SQF_BASE_CONTEXT_H
+#define SQF_BASE_CONTEXT_H
+
+#include <sqf/context.h>
+
+#include "base/error.h"
+#include "base/thread.h"
+
+struct sqf_kernels;
+
+struct sqf_context {
+    sqf_pool *pool;
+    const struct sqf_kernels *kernels;
+    sqf_context_options options;
+    double last_progress; /* sqf_clock_seconds() of the last callback */
+};
+
+/* One line of talk through the context's callback, if it has one. */
+void sqf_log(sqf_context *context, sqf_log_level level, const char *format, ...) SQF_PRINTF(3, 4);
+
+/* Reports progress, at most ten times a second and always at the end; SQF_E_CANCELLED if the callback says stop. */
+sqf_status sqf_progress(sqf_context *context, const char *what, uint64_t done, uint64_t total, sqf_error *err);
+
+#endif

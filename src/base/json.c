@@ -1,0 +1,157 @@
+#include "base/json.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/file.h"
+
+sqf_status sqf_json_parse(const char *bytes, size_t n, const char *name, json_t **out, sqf_error *err)
+{
+    json_error_t problem;
+    *out = json_loadb(bytes, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &problem);
+    if (!*out) {
+        return sqf_fail(err, SQF_E_FORMAT, "%s: not valid JSON: line %d column %d: %s", name, problem.line,
+                        problem.column, problem.text);
+    }
+    return SQF_OK;
+}
+
+sqf_status sqf_json_load(const char *path, size_t limit, json_t **out, sqf_error *err)
+{
+    sqf_buffer text = {0};
+    *out = NULL;
+    sqf_status status = sqf_file_read(path, limit, &text, err);
+    if (status == SQF_OK) {
+        status = sqf_json_parse(text.data, text.size, path, out, err);
+    }
+    free(text.data);
+    return status;
+}
+
+static const char *type_name(json_type type)
+{
+    switch (type) {
+    case JSON_OBJECT: return "an object";
+    case JSON_ARRAY: return "an array";
+    case JSON_STRING: return "a string";
+    case JSON_INTEGER: return "a whole number";
+    case JSON_REAL: return "a number";
+    case JSON_TRUE:
+    case JSON_FALSE: return "true or false";
+    case JSON_NULL: return "null";
+    }
+    return "a value";
+}
+
+sqf_status sqf_json_member_find(const json_t *object, const char *key, json_type type, const char *where,
+                                json_t **out, sqf_error *err)
+{
+    json_t *member = json_object_get(object, key);
+    *out = NULL;
+    if (!member || json_is_null(member)) {
+        return SQF_OK;
+    }
+    if (json_typeof(member) != type) {
+        return sqf_fail(err, SQF_E_FORMAT, "%s: %s: expected %s, found %s", where, key, type_name(type),
+                        type_name(json_typeof(member)));
+    }
+    *out = member;
+    return SQF_OK;
+}
+
+sqf_status sqf_json_member(const json_t *object, const char *key, json_type type, const char *where,
+                           json_t **out, sqf_error *err)
+{
+    SQF_TRY(sqf_json_member_find(object, key, type, where, out, err));
+    if (!*out) {
+        return sqf_fail(err, SQF_E_FORMAT, "%s: %s: expected %s, found nothing", where, key, type_name(type));
+    }
+    return SQF_OK;
+}
+
+sqf_status sqf_json_real_find(const json_t *object, const char *key, double min, double max, const char *where,
+                              double *out, sqf_error *err)
+{
+    const json_t *member = json_object_get(object, key);
+    if (!member || json_is_null(member)) {
+        return SQF_OK;
+    }
+    if (!json_is_number(member)) {
+        return sqf_fail(err, SQF_E_FORMAT, "%s: %s: expected a number, found %s", where, key,
+                        type_name(json_typeof(member)));
+    }
+    const double value = json_number_value(member);
+    if (!(value >= min && value <= max)) {
+        return sqf_fail(err, SQF_E_FORMAT, "%s: %s: expected %g to %g, found %g", where, key, min, max, value);
+    }
+    *out = value;
+    return SQF_OK;
+}
+
+sqf_status sqf_json_size_find(const json_t *object, const char *key, size_t min, size_t max, const char *where,
+                              size_t *out, sqf_error *err)
+{
+    double value = NAN;
+    SQF_TRY(sqf_json_real_find(object, key, -0x1p53, 0x1p53, where, &value, err));
+    if (isnan(value)) {
+        return SQF_OK;
+    }
+    if (value != floor(value) || value < (double)min || value > (double)max) {
+        return sqf_fail(err, SQF_E_FORMAT, "%s: %s: expected a whole number from %zu to %zu, found %.17g", where, key,
+                        min, max, value);
+    }
+    *out = (size_t)value;
+    return SQF_OK;
+}
+
+sqf_status sqf_json_size(const json_t *object, const char *key, size_t min, size_t max, const char *where,
+                         size_t *out, sqf_error *err)
+{
+    const json_t *member = json_object_get(object, key);
+    if (!member || json_is_null(member)) {
+        return sqf_fail(err, SQF_E_FORMAT, "%s: %s: expected a whole number from %zu to %zu, found nothing", where,
+                        key, min, max);
+    }
+    return sqf_json_size_find(object, key, min, max, where, out, err);
+}
+
+sqf_status sqf_json_bool_find(const json_t *object, const char *key, const char *where, bool *out, sqf_error *err)
+{
+    const json_t *member = json_object_get(object, key);
+    if (!member || json_is_null(member)) {
+        return SQF_OK;
+    }
+    if (!json_is_boolean(member)) {
+        return sqf_fail(err, SQF_E_FORMAT, "%s: %s: expected true or false, found %s", where, key,
+                        type_name(json_typeof(member)));
+    }
+    *out = json_is_true(member);
+    return SQF_OK;
+}
+
+sqf_status sqf_json_string_find(const json_t *object, const char *key, const char *where, const char **out,
+                                sqf_error *err)
+{
+    json_t *member;
+    SQF_TRY(sqf_json_member_find(object, key, JSON_STRING, where, &member, err));
+    if (!member) {
+        return SQF_OK;
+    }
+    if (strlen(json_string_value(member)) != json_string_length(member)) {
+        return sqf_fail(err, SQF_E_FORMAT, "%s: %s: the string holds a NUL character", where, key);
+    }
+    *out = json_string_value(member);
+    return SQF_OK;
+}
+
+sqf_status sqf_json_print(const json_t *value, char **out, sqf_error *err)
+{
+    *out = NULL;
+    char *text = json_dumps(value, JSON_INDENT(2) | JSON_REAL_PRECISION(17) | JSON_ENCODE_ANY);
+    if (!text) {
+        return sqf_fail(err, SQF_E_MEMORY, "JSON could not be written");
+    }
+    const sqf_status status = sqf_format_text(out, err, "%s\n", text);
+    free(text);
+    return status;
+}

@@ -1,0 +1,145 @@
+#include "base/thread.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/memory.h"
+
+typedef struct worker {
+    sqf_pool *pool;
+    pthread_t handle;
+    unsigned index;
+} worker;
+
+struct sqf_pool {
+    unsigned threads;
+    worker *workers; /* [threads - 1] */
+    unsigned started;
+    pthread_mutex_t lock;
+    pthread_cond_t work_ready, work_done;
+    /* guarded by lock */
+    uint64_t generation;
+    unsigned busy;
+    bool stop;
+    /* the current job: written under the lock before the generation changes */
+    sqf_task_fn fn;
+    void *user;
+    size_t tasks;
+    atomic_size_t next;
+};
+
+static void run_tasks(sqf_pool *pool, unsigned thread)
+{
+    for (;;) {
+        const size_t task = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed);
+        if (task >= pool->tasks) {
+            return;
+        }
+        pool->fn(pool->user, task, thread);
+    }
+}
+
+static void *worker_main(void *argument)
+{
+    worker *self = argument;
+    sqf_pool *pool = self->pool;
+    uint64_t seen = 0;
+    pthread_mutex_lock(&pool->lock);
+    for (;;) {
+        while (!pool->stop && pool->generation == seen) {
+            pthread_cond_wait(&pool->work_ready, &pool->lock);
+        }
+        if (pool->stop) {
+            break;
+        }
+        seen = pool->generation;
+        pthread_mutex_unlock(&pool->lock);
+        run_tasks(pool, self->index);
+        pthread_mutex_lock(&pool->lock);
+        if (--pool->busy == 0) {
+            pthread_cond_signal(&pool->work_done);
+        }
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return NULL;
+}
+
+sqf_status sqf_pool_create(unsigned threads, sqf_pool **out, sqf_error *err)
+{
+    *out = NULL;
+    if (threads < 1 || threads > 1024) {
+        return sqf_fail(err, SQF_E_ARG, "threads: %u, expected 1 to 1024", threads);
+    }
+    sqf_pool *pool;
+    SQF_TRY(SQF_ALLOC(&pool, 1, "thread pool", err));
+    pool->threads = threads;
+    pthread_mutex_init(&pool->lock, NULL);
+    pthread_cond_init(&pool->work_ready, NULL);
+    pthread_cond_init(&pool->work_done, NULL);
+    sqf_status status = SQF_ALLOC(&pool->workers, threads, "thread pool", err);
+    for (unsigned i = 0; status == SQF_OK && i + 1 < threads; i++) {
+        pool->workers[i] = (worker){.pool = pool, .index = i + 1};
+        if (pthread_create(&pool->workers[i].handle, NULL, worker_main, &pool->workers[i]) != 0) {
+            status = sqf_fail(err, SQF_E_MEMORY, "thread %u of %u could not be started", i + 2, threads);
+            break;
+        }
+        pool->started++;
+    }
+    if (status != SQF_OK) {
+        sqf_pool_destroy(pool);
+        return status;
+    }
+    *out = pool;
+    return SQF_OK;
+}
+
+void sqf_pool_destroy(sqf_pool *pool)
+{
+    if (!pool) {
+        return;
+    }
+    pthread_mutex_lock(&pool->lock);
+    pool->stop = true;
+    pthread_cond_broadcast(&pool->work_ready);
+    pthread_mutex_unlock(&pool->lock);
+    for (unsigned i = 0; i < pool->started; i++) {
+        pthread_join(pool->workers[i].handle, NULL);
+    }
+    pthread_cond_destroy(&pool->work_done);
+    pthread_cond_destroy(&pool->work_ready);
+    pthread_mutex_destroy(&pool->lock);
+    free(pool->workers);
+    free(pool);
+}
+
+unsigned sqf_pool_threads(const sqf_pool *pool)
+{
+    return pool ? pool->threads : 1;
+}
+
+void sqf_pool_run(sqf_pool *pool, size_t tasks, sqf_task_fn fn, void *user)
+{
+    if (!pool || pool->threads == 1 || tasks < 2) {
+        for (size_t task = 0; task < tasks; task++) {
+            fn(user, task, 0);
+        }
+        return;
+    }
+    pthread_mutex_lock(&pool->lock);
+    pool->fn = fn;
+    pool->user = user;
+    pool->tasks = tasks;
+    atomic_store(&pool->next, 0);
+    pool->busy = pool->started;
+    pool->generation++;
+    pthread_cond_broadcast(&pool->work_ready);
+    pthread_mutex_unlock(&pool->lock);
+
+    run_tasks(pool, 0);
+
+    pthread_mutex_lock(&pool->lock);
+    while (pool->busy > 0) {
+        pthread_cond_wait(&pool->work_done, &pool->lock);
+    }
+    pthread_mutex_unlock(&pool->lock);
+}

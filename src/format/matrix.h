@@ -1,0 +1,87 @@
+/* A quantized weight matrix in its stored layout, and the plain form of one row that algorithms and kernels use.
+ * Spec: docs/format.md sections 2, 3, 7. Pure functions: no I/O, no threads. */
+#ifndef SQF_FORMAT_MATRIX_H
+#define SQF_FORMAT_MATRIX_H
+
+#include "format/partition.h"
+#include "format/type.h"
+
+/* All arrays row-major with `rows` rows; NULL where the specification has none. */
+typedef struct sqf_matrix {
+    sqf_weight_spec spec;
+    size_t rows, columns;
+    size_t border;           /* columns of the low activation path; == columns without a static mask */
+    sqf_partition groups;    /* scales */
+    sqf_partition banks;     /* masks */
+    size_t group_count;      /* G */
+    size_t high_count;       /* Kh, high elements of a row */
+    size_t low_row_bytes;    /* of `low` */
+    size_t mask_row_bytes;   /* of `mask` */
+    uint8_t *low;            /* [rows, low_row_bytes] */
+    uint8_t *high;           /* [rows, high_count] elements of sqf_type_storage_bytes each; int types as int8 */
+    uint8_t *scale_low;      /* [rows, G] of scale_type */
+    uint8_t *scale_high;     /* [rows, G] of scale_type; NULL with tied scales or a high type without scale */
+    uint8_t *shift;          /* [rows, G], tied scales only */
+    uint8_t *mask;           /* [rows, mask_row_bytes], bitmask layout only */
+    const int32_t *channels; /* [columns] input channel at each stored column; NULL = as they come */
+    void *owned;             /* one block behind the arrays if sqf_matrix_create made them, else NULL */
+} sqf_matrix;
+
+/* One row, unpacked. Arrays are the caller's. */
+typedef struct sqf_row {
+    uint8_t *mask;     /* [columns] 1 = high */
+    float *value;      /* [columns] grid values (0 where dropped); times the scale of their part = the weight */
+    float *scale_low;  /* [G]; 1 for a low type without scale, 0 for none */
+    float *scale_high; /* [G]; with tied scales scale_low * 2^-n; 1 for a high type without scale */
+    uint8_t *shift;    /* [G] n; written and read with tied scales only */
+} sqf_row;
+
+/* Fills the derived fields (partitions, counts, row bytes) for a shape; all arrays NULL.
+ * SQF_E_ARG if the specification is not valid or border > columns, SQF_E_SHAPE if a size overflows. */
+sqf_status sqf_matrix_shape(const sqf_weight_spec *spec, size_t rows, size_t columns, size_t border, sqf_matrix *out,
+                            sqf_error *err);
+
+/* The same with zeroed arrays of its own. `channels` (NULL or [columns]) is copied. Release with sqf_matrix_clear. */
+sqf_status sqf_matrix_create(const sqf_weight_spec *spec, size_t rows, size_t columns, size_t border,
+                             const int32_t *channels, sqf_matrix *out, sqf_error *err);
+void sqf_matrix_clear(sqf_matrix *matrix);
+
+/* A row with buffers for this matrix; release with sqf_row_clear. */
+sqf_status sqf_row_create(const sqf_matrix *matrix, sqf_row *out, sqf_error *err);
+void sqf_row_clear(sqf_row *row);
+
+/* Plain row to stored row `n` and back. Pack requires values on their grids and exactly k high elements in a bank
+ * (checked by assertion in debug builds: it is fed by our own algorithms). Different rows may be packed from
+ * different threads. Unpack requires a row that passed sqf_matrix_check_row. */
+void sqf_matrix_pack_row(sqf_matrix *matrix, size_t n, const sqf_row *row);
+void sqf_matrix_unpack_row(const sqf_matrix *matrix, size_t n, sqf_row *row);
+
+/* Checks everything a reader must reject in row n: invalid codes, sentinel or mask counts that are not k, padding bits
+ * that are not 0, scales that are negative, NaN or infinite, shifts out of range. `name` is used in messages:
+ * "NAME.sq_low: row 2 bank 1: 17 high elements, expected 16". */
+sqf_status sqf_matrix_check_row(const sqf_matrix *matrix, size_t n, const char *name, sqf_error *err);
+
+/* Checks that channels is a permutation of 0..columns-1, ascending inside each section, and has in its high section
+ * exactly k of every bank of the activation specification. */
+sqf_status sqf_channels_check(const int32_t *channels, size_t columns, size_t border, const sqf_act_spec *activations,
+                              const char *name, sqf_error *err);
+
+/* Dequantizes row n to out[columns] in ORIGINAL channel order. `row` is scratch. */
+void sqf_matrix_dequantize_row(const sqf_matrix *matrix, size_t n, sqf_row *row, float *out);
+
+/* Scales of one group.
+ * x [n], mask [n] or NULL (all low), weight [n] or NULL (1) for the mean-square search.
+ * search: false = absmax; true = the factor in 1, 0.99 ... 0.5 of absmax with the least weighted squared error
+ * (clip = mse; ties go to the larger factor). Scales come back rounded to spec->scale_type; shift 0 unless tied. */
+typedef struct sqf_group_scales {
+    float low, high;
+    uint8_t shift;
+} sqf_group_scales;
+
+sqf_group_scales sqf_group_scales_choose(const sqf_weight_spec *spec, const float *x, const uint8_t *mask,
+                                         const float *weight, size_t n, bool search);
+
+/* Bytes that row data, scales, masks and channel list take in a file. */
+size_t sqf_matrix_stored_bytes(const sqf_matrix *matrix);
+
+#endif
