@@ -57,6 +57,21 @@ SQF_API const char *sqf_context_cpu(const sqf_context *context);
 /** The level's names that this build has and this machine can run, best first, NULL-terminated; static. */
 SQF_API const char *const *sqf_cpu_levels(void);
 
+/** Multiply-accumulates of linear layers since the context was created or the counts were reset, by the path that
+ *  computed them. The proof that a product which a scheme calls an integer product ran in integers. */
+typedef struct sqf_product_counts {
+    uint64_t dense;        /**< weights that are not quantized */
+    uint64_t floating;     /**< quantized weights, computed in floating point (A16, or an fp8/fp16/bf16 part) */
+    uint64_t integer_high; /**< integers, an operand of more than 4 bits */
+    uint64_t integer_low;  /**< integers, both operands of 4 bits or fewer: the low rate */
+    uint64_t dropped;      /**< weights that pruning removed: no work */
+} sqf_product_counts;
+
+/** The counts so far. */
+SQF_API sqf_product_counts sqf_context_products(const sqf_context *context);
+/** Set the counts to zero. */
+SQF_API void sqf_context_products_reset(sqf_context *context);
+
 /** Version of the library, "0.1.0"; a static string. */
 SQF_API const char *sqf_version(void);
 

@@ -13,6 +13,7 @@ struct sqf_context {
     sqf_pool *pool;
     const struct sqf_kernels *kernels;
     sqf_context_options options;
+    sqf_product_counts products;
     double last_progress; /* sqf_clock_seconds() of the last callback */
 };
 

@@ -1,0 +1,96 @@
+/** @file model.h
+ *  A model directory as a thing that computes: load, prefill, decode, sample. */
+#ifndef SQF_MODEL_H
+#define SQF_MODEL_H
+
+#include <sqf/context.h>
+#include <sqf/format.h>
+#include <sqf/tokenizer.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** A loaded model. Immutable; belongs to the context it was opened with. */
+typedef struct sqf_model sqf_model;
+
+/** Load a Hugging Face model directory (original or quantized by this library). Everything is checked before use.
+ *
+ * @param out  the model; NULL on every failure. The caller owns it: sqf_model_destroy.
+ * @return SQF_OK; SQF_E_IO, SQF_E_FORMAT, SQF_E_SHAPE, SQF_E_VALUE, SQF_E_HASH (the directory is damaged);
+ *         SQF_E_SUPPORT (an architecture, rope type or activation function that is not known: named); SQF_E_MEMORY. */
+SQF_API sqf_status sqf_model_open(sqf_context *context, const char *directory, sqf_model **out, sqf_error *err);
+
+/** Destroy a model. Sessions on it must be destroyed before. NULL is fine. */
+SQF_API void sqf_model_destroy(sqf_model *model);
+
+/** Sizes and facts of a model. Strings are borrowed from it. */
+typedef struct sqf_model_info {
+    const char *directory, *architecture;
+    const char *scheme;          /**< short name of the main scheme: "BF16" (or the checkpoint's dtype) if not quantized */
+    size_t hidden, intermediate, layers, heads, kv_heads, head_dim, vocabulary, positions;
+    uint64_t parameters;         /**< all weights, the embedding counted once */
+    uint64_t quantized_weights;  /**< weights of quantized matrices */
+    uint64_t weight_bytes;       /**< of all stored tensors */
+    double bits_per_weight;      /**< stored bits of the decoder's linear layers per weight, scales and masks included */
+    double weights_equivalent_bits, activations_equivalent_bits; /**< mean over the decoder's linear layers' weights */
+} sqf_model_info;
+
+SQF_API sqf_model_info sqf_model_info_get(const sqf_model *model);
+
+/** Ids that end a text (generation_config.json, else config.json); *count of them, borrowed. */
+SQF_API const uint32_t *sqf_model_end_ids(const sqf_model *model, size_t *count);
+
+/** Sampling defaults of generation_config.json; see sqf_sampling. */
+struct sqf_sampling;
+SQF_API struct sqf_sampling sqf_model_sampling(const sqf_model *model);
+
+/** One sequence: its KV cache and scratch memory. One thread at a time; sessions of one context share its threads and
+ *  must not compute at the same time. */
+typedef struct sqf_session sqf_session;
+
+/** Create a session for at most `positions` tokens, 1 .. the model's positions (SQF_E_ARG beyond: both are named). */
+SQF_API sqf_status sqf_session_create(const sqf_model *model, size_t positions, sqf_session **out, sqf_error *err);
+/** Destroy a session. NULL is fine. */
+SQF_API void sqf_session_destroy(sqf_session *session);
+/** Forget all tokens. */
+SQF_API void sqf_session_reset(sqf_session *session);
+/** Number of tokens so far. */
+SQF_API size_t sqf_session_length(const sqf_session *session);
+
+/** Append `count` tokens (prefill if many, decode if one).
+ *  @return SQF_OK; SQF_E_ARG (no room: needed and available are named); SQF_E_VALUE (an id beyond the vocabulary; a NaN
+ *          in an activation). After a failure the session is as before. */
+SQF_API sqf_status sqf_session_forward(sqf_session *session, const uint32_t *ids, size_t count, sqf_error *err);
+
+/** Logits after tokens of the last sqf_session_forward: rows first .. first + count - 1 of it.
+ *  @param logits  [count, vocabulary] out. */
+SQF_API sqf_status sqf_session_logits(sqf_session *session, size_t first, size_t count, float *logits,
+                                      sqf_error *err);
+
+/** How the next token is drawn. Zero-initialised: greedy. */
+typedef struct sqf_sampling {
+    float temperature;        /**< 0 = greedy (ties: the lower id) */
+    uint32_t top_k;           /**< 0 = all */
+    float top_p;              /**< nucleus; 0 or 1 = all */
+    float min_p;              /**< drop tokens below min_p times the largest probability; 0 = none */
+    float repetition_penalty; /**< 0 or 1 = none; as in Hugging Face: logits of seen tokens divided (positive) or multiplied */
+    uint64_t seed;
+} sqf_sampling;
+
+/** Draws tokens; reproducible for a seed. One thread at a time. */
+typedef struct sqf_sampler sqf_sampler;
+/** SQF_E_ARG names a parameter out of range. */
+SQF_API sqf_status sqf_sampler_create(const sqf_sampling *sampling, size_t vocabulary, sqf_sampler **out,
+                                      sqf_error *err);
+/** NULL is fine. */
+SQF_API void sqf_sampler_destroy(sqf_sampler *sampler);
+/** Tell the sampler of a token of the text (prompt or drawn), for the repetition penalty. */
+SQF_API void sqf_sampler_accept(sqf_sampler *sampler, uint32_t id);
+/** Draw from logits [vocabulary]. SQF_E_VALUE if a logit is NaN. */
+SQF_API sqf_status sqf_sampler_draw(sqf_sampler *sampler, const float *logits, uint32_t *id, sqf_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

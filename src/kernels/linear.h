@@ -1,0 +1,57 @@
+/* A linear layer ready to compute: weights repacked for the CPU's kernels, and its input quantized once for every layer
+ * that reads it. Semantics: docs/format.md, "Dual-path product"; checked against format/reference.h. */
+#ifndef SQF_KERNELS_LINEAR_H
+#define SQF_KERNELS_LINEAR_H
+
+#include "base/context.h"
+#include "format/matrix.h"
+
+typedef struct sqf_linear sqf_linear;
+
+typedef struct sqf_linear_params {
+    const char *name;             /* module name for messages; copied */
+    size_t rows, columns;         /* N, K */
+    const float *bias;            /* [N] or NULL; copied; already in the order of row_order */
+    const int32_t *row_order;     /* [N] or NULL: output n is row row_order[n] of the weights (quantized matrices) */
+
+    /* Exactly one of dense and matrix is given. */
+    const void *dense;            /* [N, K] row-major, borrowed for the life of the layer (it may be a mapping) */
+    sqf_type dense_type;          /* FP32, BF16 or FP16; `activations` must be float then */
+    const sqf_matrix *matrix;     /* read while the layer is created, not kept */
+    sqf_act_spec activations;
+    const float *static_scale;    /* SQF_ACT_STATIC: [2], low and high; copied */
+    const float *column_norm;     /* weighted dynamic masks: [K], original channel order; copied */
+    bool input_in_stored_order;   /* the producer already delivers x in the order of matrix->channels: no gather */
+} sqf_linear_params;
+
+/* SQF_E_VALUE if dense weights hold NaN or infinity is NOT checked here (the loader does); SQF_E_ARG for a
+ * combination that has no meaning; SQF_E_MEMORY. Repacks in parallel on the context's threads. */
+sqf_status sqf_linear_create(sqf_context *context, const sqf_linear_params *params, sqf_linear **out, sqf_error *err);
+void sqf_linear_destroy(sqf_linear *linear);
+
+size_t sqf_linear_rows(const sqf_linear *linear);
+size_t sqf_linear_columns(const sqf_linear *linear);
+
+/* True if both read their input in the same quantized form, so that one sqf_input serves both. */
+bool sqf_linear_same_input(const sqf_linear *a, const sqf_linear *b);
+
+/* A quantized input with buffers that grow and are reused. One thread at a time. */
+typedef struct sqf_input sqf_input;
+sqf_status sqf_input_create(sqf_input **out, sqf_error *err);
+void sqf_input_destroy(sqf_input *input);
+
+/* Quantizes (gathers, splits) x [tokens, K] row-major for `linear` and every layer with the same input.
+ * x must stay valid until the last sqf_linear_forward on this input (float activations are not copied).
+ * SQF_E_VALUE names the token and the channel of a NaN or infinity. */
+sqf_status sqf_input_prepare(sqf_context *context, sqf_input *input, const sqf_linear *linear, const float *x,
+                             size_t tokens, sqf_error *err);
+
+/* y[tokens, N] = x W^T + bias for a prepared input. Results do not depend on the number of threads.
+ * Adds to the context's product counts. */
+sqf_status sqf_linear_forward(sqf_context *context, const sqf_linear *linear, const sqf_input *input, float *y,
+                              sqf_error *err);
+
+/* x [tokens, K] with quantization undone, in original channel order, for error measurement: out [tokens, K]. */
+void sqf_input_dequantize(const sqf_input *input, float *out);
+
+#endif

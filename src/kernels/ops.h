@@ -1,0 +1,44 @@
+/* The rest of the forward pass in float32. Every operation is deterministic and independent of the number of threads. */
+#ifndef SQF_KERNELS_OPS_H
+#define SQF_KERNELS_OPS_H
+
+#include <sqf/format.h>
+
+#include "base/context.h"
+
+/* y[r, i] = gain[i] * x[r, i] / sqrt(mean_i(x^2) + epsilon), rows in parallel; y may be x. */
+void sqf_rmsnorm(sqf_context *context, const float *x, const float *gain, float epsilon, size_t rows, size_t n,
+                 float *y);
+
+/* Rotary embedding in Hugging Face's order (halves of a head, not neighbours), in place.
+ * x [tokens, heads, head_dim]; cosine, sine [tokens, head_dim / 2]. */
+void sqf_rope_apply(sqf_context *context, float *x, const float *cosine, const float *sine, size_t tokens,
+                    size_t heads, size_t head_dim);
+
+/* y = silu(gate) * up over n elements; y may be gate. */
+void sqf_silu_mul(sqf_context *context, const float *gate, const float *up, size_t n, float *y);
+
+/* x += y over n elements. */
+void sqf_add(sqf_context *context, float *x, const float *y, size_t n);
+
+/* Causal attention of one sequence. Token t of `query` stands at position past + t and sees the positions
+ * max(0, past + t - window + 1) .. past + t (window 0 = all). Groups of heads / kv_heads query heads share a key head.
+ * Time is O(tokens * positions seen), memory O(tile); prefill runs in tiles, not token by token. */
+typedef struct sqf_attention_job {
+    const float *query; /* [tokens, heads, head_dim] */
+    const float *key;   /* [past + tokens, kv_heads, head_dim] */
+    const float *value; /* the same */
+    float *out;         /* [tokens, heads, head_dim] */
+    size_t tokens, past, heads, kv_heads, head_dim, window;
+    float scale;
+} sqf_attention_job;
+
+sqf_status sqf_attention(sqf_context *context, const sqf_attention_job *job, sqf_error *err);
+
+/* y[i] = float of n stored elements of type FP32, BF16 or FP16. `from` needs no alignment. */
+void sqf_to_float(sqf_type type, const void *from, size_t n, float *y);
+
+/* Log-probability of `target` and, if not NULL, log-probabilities of all n: float32 in, float64 inside. */
+double sqf_log_softmax(const float *logits, size_t n, size_t target, double *all);
+
+#endif
