@@ -1,0 +1,88 @@
+/* The algorithms of post-training quantization on one matrix and the statistics of one input.
+ * Steps are separate and each can be tested alone; the pipeline strings them together. Source: docs/algorithms.md;
+ * docs/format.md sections 4 and 5. All results are independent of the number of threads. */
+#ifndef SQF_PTQ_ALGORITHM_H
+#define SQF_PTQ_ALGORITHM_H
+
+#include <sqf/quantize.h>
+
+#include "base/context.h"
+#include "format/matrix.h"
+
+/* What calibration knows about one input of K channels. */
+typedef struct sqf_statistics {
+    size_t channels;
+    uint64_t tokens;
+    float *hessian;    /* [K, K] sum of x x^T while adding; (2/T) sum x x^T, symmetric and full, after finish; or NULL */
+    float *max_abs;    /* [K] max |x_j| */
+    double *sum_abs;   /* [K] */
+    double *sum;       /* [K] */
+    double *sum_square; /* [K] */
+} sqf_statistics;
+
+sqf_status sqf_statistics_create(size_t channels, bool hessian, sqf_statistics *out, sqf_error *err);
+void sqf_statistics_clear(sqf_statistics *statistics);
+/* x [tokens, K]. BLAS on fixed tiles, tiles in parallel. */
+sqf_status sqf_statistics_add(sqf_context *context, sqf_statistics *statistics, const float *x, size_t tokens,
+                              sqf_error *err);
+void sqf_statistics_finish(sqf_context *context, sqf_statistics *statistics);
+/* After finish: the statistics of x / t for smoothing factors t [K]. */
+void sqf_statistics_smooth(sqf_context *context, sqf_statistics *statistics, const float *factors);
+
+/* SmoothQuant factors of one input: t_j = max|A_j|^alpha / max_n|W_nj|^(1-alpha) over all matrices that read it;
+ * weights [count] matrices of rows [count] x K. A channel whose activation or weight maximum is 0 gets 1; t is kept
+ * within 1e-5 .. 1e5. */
+sqf_status sqf_smooth_factors(const sqf_statistics *statistics, const float *const *weights, const size_t *rows,
+                              size_t count, float alpha, float *factors, sqf_error *err);
+
+/* Static activation mask of one input from smoothed statistics and smoothed weights (stacked, as above):
+ * channels [K] = stored order (low channels ascending, then high channels ascending), *border = number of low ones. */
+sqf_status sqf_activation_mask(const sqf_statistics *statistics, const sqf_act_spec *spec, sqf_mask_score score,
+                               const float *const *weights, const size_t *rows, size_t count, uint64_t seed,
+                               int32_t *channels, size_t *border, sqf_error *err);
+
+/* The factor of a damped Hessian: U upper triangular with U^T U = (H + lambda I)^-1. */
+typedef struct sqf_factor {
+    size_t channels;
+    float *upper;             /* [K, K] row-major, zero below the diagonal */
+    float *inverse_diagonal;  /* [K] diag of (H + lambda I)^-1 */
+    float *hessian_diagonal;  /* [K] diag of H before damping */
+    uint8_t *dead;            /* [K] 1 = the channel was never active; its weights become 0 */
+    double damping;           /* the fraction of mean(diag H) that was used; larger than asked if Cholesky failed */
+    unsigned retries;
+} sqf_factor;
+
+/* hessian [K, K] full symmetric in the ORIGINAL order (not changed); channels [K] or NULL permutes it (stored order).
+ * One Cholesky in reversed order and one triangular inverse; blocked, tiles in parallel. Raises the damping tenfold up to three times
+ * and logs it; then SQF_E_VALUE naming `name`. */
+sqf_status sqf_factor_create(sqf_context *context, const char *name, const float *hessian, size_t channel_count,
+                             const int32_t *channels, double damping, sqf_factor *out, sqf_error *err);
+void sqf_factor_clear(sqf_factor *factor);
+
+typedef struct sqf_matrix_job {
+    const char *name;              /* for messages */
+    sqf_weight_spec spec;
+    const float *weights;          /* [rows, columns] original channel order, smoothed; not changed */
+    size_t rows, columns, border;
+    const int32_t *channels;       /* stored order, or NULL */
+    const sqf_factor *factor;      /* stored order; NULL = no calibration (then compensate must be NONE) */
+    const float *input_norm;       /* [columns] ||x_j||_2, original order, for Wanda; may be NULL otherwise */
+    const float *hessian;          /* [columns, columns] original order, to measure the output error; may be NULL */
+    sqf_importance importance;
+    sqf_prune prune;
+    sqf_compensate compensate;
+    sqf_clip clip;
+    uint64_t seed;                 /* random importance; results depend on (seed, name, row), not on threads */
+} sqf_matrix_job;
+
+typedef struct sqf_matrix_result {
+    double weight_error; /* ||W - W'||^2 / ||W||^2 */
+    double output_error; /* tr((W-W') H (W-W')^T) / tr(W H W^T); NaN without a Hessian */
+} sqf_matrix_result;
+
+/* Algorithm 1 (and GPTQ, RTN, SparseGPT, Wanda as its special cases): quantizes a matrix into stored form. `out` is created.
+ * NaN or infinity in weights: SQF_E_VALUE naming tensor, row, column. */
+sqf_status sqf_matrix_quantize(sqf_context *context, const sqf_matrix_job *job, sqf_matrix *out,
+                               sqf_matrix_result *result, sqf_error *err);
+
+#endif
