@@ -1,0 +1,68 @@
+# The front door. Each target wraps a CMake preset; `make help` lists them.
+.PHONY: all help packages demo test lint format bench fuzz asan tsan coverage valgrind docs install clean
+
+PRESET := $(if $(CI),ci,release)
+PREFIX ?= /usr/local
+JOBS   ?= $(shell nproc)
+
+all: packages build/build.ninja
+	@cmake --build build --parallel $(JOBS)
+
+help:
+	@echo "make            build build/bin/sqf and the library"
+	@echo "make demo       quantize the demo model under every scheme and print the table"
+	@echo "make test       build and run all tests"
+	@echo "make bench      time the kernels and GPTQ on this machine"
+	@echo "make fuzz       run each fuzz target for a minute (clang)"
+	@echo "make asan|tsan  run the tests under sanitizers;  make valgrind, make coverage"
+	@echo "make format     clang-format everything;  make lint checks it"
+	@echo "make docs       write docs/cli.md from the program's option tables"
+	@echo "make install PREFIX=/usr/local"
+
+packages:
+	@scripts/install-packages
+
+# Configuring again is cheap and follows a changed preset (CI turns warnings into errors).
+build/build.ninja: CMakeLists.txt CMakePresets.json | packages
+	@cmake --preset $(PRESET) >build-configure.log 2>&1 || { cat build-configure.log; rm -f build-configure.log; exit 1; }
+	@rm -f build-configure.log
+
+demo: all
+	@scripts/demo
+
+test: all
+	@ctest --test-dir build --output-on-failure --parallel $(JOBS)
+
+lint: packages
+	@scripts/format --check
+
+format: packages
+	@scripts/format
+
+bench: all
+	@cmake --build build --parallel $(JOBS) --target bench_kernels bench_gptq
+	@build/bench/bench_kernels
+	@build/bench/bench_gptq
+
+fuzz: packages
+	@scripts/fuzz
+
+asan tsan: packages
+	@cmake --preset $@ >/dev/null
+	@cmake --build build-$@ --parallel $(JOBS)
+	@ctest --test-dir build-$@ --output-on-failure --parallel $(JOBS)
+
+valgrind: all
+	@scripts/valgrind
+
+coverage: packages
+	@scripts/coverage
+
+docs: all
+	@build/bin/sqf help --markdown >docs/cli.md
+
+install: all
+	@cmake --install build --prefix $(PREFIX)
+
+clean:
+	@rm -rf build build-* demo-output
