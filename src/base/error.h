@@ -13,21 +13,21 @@ sqf_status sqf_fail(sqf_error *err, sqf_status status, const char *format, ...) 
 sqf_status sqf_fail_within(sqf_error *err, sqf_status status, const char *prefix);
 
 /* Leaves the calling function with the status of a failed call. */
-#define SQF_TRY(call)                       \
-    do {                                    \
-        const sqf_status sqf_try_ = (call); \
-        if (sqf_try_ != SQF_OK) {           \
-            return sqf_try_;                \
-        }                                   \
+#define SQF_TRY(call)                                                                                                  \
+    do {                                                                                                               \
+        const sqf_status sqf_try_ = (call);                                                                            \
+        if (sqf_try_ != SQF_OK) {                                                                                      \
+            return sqf_try_;                                                                                           \
+        }                                                                                                              \
     } while (0)
 
 /* The same where there is something to release: sets `status` and goes to `label`. */
-#define SQF_TRY_GOTO(status, call, label) \
-    do {                                  \
-        (status) = (call);                \
-        if ((status) != SQF_OK) {         \
-            goto label;                   \
-        }                                 \
+#define SQF_TRY_GOTO(status, call, label)                                                                              \
+    do {                                                                                                               \
+        (status) = (call);                                                                                             \
+        if ((status) != SQF_OK) {                                                                                      \
+            goto label;                                                                                                \
+        }                                                                                                              \
     } while (0)
 
 #endif

@@ -43,8 +43,8 @@ static const char *type_name(json_type type)
     return "a value";
 }
 
-sqf_status sqf_json_member_find(const json_t *object, const char *key, json_type type, const char *where,
-                                json_t **out, sqf_error *err)
+sqf_status sqf_json_member_find(const json_t *object, const char *key, json_type type, const char *where, json_t **out,
+                                sqf_error *err)
 {
     json_t *member = json_object_get(object, key);
     *out = NULL;
@@ -59,8 +59,8 @@ sqf_status sqf_json_member_find(const json_t *object, const char *key, json_type
     return SQF_OK;
 }
 
-sqf_status sqf_json_member(const json_t *object, const char *key, json_type type, const char *where,
-                           json_t **out, sqf_error *err)
+sqf_status sqf_json_member(const json_t *object, const char *key, json_type type, const char *where, json_t **out,
+                           sqf_error *err)
 {
     SQF_TRY(sqf_json_member_find(object, key, type, where, out, err));
     if (!*out) {
@@ -104,13 +104,13 @@ sqf_status sqf_json_size_find(const json_t *object, const char *key, size_t min,
     return SQF_OK;
 }
 
-sqf_status sqf_json_size(const json_t *object, const char *key, size_t min, size_t max, const char *where,
-                         size_t *out, sqf_error *err)
+sqf_status sqf_json_size(const json_t *object, const char *key, size_t min, size_t max, const char *where, size_t *out,
+                         sqf_error *err)
 {
     const json_t *member = json_object_get(object, key);
     if (!member || json_is_null(member)) {
-        return sqf_fail(err, SQF_E_FORMAT, "%s: %s: expected a whole number from %zu to %zu, found nothing", where,
-                        key, min, max);
+        return sqf_fail(err, SQF_E_FORMAT, "%s: %s: expected a whole number from %zu to %zu, found nothing", where, key,
+                        min, max);
     }
     return sqf_json_size_find(object, key, min, max, where, out, err);
 }

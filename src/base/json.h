@@ -15,16 +15,16 @@ sqf_status sqf_json_load(const char *path, size_t limit, json_t **out, sqf_error
 
 /* Member `key` of an object, or SQF_E_FORMAT if it is absent or of another type. Borrowed.
  * A member that is null counts as absent. */
-sqf_status sqf_json_member(const json_t *object, const char *key, json_type type, const char *where,
-                           json_t **out, sqf_error *err);
+sqf_status sqf_json_member(const json_t *object, const char *key, json_type type, const char *where, json_t **out,
+                           sqf_error *err);
 
 /* The same where absence is fine: *out = NULL then. */
-sqf_status sqf_json_member_find(const json_t *object, const char *key, json_type type, const char *where,
-                                json_t **out, sqf_error *err);
+sqf_status sqf_json_member_find(const json_t *object, const char *key, json_type type, const char *where, json_t **out,
+                                sqf_error *err);
 
 /* Whole number in min..max. A real with a whole value (1e5, 10000.0) is accepted. */
-sqf_status sqf_json_size(const json_t *object, const char *key, size_t min, size_t max, const char *where,
-                         size_t *out, sqf_error *err);
+sqf_status sqf_json_size(const json_t *object, const char *key, size_t min, size_t max, const char *where, size_t *out,
+                         sqf_error *err);
 /* Absent: *out keeps its value, the default. */
 sqf_status sqf_json_size_find(const json_t *object, const char *key, size_t min, size_t max, const char *where,
                               size_t *out, sqf_error *err);

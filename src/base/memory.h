@@ -38,7 +38,7 @@ static inline size_t sqf_ceil_div(size_t a, size_t b)
 sqf_status sqf_alloc_bytes(void **out, size_t count, size_t size, const char *what, sqf_error *err);
 
 /* Typed front: SQF_ALLOC(&pointer, count, "what", err). */
-#define SQF_ALLOC(pointer, count, what, err) \
+#define SQF_ALLOC(pointer, count, what, err)                                                                           \
     sqf_alloc_bytes((void **)(pointer), (count), sizeof **(pointer), (what), (err))
 
 /* A NUL-terminated copy of n bytes, for free(). */
