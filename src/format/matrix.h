@@ -1,5 +1,5 @@
 /* A quantized weight matrix in its stored layout, and the plain form of one row that algorithms and kernels use.
- * Spec: docs/format.md sections 2, 3, 7. Pure functions: no I/O, no threads. */
+ * Spec: docs/format.md sections 3 to 6. Pure functions: no I/O, no threads. */
 #ifndef SQF_FORMAT_MATRIX_H
 #define SQF_FORMAT_MATRIX_H
 
@@ -15,10 +15,13 @@ typedef struct sqf_matrix {
     sqf_partition banks;     /* masks */
     size_t group_count;      /* G */
     size_t high_count;       /* Kh, high elements of a row */
+    size_t low_count;        /* codes in a row of `low`: columns, or the low ones alone in the bitmask layout */
     size_t low_row_bytes;    /* of `low` */
+    size_t high_row_bytes;   /* of `high` */
     size_t mask_row_bytes;   /* of `mask` */
     uint8_t *low;            /* [rows, low_row_bytes] */
-    uint8_t *high;           /* [rows, high_count] elements of sqf_type_storage_bytes each; int types as int8 */
+    uint8_t *high;           /* [rows, high_row_bytes] high_count elements: int8 and fp8 a byte each, fp16 and bf16 two
+                                (little-endian); narrower types packed codes like `low` */
     uint8_t *scale_low;      /* [rows, G] of scale_type */
     uint8_t *scale_high;     /* [rows, G] of scale_type; NULL with tied scales or a high type without scale */
     uint8_t *shift;          /* [rows, G], tied scales only */
@@ -69,6 +72,9 @@ sqf_status sqf_channels_check(const int32_t *channels, size_t columns, size_t bo
 /* Dequantizes row n to out[columns] in ORIGINAL channel order. `row` is scratch. */
 void sqf_matrix_dequantize_row(const sqf_matrix *matrix, size_t n, sqf_row *row, float *out);
 
+/* Largest shift n of tied scales: q_low * 2^n fits the high type. -1 where the types cannot be tied. */
+int sqf_shift_max(const sqf_weight_spec *spec);
+
 /* Scales of one group.
  * x [n], mask [n] or NULL (all low), weight [n] or NULL (1) for the mean-square search.
  * search: false = absmax; true = the factor in 1, 0.99 ... 0.5 of absmax with the least weighted squared error
@@ -80,6 +86,21 @@ typedef struct sqf_group_scales {
 
 sqf_group_scales sqf_group_scales_choose(const sqf_weight_spec *spec, const float *x, const uint8_t *mask,
                                          const float *weight, size_t n, bool search);
+
+/* The stored tensors of a matrix, one list for writers, readers and counting. */
+typedef struct sqf_matrix_part {
+    const char *suffix; /* "sq_low": the tensor of layer P is "P.sq_low" */
+    const char *dtype;  /* safetensors' name: "U8", "I8", "F8_E4M3", "F16", "BF16", "F32" */
+    size_t columns;     /* shape [rows, columns] */
+    size_t row_bytes;   /* rows * row_bytes does not overflow */
+    uint8_t **data;     /* the array's field in the matrix */
+} sqf_matrix_part;
+
+enum { SQF_MATRIX_PARTS = 6 };
+
+/* Fills the parts that this matrix has, in the order sq_low, sq_high, sq_scale_low, sq_scale_high, sq_shift, sq_mask;
+ * returns their number. The channel list is not among them: it has another shape and is shared. */
+size_t sqf_matrix_parts(sqf_matrix *matrix, sqf_matrix_part parts[SQF_MATRIX_PARTS]);
 
 /* Bytes that row data, scales, masks and channel list take in a file. */
 size_t sqf_matrix_stored_bytes(const sqf_matrix *matrix);

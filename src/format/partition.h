@@ -24,14 +24,15 @@ size_t sqf_partition_find(const sqf_partition *partition, size_t column);
  * round-half-up(k * columns / bank), at least 1 when k >= 1 and columns >= 1. */
 size_t sqf_bank_high(size_t bank, size_t k, size_t columns);
 
-/* Sum of sqf_bank_high over all banks of the partition (a partition by spec->bank). */
+/* Sum of sqf_bank_high over all banks of `bank` columns in the partition's two sections. */
 size_t sqf_partition_high(const sqf_partition *banks, size_t bank, size_t k);
 
-/* Channels that a static mask holds low: columns - the sum over the banks of consecutive input channels. */
+/* Channels that a static mask holds low: channels - the sum of the high ones over the banks of consecutive input
+ * channels. All of them where there is no static mask. The border of every matrix that reads this input. */
 size_t sqf_act_low_channels(const sqf_act_spec *spec, size_t channels);
 
-/* Chooses the k largest scores of n; ties go to the lower index. mask[i] = 1 for the chosen, exactly k of them.
- * Linear expected time; deterministic. */
+/* Chooses the k largest scores of n (k <= n); ties go to the lower index. mask[i] = 1 for the chosen, exactly k of
+ * them. Linear time, no memory. Scores are not NaN (one would sort as an extreme value). */
 void sqf_select_top(const float *score, size_t n, size_t k, uint8_t *mask);
 
 #endif

@@ -1,0 +1,305 @@
+/* The stored layout of a quantized matrix: shapes, packing, unpacking. Spec: docs/format.md sections 4 to 6.
+ * All integers and floats of more than one byte are little-endian, on every machine. */
+#include "format/matrix.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "format/plane.h"
+
+static bool has_mask(const sqf_weight_spec *spec)
+{
+    return spec->high != SQF_TYPE_NONE && spec->layout == SQF_LAYOUT_BITMASK;
+}
+
+/* True if the low plane has a code for every column, sentinels at the high ones. */
+static bool has_sentinels(const sqf_weight_spec *spec)
+{
+    return spec->high != SQF_TYPE_NONE && spec->layout == SQF_LAYOUT_VMASK;
+}
+
+static bool is_tied(const sqf_weight_spec *spec)
+{
+    return spec->high != SQF_TYPE_NONE && spec->scales == SQF_SCALES_TIED;
+}
+
+/* Bytes of a row of n elements, packed or whole; false if their bits do not fit a size. */
+static bool row_bytes(sqf_type type, size_t n, size_t *out)
+{
+    size_t bits;
+    if (!sqf_mul_size(&bits, n, sqf_type_bits(type))) {
+        return false;
+    }
+    *out = sqf_ceil_div(bits, 8);
+    return true;
+}
+
+static bool derive_sizes(sqf_matrix *m)
+{
+    const sqf_weight_spec *spec = &m->spec;
+    m->high_count = spec->high == SQF_TYPE_NONE ? 0 : sqf_partition_high(&m->banks, spec->bank, spec->high_per_bank);
+    m->low_count = spec->low == SQF_TYPE_NONE ? 0 : has_mask(spec) ? m->columns - m->high_count : m->columns;
+    m->mask_row_bytes = has_mask(spec) ? sqf_ceil_div(m->columns, 8) : 0;
+    if (!row_bytes(spec->low, m->low_count, &m->low_row_bytes) ||
+        !row_bytes(spec->high, m->high_count, &m->high_row_bytes)) {
+        return false;
+    }
+    /* Every array, and a row of floats, must have a size. */
+    sqf_matrix_part parts[SQF_MATRIX_PARTS];
+    const size_t count = sqf_matrix_parts(m, parts);
+    size_t total = 0, bytes;
+    for (size_t i = 0; i < count; i++) {
+        if (!sqf_mul_size(&bytes, m->rows, parts[i].row_bytes) || !sqf_add_size(&total, total, bytes)) {
+            return false;
+        }
+    }
+    return sqf_mul_size(&bytes, m->columns, 4 * sizeof(float)) && sqf_mul_size(&bytes, m->rows, bytes);
+}
+
+sqf_status sqf_matrix_shape(const sqf_weight_spec *spec, size_t rows, size_t columns, size_t border, sqf_matrix *out,
+                            sqf_error *err)
+{
+    const sqf_scheme scheme = {.weights = *spec, .activations = {.low = SQF_TYPE_FP32}};
+    SQF_TRY(sqf_scheme_check(&scheme, err));
+    if (sqf_weight_spec_is_dense(spec)) {
+        return sqf_fail(err, SQF_E_ARG, "weights: low=%s is unquantized: expected a quantized type",
+                        sqf_type_name(spec->low));
+    }
+    if (border > columns) {
+        return sqf_fail(err, SQF_E_ARG, "border %zu: expected 0..%zu, the columns", border, columns);
+    }
+    sqf_matrix m = {.spec = *spec, .rows = rows, .columns = columns, .border = border};
+    m.groups = sqf_partition_make(columns, border, spec->group);
+    m.banks = spec->high == SQF_TYPE_NONE ? m.groups : sqf_partition_make(columns, border, spec->bank);
+    m.group_count = sqf_partition_count(&m.groups);
+    if (!derive_sizes(&m)) {
+        return sqf_fail(err, SQF_E_SHAPE, "matrix [%zu, %zu]: its size in bytes does not fit this machine", rows,
+                        columns);
+    }
+    *out = m;
+    return SQF_OK;
+}
+
+size_t sqf_matrix_parts(sqf_matrix *matrix, sqf_matrix_part parts[SQF_MATRIX_PARTS])
+{
+    const sqf_weight_spec *spec = &matrix->spec;
+    const size_t high_bytes = sqf_type_storage_bytes(spec->high);
+    const size_t scale_bytes = matrix->group_count * sqf_type_storage_bytes(spec->scale_type);
+    const char *scale_dtype = sqf_type_dtype(spec->scale_type);
+    size_t n = 0;
+    if (spec->low != SQF_TYPE_NONE) {
+        parts[n++] = (sqf_matrix_part){"sq_low", "U8", matrix->low_row_bytes, matrix->low_row_bytes, &matrix->low};
+    }
+    if (spec->high != SQF_TYPE_NONE) {
+        parts[n++] = (sqf_matrix_part){"sq_high", sqf_type_dtype(spec->high),
+                                       high_bytes ? matrix->high_count : matrix->high_row_bytes, matrix->high_row_bytes,
+                                       &matrix->high};
+    }
+    if (sqf_type_has_scale(spec->low)) {
+        parts[n++] =
+            (sqf_matrix_part){"sq_scale_low", scale_dtype, matrix->group_count, scale_bytes, &matrix->scale_low};
+    }
+    if (sqf_type_has_scale(spec->high) && !is_tied(spec)) {
+        parts[n++] =
+            (sqf_matrix_part){"sq_scale_high", scale_dtype, matrix->group_count, scale_bytes, &matrix->scale_high};
+    }
+    if (is_tied(spec)) {
+        parts[n++] = (sqf_matrix_part){"sq_shift", "U8", matrix->group_count, matrix->group_count, &matrix->shift};
+    }
+    if (has_mask(spec)) {
+        parts[n++] = (sqf_matrix_part){"sq_mask", "U8", matrix->mask_row_bytes, matrix->mask_row_bytes, &matrix->mask};
+    }
+    return n;
+}
+
+/* Arrays start at multiples of 64 bytes, so that kernels may load them aligned. */
+static size_t aligned(size_t bytes)
+{
+    return (bytes + 63) & ~(size_t)63;
+}
+
+sqf_status sqf_matrix_create(const sqf_weight_spec *spec, size_t rows, size_t columns, size_t border,
+                             const int32_t *channels, sqf_matrix *out, sqf_error *err)
+{
+    sqf_matrix m;
+    SQF_TRY(sqf_matrix_shape(spec, rows, columns, border, &m, err));
+    sqf_matrix_part parts[SQF_MATRIX_PARTS];
+    const size_t count = sqf_matrix_parts(&m, parts);
+    const size_t channel_bytes = channels ? columns * sizeof *channels : 0;
+    size_t total = aligned(channel_bytes);
+    for (size_t i = 0; i < count; i++) {
+        total += aligned(rows * parts[i].row_bytes);
+    }
+    uint8_t *block;
+    SQF_TRY(SQF_ALLOC(&block, total, "a quantized matrix", err));
+    m.owned = block;
+    for (size_t i = 0; i < count; i++) {
+        *parts[i].data = block;
+        block += aligned(rows * parts[i].row_bytes);
+    }
+    if (channels) {
+        memcpy(block, channels, channel_bytes);
+        m.channels = (const int32_t *)(const void *)block;
+    }
+    *out = m;
+    return SQF_OK;
+}
+
+void sqf_matrix_clear(sqf_matrix *matrix)
+{
+    free(matrix->owned);
+    *matrix = (sqf_matrix){0};
+}
+
+sqf_status sqf_row_create(const sqf_matrix *matrix, sqf_row *out, sqf_error *err)
+{
+    sqf_row row = {0};
+    sqf_status status;
+    SQF_TRY_GOTO(status, SQF_ALLOC(&row.mask, matrix->columns, "a row's mask", err), fail);
+    SQF_TRY_GOTO(status, SQF_ALLOC(&row.value, matrix->columns, "a row's values", err), fail);
+    SQF_TRY_GOTO(status, SQF_ALLOC(&row.scale_low, matrix->group_count, "a row's scales", err), fail);
+    SQF_TRY_GOTO(status, SQF_ALLOC(&row.scale_high, matrix->group_count, "a row's scales", err), fail);
+    SQF_TRY_GOTO(status, SQF_ALLOC(&row.shift, matrix->group_count, "a row's shifts", err), fail);
+    *out = row;
+    return SQF_OK;
+fail:
+    sqf_row_clear(&row);
+    return status;
+}
+
+void sqf_row_clear(sqf_row *row)
+{
+    free(row->mask);
+    free(row->value);
+    free(row->scale_low);
+    free(row->scale_high);
+    free(row->shift);
+    *row = (sqf_row){0};
+}
+
+/* Every bank has its exact count; a caller that breaks this would write a file that no reader accepts. */
+static bool counts_are_right(const sqf_matrix *matrix, const uint8_t *mask)
+{
+    const size_t count = sqf_partition_count(&matrix->banks);
+    for (size_t bank = 0; bank < count; bank++) {
+        size_t begin, end, high = 0;
+        sqf_partition_range(&matrix->banks, bank, &begin, &end);
+        for (size_t j = begin; j < end; j++) {
+            high += mask[j] != 0;
+        }
+        if (high != sqf_bank_high(matrix->spec.bank, matrix->spec.high_per_bank, end - begin)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void pack_elements(sqf_matrix *matrix, size_t n, const sqf_row *row)
+{
+    const sqf_weight_spec *spec = &matrix->spec;
+    const bool split = spec->high != SQF_TYPE_NONE, sentinels = has_sentinels(spec);
+    const uint32_t sentinel = sqf_type_sentinel(spec->low);
+    const unsigned low_bits = sqf_type_bits(spec->low);
+    uint8_t *mask = has_mask(spec) ? matrix->mask + n * matrix->mask_row_bytes : NULL;
+    plane_writer low = {.bytes = matrix->low ? matrix->low + n * matrix->low_row_bytes : NULL};
+    plane_writer high = {.bytes = split ? matrix->high + n * matrix->high_row_bytes : NULL};
+    if (mask) {
+        memset(mask, 0, matrix->mask_row_bytes);
+    }
+    for (size_t j = 0; j < matrix->columns; j++) {
+        if (split && row->mask[j]) {
+            plane_write(&high, plane_code(spec->high, row->value[j]), sqf_type_bits(spec->high));
+            if (mask) {
+                mask[j / 8] = (uint8_t)(mask[j / 8] | 1u << j % 8);
+            }
+            if (sentinels) {
+                plane_write(&low, sentinel, low_bits);
+            }
+        } else if (low.bytes) {
+            plane_write(&low, sqf_type_encode(spec->low, row->value[j]), low_bits);
+        }
+    }
+    plane_finish(&low);
+    plane_finish(&high);
+}
+
+void sqf_matrix_pack_row(sqf_matrix *matrix, size_t n, const sqf_row *row)
+{
+    assert(n < matrix->rows && (matrix->spec.high == SQF_TYPE_NONE || counts_are_right(matrix, row->mask)));
+    (void)counts_are_right;
+    pack_elements(matrix, n, row);
+    const sqf_type scale_type = matrix->spec.scale_type;
+    for (size_t g = 0; g < matrix->group_count; g++) {
+        const size_t at = n * matrix->group_count + g;
+        if (matrix->scale_low) {
+            plane_put_scale(matrix->scale_low, at, scale_type, row->scale_low[g]);
+        }
+        if (matrix->scale_high) {
+            plane_put_scale(matrix->scale_high, at, scale_type, row->scale_high[g]);
+        }
+        if (matrix->shift) {
+            matrix->shift[at] = row->shift[g];
+        }
+    }
+}
+
+static void unpack_elements(const sqf_matrix *matrix, size_t n, sqf_row *row)
+{
+    const sqf_weight_spec *spec = &matrix->spec;
+    const bool sentinels = has_sentinels(spec);
+    const uint32_t sentinel = sqf_type_sentinel(spec->low);
+    const unsigned low_bits = sqf_type_bits(spec->low), high_bits = sqf_type_bits(spec->high);
+    const uint8_t *mask = has_mask(spec) ? matrix->mask + n * matrix->mask_row_bytes : NULL;
+    plane_reader low = {.bytes = matrix->low ? matrix->low + n * matrix->low_row_bytes : NULL};
+    plane_reader high = {.bytes = matrix->high ? matrix->high + n * matrix->high_row_bytes : NULL};
+    for (size_t j = 0; j < matrix->columns; j++) {
+        bool is_high = mask && (mask[j / 8] >> j % 8 & 1);
+        const uint32_t code = low.bytes && !is_high ? plane_read(&low, low_bits) : 0;
+        is_high = is_high || (sentinels && code == sentinel);
+        row->mask[j] = is_high;
+        row->value[j] =
+            is_high ? plane_value(spec->high, plane_read(&high, high_bits)) : sqf_type_decode(spec->low, code);
+    }
+}
+
+void sqf_matrix_unpack_row(const sqf_matrix *matrix, size_t n, sqf_row *row)
+{
+    const sqf_weight_spec *spec = &matrix->spec;
+    unpack_elements(matrix, n, row);
+    for (size_t g = 0; g < matrix->group_count; g++) {
+        const size_t at = n * matrix->group_count + g;
+        row->scale_low[g] = matrix->scale_low ? plane_get_scale(matrix->scale_low, at, spec->scale_type) : 0.0f;
+        row->shift[g] = matrix->shift ? matrix->shift[at] : 0;
+        row->scale_high[g] = matrix->shift        ? ldexpf(row->scale_low[g], -row->shift[g])
+                             : matrix->scale_high ? plane_get_scale(matrix->scale_high, at, spec->scale_type)
+                             : matrix->high       ? 1.0f
+                                                  : 0.0f;
+    }
+}
+
+void sqf_matrix_dequantize_row(const sqf_matrix *matrix, size_t n, sqf_row *row, float *out)
+{
+    sqf_matrix_unpack_row(matrix, n, row);
+    for (size_t g = 0; g < matrix->group_count; g++) {
+        size_t begin, end;
+        sqf_partition_range(&matrix->groups, g, &begin, &end);
+        for (size_t j = begin; j < end; j++) {
+            const float scale = row->mask[j] ? row->scale_high[g] : row->scale_low[g];
+            out[matrix->channels ? (size_t)matrix->channels[j] : j] = row->value[j] * scale;
+        }
+    }
+}
+
+size_t sqf_matrix_stored_bytes(const sqf_matrix *matrix)
+{
+    sqf_matrix copy = *matrix;
+    sqf_matrix_part parts[SQF_MATRIX_PARTS];
+    const size_t count = sqf_matrix_parts(&copy, parts);
+    size_t bytes = matrix->channels ? matrix->columns * sizeof *matrix->channels : 0;
+    for (size_t i = 0; i < count; i++) {
+        bytes += matrix->rows * parts[i].row_bytes;
+    }
+    return bytes;
+}

@@ -1,0 +1,104 @@
+/* Cutting columns into groups and banks, the tail rule, and the choice of the k largest scores. */
+#include "format/partition.h"
+
+#include <string.h>
+
+#include "base/memory.h"
+
+sqf_partition sqf_partition_make(size_t columns, size_t border, size_t size)
+{
+    return (sqf_partition){.columns = columns, .border = border, .size = size ? size : columns ? columns : 1};
+}
+
+size_t sqf_partition_count(const sqf_partition *partition)
+{
+    return sqf_ceil_div(partition->border, partition->size) +
+           sqf_ceil_div(partition->columns - partition->border, partition->size);
+}
+
+void sqf_partition_range(const sqf_partition *partition, size_t index, size_t *begin, size_t *end)
+{
+    const size_t first_section = sqf_ceil_div(partition->border, partition->size);
+    const bool second = index >= first_section;
+    const size_t limit = second ? partition->columns : partition->border;
+    *begin = second ? partition->border + (index - first_section) * partition->size : index * partition->size;
+    *end = limit - *begin < partition->size ? limit : *begin + partition->size;
+}
+
+size_t sqf_partition_find(const sqf_partition *partition, size_t column)
+{
+    if (column < partition->border) {
+        return column / partition->size;
+    }
+    return sqf_ceil_div(partition->border, partition->size) + (column - partition->border) / partition->size;
+}
+
+size_t sqf_bank_high(size_t bank, size_t k, size_t columns)
+{
+    if (k == 0 || columns == 0) {
+        return 0;
+    }
+    const size_t high = (size_t)((2 * (uint64_t)k * columns + bank) / (2 * (uint64_t)bank));
+    return high ? high : 1;
+}
+
+static size_t section_high(size_t columns, size_t bank, size_t k)
+{
+    return columns / bank * k + sqf_bank_high(bank, k, columns % bank);
+}
+
+size_t sqf_partition_high(const sqf_partition *banks, size_t bank, size_t k)
+{
+    return section_high(banks->border, bank, k) + section_high(banks->columns - banks->border, bank, k);
+}
+
+size_t sqf_act_low_channels(const sqf_act_spec *spec, size_t channels)
+{
+    if (!sqf_act_spec_is_split(spec) || spec->mask != SQF_MASK_STATIC) {
+        return channels;
+    }
+    return channels - section_high(channels, spec->bank, spec->high_per_bank);
+}
+
+/* Unsigned keys in the order of the floats; both zeros alike. */
+static uint32_t ordered_key(float x)
+{
+    uint32_t bits;
+    x += 0.0f;
+    memcpy(&bits, &x, sizeof bits);
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+/* The k-th largest key (k >= 1), digit by digit from the top, and in *ties how many of the k equal it. */
+static uint32_t kth_key(const float *score, size_t n, size_t k, size_t *ties)
+{
+    uint32_t prefix = 0, fixed = 0; /* the digits found so far and the bits that they cover */
+    for (int shift = 28; shift >= 0; shift -= 4) {
+        uint32_t count[16] = {0};
+        for (size_t i = 0; i < n; i++) {
+            const uint32_t key = ordered_key(score[i]);
+            count[key >> shift & 15u] += (key & fixed) == prefix;
+        }
+        uint32_t digit = 15;
+        while (count[digit] < k) {
+            k -= count[digit--];
+        }
+        prefix |= digit << shift;
+        fixed |= 15u << shift;
+    }
+    *ties = k;
+    return prefix;
+}
+
+/* A radix selection: eight passes whatever the scores are, no scratch memory. */
+void sqf_select_top(const float *score, size_t n, size_t k, uint8_t *mask)
+{
+    size_t ties = 0;
+    const uint32_t threshold = k ? kth_key(score, n, k, &ties) : UINT32_MAX;
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t key = ordered_key(score[i]);
+        const bool tie = key == threshold && ties > 0;
+        ties -= tie;
+        mask[i] = key > threshold || tie;
+    }
+}
