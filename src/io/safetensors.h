@@ -40,7 +40,7 @@ sqf_status sqf_tensors_open(const char *directory, sqf_tensors **out, sqf_error 
 void sqf_tensors_close(sqf_tensors *tensors);
 
 size_t sqf_tensors_count(const sqf_tensors *tensors);
-const sqf_tensor *sqf_tensors_at(const sqf_tensors *tensors, size_t index); /* in order of names */
+const sqf_tensor *sqf_tensors_at(const sqf_tensors *tensors, size_t index);       /* in order of names */
 const sqf_tensor *sqf_tensors_find(const sqf_tensors *tensors, const char *name); /* NULL if absent */
 
 /* The tensor, or SQF_E_FORMAT naming it; then its shape must be [rows] (columns 0) or [rows, columns], SQF_E_SHAPE. */
@@ -50,12 +50,14 @@ sqf_status sqf_tensors_get(const sqf_tensors *tensors, const char *name, size_t 
 /* Compares the bytes with the recorded hash: SQF_E_HASH naming file and tensor; SQF_OK if none is recorded. */
 sqf_status sqf_tensor_verify(const sqf_tensor *tensor, sqf_error *err);
 
-/* Writing. Tensors are appended in the order given; data goes to disk at once. A new shard begins when a tensor would take
- * the current one past `shard_limit` bytes (0 = no limit). Files: model.safetensors, or
+/* Writing. `directory` exists, and is the caller's to remove after a failure (see sqf_output). Tensors are appended in
+ * any order; data goes to disk at once. Inside a file wide elements come first, so that each tensor is aligned to its
+ * element; the header is padded so that the data begins at a multiple of 64. A new shard begins when a tensor would
+ * take the current one past `shard_limit` bytes (0 = no limit). Files: model.safetensors, or
  * model-00001-of-0000n.safetensors with model.safetensors.index.json. The bytes do not depend on timing or threads. */
 typedef struct sqf_tensor_writer sqf_tensor_writer;
-sqf_status sqf_tensor_writer_create(const char *directory, size_t shard_limit, sqf_tensor_writer **out,
-                                    sqf_error *err);
+sqf_status sqf_tensor_writer_create(const char *directory, size_t shard_limit, sqf_tensor_writer **out, sqf_error *err);
+/* SQF_E_ARG: a name that was written before. After any failure the writer can only be destroyed. */
 sqf_status sqf_tensor_writer_add(sqf_tensor_writer *writer, const char *name, sqf_dtype dtype, size_t dimensions,
                                  const size_t *shape, const void *data, sqf_error *err);
 /* Writes headers and index and puts the names in place; checks every write. The writer stays to be destroyed. */
