@@ -303,7 +303,7 @@ static sqf_status add_shard(sqf_tensor_writer *writer, finished **out, sqf_error
 
 static sqf_status close_shard(sqf_tensor_writer *writer, sqf_error *err)
 {
-    finished *shard;
+    finished *shard = NULL;
     if (writer->count > 0) {
         qsort(writer->tensors, writer->count, sizeof *writer->tensors, compare_pending);
     }
