@@ -1,0 +1,192 @@
+/* quantization_config: the main scheme, modules with another one, and modules left alone. */
+#include <string.h>
+
+#include "model/config.h"
+
+/* A module that is named, sorted by name. */
+typedef struct named_scheme {
+    const char *module; /* borrowed from json */
+    sqf_scheme scheme;
+} named_scheme;
+
+struct sqf_module_schemes {
+    json_t *json; /* quantization_config, a reference of ours */
+    char *where;
+    sqf_scheme main;
+    named_scheme *named;
+    size_t count;
+};
+
+static sqf_scheme dense_scheme(void)
+{
+    return (sqf_scheme){.weights = {.low = SQF_TYPE_BF16, .bank = 1},
+                        .activations = {.low = SQF_TYPE_FP32, .bank = 1, .clip = 1}};
+}
+
+void sqf_module_schemes_destroy(sqf_module_schemes *schemes)
+{
+    if (schemes) {
+        json_decref(schemes->json);
+        free(schemes->where);
+        free(schemes->named);
+        free(schemes);
+    }
+}
+
+static sqf_status check_members(json_t *json, const char *where, sqf_error *err)
+{
+    static const char *const known[] = {"quant_method", "format_version", "scheme", "overrides", "ignore"};
+    const char *key;
+    json_t *value;
+    json_object_foreach(json, key, value)
+    {
+        bool found = false;
+        for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+            found = found || strcmp(known[i], key) == 0;
+        }
+        if (!found) {
+            return sqf_fail(err, SQF_E_SUPPORT, "%s: %.80s: an unknown member", where, key);
+        }
+    }
+    return SQF_OK;
+}
+
+static sqf_status check_method(json_t *json, const char *where, sqf_error *err)
+{
+    const char *method = "nothing";
+    size_t version = 0;
+    SQF_TRY(sqf_json_string_find(json, "quant_method", where, &method, err));
+    if (strcmp(method, "sq-format") != 0) {
+        return sqf_fail(err, SQF_E_SUPPORT, "%s: quant_method: expected sq-format, found %.80s", where, method);
+    }
+    SQF_TRY(check_members(json, where, err));
+    SQF_TRY(sqf_json_size(json, "format_version", 0, UINT32_MAX, where, &version, err));
+    if (version != 1) {
+        return sqf_fail(err, SQF_E_SUPPORT, "%s: format_version: expected 1, found %zu", where, version);
+    }
+    return SQF_OK;
+}
+
+static sqf_status parse_scheme(const char *where, const char *module, const json_t *value, sqf_scheme *out,
+                               sqf_error *err)
+{
+    const char *text = json_string_value(value);
+    if (!text) {
+        return sqf_fail(err, SQF_E_FORMAT, "%s: %.120s: expected a scheme's name", where, module);
+    }
+    const sqf_status status = sqf_scheme_parse(text, out, err);
+    if (status != SQF_OK) {
+        /* the name is wrong in a file, not in a call */
+        sqf_fail_within(err, SQF_E_FORMAT, module);
+        return sqf_fail_within(err, SQF_E_FORMAT, where);
+    }
+    return SQF_OK;
+}
+
+static sqf_status add_overrides(sqf_module_schemes *schemes, json_t *overrides, sqf_error *err)
+{
+    const char *module;
+    json_t *value;
+    json_object_foreach(overrides, module, value)
+    {
+        named_scheme *named = &schemes->named[schemes->count++];
+        named->module = module;
+        SQF_TRY(parse_scheme(schemes->where, module, value, &named->scheme, err));
+    }
+    return SQF_OK;
+}
+
+static sqf_status add_ignored(sqf_module_schemes *schemes, const json_t *ignore, sqf_error *err)
+{
+    for (size_t i = 0; i < json_array_size(ignore); i++) {
+        const char *module = json_string_value(json_array_get(ignore, i));
+        if (!module) {
+            return sqf_fail(err, SQF_E_FORMAT, "%s: ignore: expected a list of names of modules", schemes->where);
+        }
+        schemes->named[schemes->count++] = (named_scheme){.module = module, .scheme = dense_scheme()};
+    }
+    return SQF_OK;
+}
+
+static int compare_named(const void *a, const void *b)
+{
+    return strcmp(((const named_scheme *)a)->module, ((const named_scheme *)b)->module);
+}
+
+static sqf_status load_named(sqf_module_schemes *schemes, sqf_error *err)
+{
+    json_t *overrides, *ignore;
+    SQF_TRY(sqf_json_member_find(schemes->json, "overrides", JSON_OBJECT, schemes->where, &overrides, err));
+    SQF_TRY(sqf_json_member_find(schemes->json, "ignore", JSON_ARRAY, schemes->where, &ignore, err));
+    SQF_TRY(SQF_ALLOC(&schemes->named, json_object_size(overrides) + json_array_size(ignore), "schemes", err));
+    SQF_TRY(add_overrides(schemes, overrides, err));
+    SQF_TRY(add_ignored(schemes, ignore, err));
+    qsort(schemes->named, schemes->count, sizeof *schemes->named, compare_named);
+    for (size_t i = 1; i < schemes->count; i++) {
+        if (strcmp(schemes->named[i - 1].module, schemes->named[i].module) == 0) {
+            return sqf_fail(err, SQF_E_FORMAT, "%s: %.120s: named twice in overrides and ignore", schemes->where,
+                            schemes->named[i].module);
+        }
+    }
+    return SQF_OK;
+}
+
+static sqf_status load(sqf_module_schemes *schemes, const json_t *config, const char *where, sqf_error *err)
+{
+    json_t *json, *main;
+    SQF_TRY(sqf_format_text(&schemes->where, err, "%s: quantization_config", where));
+    SQF_TRY(sqf_json_member(config, "quantization_config", JSON_OBJECT, where, &json, err));
+    schemes->json = json_incref(json);
+    SQF_TRY(check_method(json, schemes->where, err));
+    SQF_TRY(sqf_json_member(json, "scheme", JSON_STRING, schemes->where, &main, err));
+    SQF_TRY(parse_scheme(schemes->where, "scheme", main, &schemes->main, err));
+    return load_named(schemes, err);
+}
+
+sqf_status sqf_module_schemes_load(const json_t *config_json, const char *where, sqf_module_schemes **out,
+                                   sqf_error *err)
+{
+    const json_t *json = json_object_get(config_json, "quantization_config");
+    *out = NULL;
+    if (!json || json_is_null(json)) {
+        return SQF_OK;
+    }
+    SQF_TRY(SQF_ALLOC(out, 1, "schemes", err));
+    const sqf_status status = load(*out, config_json, where, err);
+    if (status != SQF_OK) {
+        sqf_module_schemes_destroy(*out);
+        *out = NULL;
+    }
+    return status;
+}
+
+sqf_scheme sqf_module_schemes_main(const sqf_module_schemes *schemes)
+{
+    return schemes ? schemes->main : dense_scheme();
+}
+
+sqf_scheme sqf_module_schemes_get(const sqf_module_schemes *schemes, const char *module)
+{
+    const named_scheme key = {.module = module}, *found = NULL;
+    if (schemes && schemes->count > 0) {
+        found = bsearch(&key, schemes->named, schemes->count, sizeof key, compare_named);
+    }
+    return found ? found->scheme : sqf_module_schemes_main(schemes);
+}
+
+sqf_status sqf_module_schemes_check(const sqf_module_schemes *schemes,
+                                    bool (*known)(const void *user, const char *name), const void *user, sqf_error *err)
+{
+    for (size_t i = 0; schemes && i < schemes->count; i++) {
+        if (!known(user, schemes->named[i].module)) {
+            return sqf_fail(err, SQF_E_FORMAT, "%s: %.120s: expected a linear layer of the model, found no such module",
+                            schemes->where, schemes->named[i].module);
+        }
+    }
+    return SQF_OK;
+}
+
+const json_t *sqf_module_schemes_json(const sqf_module_schemes *schemes)
+{
+    return schemes ? schemes->json : NULL;
+}
