@@ -43,7 +43,7 @@ typedef enum sqf_layout { SQF_LAYOUT_VMASK = 0, SQF_LAYOUT_BITMASK } sqf_layout;
 
 /** How a weight matrix is held. One parameterization covers SQ-format and its baselines:
  *  - unquantized: low = BF16, FP16 or FP32, high_per_bank = 0 (sqf_weight_spec_is_dense);
- *  - uniform: low = the type, high = NONE, high_per_bank = 0, bank = group;
+ *  - uniform: low = the type, high = NONE, high_per_bank = 0, bank, scales and layout unused;
  *  - SQ-format: low and high types, bank b, high_per_bank k, group = bank;
  *  - N:M pruning: low = NONE, high = the survivors' type, bank = M, high_per_bank = N, bitmask layout. */
 typedef struct sqf_weight_spec {
@@ -72,7 +72,7 @@ typedef struct sqf_act_spec {
     bool dynamic_weighted;  /**< dynamic masks: rank by |x_j| * ||W_:,j||_2 in place of |x_j| */
     sqf_act_scale scale;
     uint32_t group;         /**< SQF_ACT_GROUP: stored columns that share a scale; 0 = the borders of the weights' groups */
-    float clip;             /**< scale = clip * absmax / qmax; (0, 1], 1 = none */
+    float clip;             /**< scale = clip * absmax / qmax; 0.001..1, 1 = none */
 } sqf_act_spec;
 
 /** What a linear layer computes with. */
@@ -92,10 +92,12 @@ SQF_API bool sqf_act_spec_is_split(const sqf_act_spec *spec);
  *  @return SQF_OK; SQF_E_ARG with a line that names the field, what was found and what is possible. */
 SQF_API sqf_status sqf_scheme_check(const sqf_scheme *scheme, sqf_error *err);
 
-/** Read a scheme's name. Three spellings, any case, all documented by sqf_scheme_help and docs/format.md:
+/** Read a scheme's name. Three spellings, any case, all documented by sqf_scheme_help and docs/format.md section 8:
  *  short "W4A(SQ6)", "W(SQ5)A8", "W4A16", "BF16", "W8A8-2:4"; shell-safe "w4a-sq6", "w-sq5-a8"; operands in full
  *  "W(64-(8/4)-0.75)A8"; and the long form "low=int4,group=128;low=int4,high=int8,bank=16,high_per_bank=8" which
- *  reaches every field (weights; activations), fields left out having their defaults (docs/format.md, section 10).
+ *  reaches every field (weights; activations), fields left out having their defaults. Fields may also follow a name
+ *  and change it: "W4A8,group=32;scale=group". A field that has no meaning for the scheme is an error.
+ *  Fields without a meaning come back as 0 or their default; the scheme has passed sqf_scheme_check.
  *  @return SQF_OK; SQF_E_ARG (a name that means nothing; *out untouched). */
 SQF_API sqf_status sqf_scheme_parse(const char *name, sqf_scheme *out, sqf_error *err);
 
@@ -103,19 +105,21 @@ SQF_API sqf_status sqf_scheme_parse(const char *name, sqf_scheme *out, sqf_error
 #define SQF_SCHEME_TEXT 512
 
 typedef enum sqf_spelling {
-    SQF_SPELLING_SHORT, /**< "W4A(SQ6)" where there is one, else the long form */
-    SQF_SPELLING_SHELL, /**< "w4a-sq6" where there is one, else the long form */
-    SQF_SPELLING_LONG   /**< every field */
+    SQF_SPELLING_SHORT, /**< "W4A(SQ6)", "W4A8,group=32": a name and the fields that differ; rarely the long form */
+    SQF_SPELLING_SHELL, /**< "w4a-sq6", "w4a8+scale=group": the same without parentheses and ";" */
+    SQF_SPELLING_LONG   /**< every field that has a meaning; the form that files hold */
 } sqf_spelling;
 
-/** Write a scheme's name; sqf_scheme_parse reads each spelling back to an equal scheme. */
+/** Write a scheme's name; sqf_scheme_parse reads each spelling back to an equal scheme.
+ *  The scheme must pass sqf_scheme_check. */
 SQF_API void sqf_scheme_print(const sqf_scheme *scheme, sqf_spelling spelling, char text[SQF_SCHEME_TEXT]);
 
 /** Equality of meaning: fields that the scheme does not use are not compared. */
 SQF_API bool sqf_scheme_equal(const sqf_scheme *a, const sqf_scheme *b);
 
 /** Bits of the two operands. Equivalent bits y = (1-s)*h + s*l; stored bits count codes, masks and scales as in
- *  docs/format.md section 6, for whole banks. Activations are not stored: their second figure does not exist. */
+ *  docs/format.md section 9, for whole banks and rows of any length (a scale for a whole row counts 0). Unquantized
+ *  activations count 16 equivalent bits. Activations are not stored: their second figure does not exist. */
 typedef struct sqf_scheme_bits {
     double weights_equivalent, activations_equivalent;
     double weights_stored;
@@ -133,6 +137,9 @@ typedef struct sqf_scheme_entry {
 
 /** The named schemes in the order of the demo's table; *count entries; static. */
 SQF_API const sqf_scheme_entry *sqf_scheme_list(size_t *count);
+
+/** The grammar of scheme names for people, several lines that end with a line end; static. */
+SQF_API const char *sqf_scheme_help(void);
 
 #ifdef __cplusplus
 }
