@@ -1,0 +1,214 @@
+/* Activation quantization and the dual-path product, word for word as docs/format.md sections 10 and 11 say. */
+#include "format/reference.h"
+
+#include <math.h>
+
+#include "base/memory.h"
+
+enum { LOW, HIGH, PARTS };
+
+sqf_partition sqf_act_scale_groups(const sqf_act_spec *spec, const sqf_partition *weights_groups)
+{
+    if (spec->scale != SQF_ACT_GROUP || spec->group == 0) {
+        return *weights_groups;
+    }
+    return sqf_partition_make(weights_groups->columns, weights_groups->border, spec->group);
+}
+
+/* Dynamic masks rank the channels of each bank by what this token has in them. out->value is the scratch. */
+static void choose_dynamic(const sqf_act_spec *spec, const float *x, size_t columns, const float *column_norm,
+                           sqf_act_row *out)
+{
+    const sqf_partition banks = sqf_partition_make(columns, columns, spec->bank);
+    const size_t count = sqf_partition_count(&banks);
+    for (size_t j = 0; j < columns; j++) {
+        out->value[j] = fabsf(x[j]) * (spec->dynamic_weighted && column_norm ? column_norm[j] : 1.0f);
+    }
+    for (size_t bank = 0; bank < count; bank++) {
+        size_t begin, end;
+        sqf_partition_range(&banks, bank, &begin, &end);
+        sqf_select_top(out->value + begin, end - begin, sqf_bank_high(spec->bank, spec->high_per_bank, end - begin),
+                       out->mask + begin);
+    }
+}
+
+/* Scale of a part whose largest magnitude is `max`: 0 for a dropped part, 1 for a type without scale. */
+static float act_scale(const sqf_act_spec *spec, int part, float max, const float *static_scale)
+{
+    const sqf_type type = part == HIGH ? spec->high : spec->low;
+    if (!sqf_type_has_scale(type)) {
+        return type == SQF_TYPE_NONE ? 0.0f : 1.0f;
+    }
+    return spec->scale == SQF_ACT_STATIC ? static_scale[part] : spec->clip * max / sqf_type_max(type);
+}
+
+/* Scales for the columns [begin, end) in groups [first, last) that share them. */
+static void set_scales(const sqf_act_spec *spec, size_t begin, size_t end, size_t first, size_t last,
+                       const float *static_scale, sqf_act_row *out)
+{
+    float max[PARTS] = {0.0f, 0.0f};
+    for (size_t j = begin; j < end; j++) {
+        const int part = out->mask[j] ? HIGH : LOW;
+        max[part] = fmaxf(max[part], fabsf(out->value[j]));
+    }
+    for (size_t g = first; g < last; g++) {
+        out->scale_low[g] = act_scale(spec, LOW, max[LOW], static_scale);
+        out->scale_high[g] = act_scale(spec, HIGH, max[HIGH], static_scale);
+    }
+}
+
+void sqf_act_quantize_row(const sqf_act_spec *spec, const float *x, size_t columns, const int32_t *channels,
+                          size_t border, const sqf_partition *scale_groups, const float *static_scale,
+                          const float *column_norm, sqf_act_row *out)
+{
+    const size_t groups = sqf_partition_count(scale_groups);
+    const bool split = sqf_act_spec_is_split(spec);
+    if (split && spec->mask == SQF_MASK_DYNAMIC) {
+        choose_dynamic(spec, x, columns, column_norm, out);
+    }
+    out->low = spec->low;
+    out->high = spec->high;
+    for (size_t j = 0; j < columns; j++) {
+        if (!split || spec->mask == SQF_MASK_STATIC) {
+            out->mask[j] = split && j >= border;
+        }
+        out->value[j] = channels ? x[channels[j]] : x[j];
+    }
+    if (spec->scale != SQF_ACT_GROUP) {
+        set_scales(spec, 0, columns, 0, groups, static_scale, out);
+    }
+    for (size_t g = 0; g < groups; g++) {
+        size_t begin, end;
+        sqf_partition_range(scale_groups, g, &begin, &end);
+        if (spec->scale == SQF_ACT_GROUP) {
+            set_scales(spec, begin, end, g, g + 1, static_scale, out);
+        }
+        for (size_t j = begin; j < end; j++) {
+            const bool high = out->mask[j];
+            out->value[j] = sqf_type_round(high ? spec->high : spec->low, out->value[j],
+                                           high ? out->scale_high[g] : out->scale_low[g]);
+        }
+    }
+}
+
+/* One output channel's sums over the columns of one segment, by activation part and weight part. */
+typedef struct segment_sums {
+    int32_t whole[PARTS][PARTS];    /* of grid values times their multipliers */
+    double product[PARTS][PARTS];   /* of grid values */
+    double magnitude[PARTS][PARTS]; /* of |products| */
+} segment_sums;
+
+typedef struct product {
+    const sqf_matrix *weights;
+    const sqf_act_row *act;
+    const sqf_partition *scale_groups;
+    int multiplier_weights[PARTS], multiplier_act[PARTS]; /* 0 = not integer */
+    sqf_row row;
+} product;
+
+static bool is_whole(const product *p, int a, int w)
+{
+    return p->multiplier_act[a] != 0 && p->multiplier_weights[w] != 0;
+}
+
+static segment_sums sum_segment(const product *p, size_t begin, size_t end)
+{
+    segment_sums sums = {0};
+    for (size_t j = begin; j < end; j++) {
+        const int a = p->act->mask[j] ? HIGH : LOW, w = p->row.mask[j] ? HIGH : LOW;
+        const double term = (double)p->act->value[j] * (double)p->row.value[j];
+        if (is_whole(p, a, w)) {
+            sums.whole[a][w] += (int32_t)(p->act->value[j] * (float)p->multiplier_act[a]) *
+                                (int32_t)(p->row.value[j] * (float)p->multiplier_weights[w]);
+        }
+        sums.product[a][w] += term;
+        sums.magnitude[a][w] += fabs(term);
+    }
+    return sums;
+}
+
+/* Adds a segment to y: integer sums are scaled once, other types are sums of products of their values. */
+static void add_segment(const product *p, const segment_sums *sums, size_t weight_group, size_t act_group, double *y,
+                        double *magnitude)
+{
+    const float *const act_scales[PARTS] = {p->act->scale_low, p->act->scale_high};
+    const float *const weight_scales[PARTS] = {p->row.scale_low, p->row.scale_high};
+    for (int a = 0; a < PARTS; a++) {
+        for (int w = 0; w < PARTS; w++) {
+            const double scale = (double)act_scales[a][act_group] * (double)weight_scales[w][weight_group];
+            const double whole = is_whole(p, a, w)
+                                     ? (double)sums->whole[a][w] / (p->multiplier_act[a] * p->multiplier_weights[w])
+                                     : sums->product[a][w];
+            *y += scale * whole;
+            *magnitude += scale * (is_whole(p, a, w) ? fabs(whole) : sums->magnitude[a][w]);
+        }
+    }
+}
+
+static void multiply_row(const product *p, double *y, double *magnitude, int32_t *sums)
+{
+    *y = *magnitude = 0.0;
+    for (size_t g = 0; g < p->weights->group_count; g++) {
+        size_t begin, end;
+        sqf_partition_range(&p->weights->groups, g, &begin, &end);
+        for (size_t at = begin; at < end;) {
+            const size_t act_group = sqf_partition_find(p->scale_groups, at);
+            size_t ignored, act_end;
+            sqf_partition_range(p->scale_groups, act_group, &ignored, &act_end);
+            const size_t stop = act_end < end ? act_end : end;
+            const segment_sums segment = sum_segment(p, at, stop);
+            add_segment(p, &segment, g, act_group, y, magnitude);
+            for (int i = 0; sums && i < PARTS * PARTS; i++) {
+                sums[g * PARTS * PARTS + (size_t)i] += segment.whole[i / PARTS][i % PARTS];
+            }
+            at = stop;
+        }
+    }
+}
+
+/* The longest group must not overflow an int32 sum: 133144 columns for int8 times int8. */
+static sqf_status check_sums(const product *p, sqf_error *err)
+{
+    const sqf_type act[PARTS] = {p->act->low, p->act->high};
+    const sqf_type weights[PARTS] = {p->weights->spec.low, p->weights->spec.high};
+    const size_t columns =
+        p->weights->groups.size < p->weights->columns ? p->weights->groups.size : p->weights->columns;
+    for (int a = 0; a < PARTS; a++) {
+        for (int w = 0; w < PARTS; w++) {
+            const double largest = (double)sqf_type_max(act[a]) * p->multiplier_act[a] *
+                                   (double)sqf_type_max(weights[w]) * p->multiplier_weights[w];
+            if (largest * (double)columns > (double)INT32_MAX) {
+                return sqf_fail(err, SQF_E_SUPPORT, "a group of %zu columns: its %s * %s sums may not fit int32",
+                                columns, sqf_type_name(weights[w]), sqf_type_name(act[a]));
+            }
+        }
+    }
+    return SQF_OK;
+}
+
+sqf_status sqf_reference_product(const sqf_matrix *weights, const sqf_act_row *act, const sqf_partition *scale_groups,
+                                 double *y, int32_t *sums, double *magnitude, sqf_error *err)
+{
+    const sqf_weight_spec *spec = &weights->spec;
+    product p = {.weights = weights,
+                 .act = act,
+                 .scale_groups = scale_groups,
+                 .multiplier_weights = {sqf_type_multiplier(spec->low), sqf_type_multiplier(spec->high)},
+                 .multiplier_act = {sqf_type_multiplier(act->low), sqf_type_multiplier(act->high)}};
+    SQF_TRY(check_sums(&p, err));
+    SQF_TRY(sqf_row_create(weights, &p.row, err));
+    const size_t sums_per_row = weights->group_count * PARTS * PARTS;
+    for (size_t i = 0; sums && i < weights->rows * sums_per_row; i++) {
+        sums[i] = 0;
+    }
+    for (size_t n = 0; n < weights->rows; n++) {
+        double terms;
+        sqf_matrix_unpack_row(weights, n, &p.row);
+        multiply_row(&p, &y[n], &terms, sums ? sums + n * sums_per_row : NULL);
+        if (magnitude) {
+            magnitude[n] = terms;
+        }
+    }
+    sqf_row_clear(&p.row);
+    return SQF_OK;
+}
