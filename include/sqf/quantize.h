@@ -42,28 +42,66 @@ typedef struct sqf_module_recipe {
     sqf_compensate compensate;
     sqf_clip clip;
     sqf_prune prune;
-    float smooth;   /**< alpha in 0..1, negative = off */
+    float smooth;   /**< alpha in 0..1, or one of the two values below */
     double damping; /**< fraction of mean(diag H) */
 } sqf_module_recipe;
 
-/** The defaults of docs/format.md section 10 for a scheme: obs, paper, gptq, absmax, sparsegpt, alpha 0.5 (off for schemes
- *  whose activations are float and weights have 8 or more bits, and for dense ones), damping 0.01. */
+/** Values of `smooth`: no smoothing; and the default of docs/format.md section 10, which is 0.5 where the scheme
+ *  quantizes activations or holds weights below 8 bits and there is calibration text, else off. Modules that read the
+ *  same input share their factors: automatic ones follow one that says its alpha. */
+#define SQF_SMOOTH_OFF  (-1.0f)
+#define SQF_SMOOTH_AUTO (-2.0f)
+
+/** The defaults of docs/format.md section 10 for a scheme: obs, paper, gptq, absmax, sparsegpt, automatic smoothing,
+ *  damping 0.01. */
 SQF_API sqf_module_recipe sqf_module_recipe_default(const sqf_scheme *scheme);
+
+/** One key of a recipe: a key of the YAML file and, with '-' for '_', a flag of the command line. */
+typedef struct sqf_recipe_key {
+    const char *name;          /**< "mask_mode" */
+    const char *values;        /**< what may be given: "static|dynamic|dynamic-weighted" or "a number from 0 to 1" */
+    const char *default_value; /**< "static"; "" = what the scheme says */
+    const char *description;   /**< one line without a full stop */
+} sqf_recipe_key;
+
+/** All keys, *count of them, static. Keys take effect in the order of this list, however a file orders them: `scheme`
+ *  first, then what changes a part of it. Who calls sqf_module_recipe_set for several keys keeps this order. */
+SQF_API const sqf_recipe_key *sqf_recipe_key_list(size_t *count);
+
+/** Set one field by its key, e.g. ("bank", "32"). `scheme` replaces the whole scheme; `bank` keeps the sparsity, rounded
+ *  to whole elements. Whether the fields fit together is for sqf_scheme_check, after the last one.
+ *  @return SQF_OK; SQF_E_ARG: key, expected and found are named, the recipe is unchanged. */
+SQF_API sqf_status sqf_module_recipe_set(sqf_module_recipe *recipe, const char *key, const char *value,
+                                         sqf_error *err);
 
 /** A recipe: a module recipe for all decoder linear layers, overrides by regular expression, modules left alone. */
 typedef struct sqf_recipe sqf_recipe;
 
+/** A recipe without overrides. `base` is copied. The caller owns *out: sqf_recipe_destroy. */
 SQF_API sqf_status sqf_recipe_create(const sqf_module_recipe *base, sqf_recipe **out, sqf_error *err);
-/** Read a recipe file (YAML; docs/cli.md describes it). Every unknown key, bad value and bad regular expression is an
- *  SQF_E_FORMAT that names file, line, key, expected and found. */
+/** Read a recipe file (YAML, at most 1 MB): the keys of sqf_recipe_key_list (`scheme` is required), `overrides`, a list of
+ *  maps with `match` and keys, and `ignore`, a list of module names or "re:" expressions. Every unknown or repeated key,
+ *  bad value and bad regular expression is an SQF_E_FORMAT that names file, line, key, expected and found. */
 SQF_API sqf_status sqf_recipe_load(const char *path, sqf_recipe **out, sqf_error *err);
+/** sqf_recipe_load for bytes in memory; `name` stands for the path in messages. */
+SQF_API sqf_status sqf_recipe_parse(const char *yaml, size_t n, const char *name, sqf_recipe **out, sqf_error *err);
 /** NULL is fine. */
 SQF_API void sqf_recipe_destroy(sqf_recipe *recipe);
 /** The base recipe, to be changed by the caller (command line flags come after a file). Borrowed. */
 SQF_API sqf_module_recipe *sqf_recipe_base(sqf_recipe *recipe);
+/** Leave a module alone: its full name ("model.layers.0.mlp.down_proj"), or "re:" and a Perl regular expression that
+ *  matches the whole name. lm_head is always left alone. SQF_E_ARG: an expression that does not compile. */
+SQF_API sqf_status sqf_recipe_add_ignore(sqf_recipe *recipe, const char *pattern, sqf_error *err);
+/** Begin an override: modules whose whole name matches the regular expression take the keys that
+ *  sqf_recipe_override_set adds next, on top of the base and of earlier overrides. */
+SQF_API sqf_status sqf_recipe_add_override(sqf_recipe *recipe, const char *match, sqf_error *err);
+/** Give the newest override a key. SQF_E_ARG: no override yet, an unknown key, one given twice. Values are read when a
+ *  module is resolved. */
+SQF_API sqf_status sqf_recipe_override_set(sqf_recipe *recipe, const char *key, const char *value, sqf_error *err);
 /** The recipe as YAML that sqf_recipe_load reads back to the same recipe; for free(). */
 SQF_API sqf_status sqf_recipe_print(const sqf_recipe *recipe, char **yaml, sqf_error *err);
-/** The recipe of one module, e.g. "model.layers.0.mlp.down_proj"; *ignored tells whether it is left alone. */
+/** The recipe of one module, e.g. "model.layers.0.mlp.down_proj", checked by sqf_scheme_check; *ignored tells whether it is
+ *  left alone. SQF_E_ARG names the override and the key that do not fit. */
 SQF_API sqf_status sqf_recipe_resolve(const sqf_recipe *recipe, const char *module, sqf_module_recipe *out,
                                       bool *ignored, sqf_error *err);
 
@@ -97,7 +135,8 @@ typedef struct sqf_quantize_summary {
 /** Quantize a model directory into another. One decoder layer in float32 at a time; the output appears whole or not at all.
  *
  * Writes config.json (with quantization_config), safetensors with hashes, recipe.yaml, report.json, and copies of the
- * tokenizer and generation files. Logs one line a layer (SQF_LOG_INFO), progress in layers.
+ * tokenizer and generation files. Logs one line a layer (SQF_LOG_INFO); progress in windows of calibration, in layers
+ * without. config.json and the safetensors are the same bytes whatever the number of threads; report.json holds times.
  * @param summary  may be NULL.
  * @return SQF_OK; SQF_E_EXISTS; SQF_E_ARG (recipe or options; among them too little calibration text: tokens needed and
  *         found are named); errors of reading and writing; SQF_E_CANCELLED. */
