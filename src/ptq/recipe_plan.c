@@ -1,0 +1,250 @@
+/* Resolving a recipe for a whole model, and everything that can be refused before work begins. */
+#include "ptq/recipe_plan.h"
+
+#include <string.h>
+
+#include "base/memory.h"
+
+/* The alpha of automatic smoothing. docs/format.md section 10 */
+#define SMOOTH_ALPHA 0.5f
+
+static sqf_status resolve_module(const sqf_recipe *recipe, size_t layer, sqf_linear_kind kind, sqf_module_plan *out,
+                                 sqf_error *err)
+{
+    char name[SQF_MODULE_NAME];
+    sqf_linear_name(layer, kind, name);
+    SQF_TRY(sqf_recipe_resolve(recipe, name, &out->recipe, &out->ignored, err));
+    out->quantized = !out->ignored && !sqf_weight_spec_is_dense(&out->recipe.scheme.weights);
+    return SQF_OK;
+}
+
+/* True for names that may be ignored although they are not linear layers of the decoder. */
+static bool is_always_ignored(const char *name)
+{
+    return strcmp(name, "lm_head") == 0 || strcmp(name, "model.embed_tokens") == 0 || strcmp(name, "model.norm") == 0;
+}
+
+typedef sqf_status match_fn(const sqf_recipe *recipe, size_t index, const char *module, bool *matches, sqf_error *err);
+
+static sqf_status match_override(const sqf_recipe *recipe, size_t index, const char *module, bool *matches,
+                                 sqf_error *err)
+{
+    return sqf_recipe_override_matches(&recipe->overrides[index], module, matches, err);
+}
+
+static sqf_status match_ignore(const sqf_recipe *recipe, size_t index, const char *module, bool *matches,
+                               sqf_error *err)
+{
+    return sqf_recipe_ignore_matches(&recipe->ignores[index], module, matches, err);
+}
+
+static sqf_status is_used(const sqf_recipe *recipe, size_t index, match_fn *match, size_t layers, bool *used,
+                          sqf_error *err)
+{
+    char name[SQF_MODULE_NAME];
+    *used = false;
+    for (size_t layer = 0; layer < layers && !*used; layer++) {
+        for (int kind = 0; kind < SQF_LINEAR_COUNT && !*used; kind++) {
+            sqf_linear_name(layer, (sqf_linear_kind)kind, name);
+            SQF_TRY(match(recipe, index, name, used, err));
+        }
+    }
+    return SQF_OK;
+}
+
+/* An entry that no module has is a mistake in the recipe, not a wish. */
+static sqf_status check_used(const sqf_recipe *recipe, size_t layers, sqf_error *err)
+{
+    bool used;
+    for (size_t i = 0; i < recipe->override_count; i++) {
+        SQF_TRY(is_used(recipe, i, match_override, layers, &used, err));
+        if (!used) {
+            return sqf_fail(err, SQF_E_ARG, "override '%s': matches no linear layer of the decoder",
+                            recipe->overrides[i].match);
+        }
+    }
+    for (size_t i = 0; i < recipe->ignore_count; i++) {
+        bool matches = is_always_ignored(recipe->ignores[i].text);
+        if (!matches && recipe->ignores[i].pattern) {
+            SQF_TRY(match_ignore(recipe, i, "lm_head", &matches, err));
+        }
+        SQF_TRY(is_used(recipe, i, match_ignore, layers, &used, err));
+        if (!used && !matches) {
+            return sqf_fail(err, SQF_E_ARG, "ignore '%s': matches no linear layer", recipe->ignores[i].text);
+        }
+    }
+    return SQF_OK;
+}
+
+/* What the module asks for and cannot have, alone or without calibration. */
+static sqf_status check_module(const sqf_module_plan *module, bool calibrated, size_t layer, sqf_linear_kind kind,
+                               sqf_error *err)
+{
+    const sqf_module_recipe *recipe = &module->recipe;
+    const sqf_act_spec *act = &recipe->scheme.activations;
+    const bool split = sqf_act_spec_is_split(act), fixed = !sqf_act_spec_is_float(act) && act->scale == SQF_ACT_STATIC;
+    char name[SQF_MODULE_NAME];
+    const char *wish = NULL;
+    sqf_linear_name(layer, kind, name);
+    if (!module->quantized) {
+        return SQF_OK;
+    }
+    if (fixed && split && act->mask == SQF_MASK_DYNAMIC) {
+        return sqf_fail(err, SQF_E_ARG, "%s: act_scale static with a dynamic mask: expected token or group", name);
+    }
+    if (calibrated) {
+        return SQF_OK;
+    }
+    if (fixed) {
+        wish = "act_scale static";
+    } else if (split && act->mask == SQF_MASK_STATIC && recipe->mask != SQF_MASK_SCORE_RANDOM) {
+        wish = "a static activation mask other than random";
+    } else if (recipe->smooth >= 0.0f) {
+        wish = "smooth";
+    } else if (recipe->scheme.weights.low == SQF_TYPE_NONE && recipe->prune == SQF_PRUNE_WANDA) {
+        wish = "prune wanda";
+    }
+    return wish ? sqf_fail(err, SQF_E_ARG, "%s: %s needs calibration text, found none", name, wish) : SQF_OK;
+}
+
+/* Equal activations, whatever the weights are. */
+static bool same_activations(const sqf_module_recipe *a, const sqf_module_recipe *b)
+{
+    const sqf_scheme left = {.weights = a->scheme.weights, .activations = a->scheme.activations};
+    const sqf_scheme right = {.weights = a->scheme.weights, .activations = b->scheme.activations};
+    const bool masked = sqf_act_spec_is_split(&a->scheme.activations) && a->scheme.activations.mask == SQF_MASK_STATIC;
+    return sqf_scheme_equal(&left, &right) && (!masked || a->mask == b->mask);
+}
+
+/* Two quantized modules that read one input split it once and share their smoothing factors. */
+static sqf_status check_pair(const sqf_layer_plan *plan, size_t layer, sqf_linear_kind a, sqf_linear_kind b,
+                             sqf_error *err)
+{
+    const sqf_module_recipe *left = &plan->module[a].recipe, *right = &plan->module[b].recipe;
+    char first[SQF_MODULE_NAME], second[SQF_MODULE_NAME];
+    sqf_linear_name(layer, a, first);
+    sqf_linear_name(layer, b, second);
+    if (!plan->module[a].quantized || !plan->module[b].quantized) {
+        return SQF_OK;
+    }
+    if (!same_activations(left, right)) {
+        return sqf_fail(err, SQF_E_ARG, "%s and %s read the same input: expected equal activations and masks", first,
+                        second);
+    }
+    const bool explicit = left->smooth > SQF_SMOOTH_AUTO && right->smooth > SQF_SMOOTH_AUTO;
+    if (explicit && left->smooth != right->smooth) {
+        return sqf_fail(err, SQF_E_ARG, "%s and %s read the same input: expected equal values of smooth", first,
+                        second);
+    }
+    return SQF_OK;
+}
+
+static sqf_status check_layer(const sqf_layer_plan *plan, bool calibrated, size_t layer, sqf_error *err)
+{
+    for (int a = 0; a < SQF_LINEAR_COUNT; a++) {
+        SQF_TRY(check_module(&plan->module[a], calibrated, layer, (sqf_linear_kind)a, err));
+        for (int b = a + 1; b < SQF_LINEAR_COUNT; b++) {
+            if (sqf_linear_input((sqf_linear_kind)a) == sqf_linear_input((sqf_linear_kind)b)) {
+                SQF_TRY(check_pair(plan, layer, (sqf_linear_kind)a, (sqf_linear_kind)b, err));
+            }
+        }
+    }
+    return SQF_OK;
+}
+
+/* Section 10: before every scheme that quantizes activations or holds weights below 8 bits. */
+static float automatic_alpha(const sqf_scheme *scheme)
+{
+    const sqf_weight_spec *weights = &scheme->weights;
+    const bool eight = weights->high == SQF_TYPE_NONE && sqf_type_bits(weights->low) >= 8;
+    return eight && sqf_act_spec_is_float(&scheme->activations) ? SQF_SMOOTH_OFF : SMOOTH_ALPHA;
+}
+
+/* The alpha that the readers of an input agree on: one that is said, else the largest automatic one. */
+static float agreed_alpha(const sqf_layer_plan *plan, sqf_input_kind input)
+{
+    float automatic = SQF_SMOOTH_OFF;
+    for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
+        const sqf_module_recipe *recipe = &plan->module[kind].recipe;
+        if (sqf_linear_input((sqf_linear_kind)kind) != input || !plan->module[kind].quantized) {
+            continue;
+        }
+        if (recipe->smooth > SQF_SMOOTH_AUTO) {
+            return recipe->smooth;
+        }
+        const float alpha = automatic_alpha(&recipe->scheme);
+        automatic = alpha > automatic ? alpha : automatic;
+    }
+    return automatic;
+}
+
+/* True if every tensor that smoothing of this input changes is rewritten anyway. */
+static bool may_smooth(const sqf_layer_plan *plan, sqf_input_kind input)
+{
+    for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
+        if (sqf_linear_input((sqf_linear_kind)kind) == input && !plan->module[kind].quantized) {
+            return false;
+        }
+    }
+    return (input != SQF_INPUT_O || plan->module[SQF_LINEAR_V].quantized) &&
+           (input != SQF_INPUT_DOWN || plan->module[SQF_LINEAR_UP].quantized);
+}
+
+/* Returns the number of inputs whose smoothing was given up. */
+static size_t choose_alphas(sqf_layer_plan *plan, bool calibrated)
+{
+    size_t given_up = 0;
+    for (int input = 0; input < SQF_INPUT_COUNT; input++) {
+        plan->alpha[input] = calibrated ? agreed_alpha(plan, (sqf_input_kind)input) : SQF_SMOOTH_OFF;
+        if (plan->alpha[input] >= 0.0f && !may_smooth(plan, (sqf_input_kind)input)) {
+            plan->alpha[input] = SQF_SMOOTH_OFF;
+            given_up++;
+        }
+    }
+    return given_up;
+}
+
+static sqf_status resolve_layer(const sqf_recipe *recipe, size_t layer, bool calibrated, sqf_layer_plan *plan,
+                                sqf_error *err)
+{
+    for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
+        SQF_TRY(resolve_module(recipe, layer, (sqf_linear_kind)kind, &plan->module[kind], err));
+        plan->quantized = plan->quantized || plan->module[kind].quantized;
+    }
+    return check_layer(plan, calibrated, layer, err);
+}
+
+static sqf_status resolve_layers(const sqf_recipe *recipe, sqf_plan *plan, size_t *given_up, sqf_error *err)
+{
+    for (size_t i = 0; i < plan->layers; i++) {
+        SQF_TRY(resolve_layer(recipe, i, plan->calibrated, &plan->layer[i], err));
+        *given_up += choose_alphas(&plan->layer[i], plan->calibrated);
+        plan->passes = plan->layer[i].quantized ? i + 1 : plan->passes;
+    }
+    return check_used(recipe, plan->layers, err);
+}
+
+sqf_status sqf_plan_create(sqf_context *context, const sqf_config *config, const sqf_recipe *recipe, bool calibrated,
+                           sqf_plan *out, sqf_error *err)
+{
+    size_t given_up = 0;
+    *out = (sqf_plan){.layers = config->layers, .calibrated = calibrated};
+    SQF_TRY(SQF_ALLOC(&out->layer, config->layers, "plan", err));
+    const sqf_status status = resolve_layers(recipe, out, &given_up, err);
+    if (status != SQF_OK) {
+        sqf_plan_clear(out);
+        return status;
+    }
+    out->passes = calibrated ? out->passes : 0;
+    if (given_up > 0) {
+        sqf_log(context, SQF_LOG_WARNING,
+                "%zu inputs are not smoothed: a module that reads or makes them is left unquantized", given_up);
+    }
+    return SQF_OK;
+}
+
+void sqf_plan_clear(sqf_plan *plan)
+{
+    free(plan->layer);
+    *plan = (sqf_plan){0};
+}

@@ -1,0 +1,35 @@
+/* What is done with every linear layer of a model: a recipe resolved and checked before any work begins. */
+#ifndef SQF_PTQ_RECIPE_PLAN_H
+#define SQF_PTQ_RECIPE_PLAN_H
+
+#include "model/layer.h"
+#include "ptq/recipe.h"
+
+typedef struct sqf_module_plan {
+    sqf_module_recipe recipe;
+    bool ignored;   /* tensors are copied as they are */
+    bool quantized; /* false: ignored, or a scheme that leaves the weights dense */
+} sqf_module_plan;
+
+typedef struct sqf_layer_plan {
+    sqf_module_plan module[SQF_LINEAR_COUNT];
+    float alpha[SQF_INPUT_COUNT]; /* of smoothing; negative = off */
+    bool quantized;               /* some module is */
+} sqf_layer_plan;
+
+typedef struct sqf_plan {
+    size_t layers;
+    sqf_layer_plan *layer;
+    size_t passes; /* layers up to the last one that is quantized: those through which calibration text runs */
+    bool calibrated;
+} sqf_plan;
+
+/* Resolves the recipe for every module. SQF_E_ARG names the first of: an override or ignored name that no module has;
+ * modules that read the same input but quantize it differently, or smooth it differently; what needs calibration where
+ * there is none. An input that a module outside quantization reads, or whose producer is outside, is not smoothed:
+ * folding would change tensors that must stay; this is logged once. */
+sqf_status sqf_plan_create(sqf_context *context, const sqf_config *config, const sqf_recipe *recipe, bool calibrated,
+                           sqf_plan *out, sqf_error *err);
+void sqf_plan_clear(sqf_plan *plan);
+
+#endif
