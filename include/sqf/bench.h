@@ -1,0 +1,54 @@
+/** @file bench.h
+ *  Speed of a model: prefill and decode, in the manner of llama-bench. */
+#ifndef SQF_BENCH_H
+#define SQF_BENCH_H
+
+#include <sqf/model.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** What is timed. */
+typedef struct sqf_bench_options {
+    size_t prefill;     /**< tokens of the prompt, run at once; 0 = not timed */
+    size_t decode;      /**< tokens run one at a time, from an empty cache on; 0 = not timed */
+    size_t repetitions; /**< >= 1; one run before them is not counted */
+} sqf_bench_options;
+
+/** 512, 64 and 3. */
+SQF_API sqf_bench_options sqf_bench_options_default(void);
+
+/** Room for the name of a processor. */
+enum { SQF_BENCH_CPU = 128 };
+
+/** The times. Release with sqf_bench_result_clear. */
+typedef struct sqf_bench_result {
+    size_t repetitions;
+    double *prefill_tokens_per_s;                         /**< [repetitions], owned; NULL if not timed */
+    double *decode_tokens_per_s;                          /**< [repetitions], owned; NULL if not timed */
+    char cpu[SQF_BENCH_CPU];                              /**< the processor's name as the system tells it; "unknown" */
+    sqf_product_counts prefill_products, decode_products; /**< of the last repetition */
+} sqf_bench_result;
+
+/** Time a model on fixed synthetic tokens. Each repetition computes the logits of its last token (decode: of every
+ *  token); nothing is sampled.
+ *
+ * @return SQF_OK; SQF_E_ARG (no repetition; more tokens than the model has positions: both are named); SQF_E_MEMORY;
+ *         SQF_E_CANCELLED; errors of sqf_session_forward. *result is empty after a failure.
+ *
+ * Sets the context's product counts to zero before each run. Reports progress in "repetitions", between runs only, so
+ * that it does not disturb them. */
+SQF_API sqf_status sqf_bench_run(sqf_context *context, const sqf_model *model, const sqf_bench_options *options,
+                                 sqf_bench_result *result, sqf_error *err);
+
+/** Free the lists and zero the result. NULL is fine. */
+SQF_API void sqf_bench_result_clear(sqf_bench_result *result);
+
+/** Write the processor's name as the system tells it, "unknown" if it does not. */
+SQF_API void sqf_cpu_name(char name[SQF_BENCH_CPU]);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
