@@ -9,19 +9,19 @@
 typedef struct sqf_linear sqf_linear;
 
 typedef struct sqf_linear_params {
-    const char *name;             /* module name for messages; copied */
-    size_t rows, columns;         /* N, K */
-    const float *bias;            /* [N] or NULL; copied; already in the order of row_order */
-    const int32_t *row_order;     /* [N] or NULL: output n is row row_order[n] of the weights (quantized matrices) */
+    const char *name;         /* module name for messages; copied */
+    size_t rows, columns;     /* N, K */
+    const float *bias;        /* [N] or NULL; copied; already in the order of row_order */
+    const int32_t *row_order; /* [N] or NULL: output n is row row_order[n] of the weights (quantized matrices) */
 
     /* Exactly one of dense and matrix is given. */
-    const void *dense;            /* [N, K] row-major, borrowed for the life of the layer (it may be a mapping) */
-    sqf_type dense_type;          /* FP32, BF16 or FP16; `activations` must be float then */
-    const sqf_matrix *matrix;     /* read while the layer is created, not kept */
+    const void *dense;        /* [N, K] row-major, borrowed for the life of the layer (it may be a mapping) */
+    sqf_type dense_type;      /* FP32, BF16 or FP16; `activations` must be float then */
+    const sqf_matrix *matrix; /* read while the layer is created, not kept */
     sqf_act_spec activations;
-    const float *static_scale;    /* SQF_ACT_STATIC: [2], low and high; copied */
-    const float *column_norm;     /* weighted dynamic masks: [K], original channel order; copied */
-    bool input_in_stored_order;   /* the producer already delivers x in the order of matrix->channels: no gather */
+    const float *static_scale;  /* SQF_ACT_STATIC: [2], low and high; copied */
+    const float *column_norm;   /* weighted dynamic masks: [K], original channel order; copied */
+    bool input_in_stored_order; /* the producer already delivers x in the order of matrix->channels: no gather */
 } sqf_linear_params;
 
 /* SQF_E_VALUE if dense weights hold NaN or infinity is NOT checked here (the loader does); SQF_E_ARG for a

@@ -1,4 +1,5 @@
-/* The rest of the forward pass in float32. Every operation is deterministic and independent of the number of threads. */
+/* The rest of the forward pass in float32. Every operation is deterministic and independent of the number of threads.
+ */
 #ifndef SQF_KERNELS_OPS_H
 #define SQF_KERNELS_OPS_H
 
@@ -12,8 +13,8 @@ void sqf_rmsnorm(sqf_context *context, const float *x, const float *gain, float 
 
 /* Rotary embedding in Hugging Face's order (halves of a head, not neighbours), in place.
  * x [tokens, heads, head_dim]; cosine, sine [tokens, head_dim / 2]. */
-void sqf_rope_apply(sqf_context *context, float *x, const float *cosine, const float *sine, size_t tokens,
-                    size_t heads, size_t head_dim);
+void sqf_rope_apply(sqf_context *context, float *x, const float *cosine, const float *sine, size_t tokens, size_t heads,
+                    size_t head_dim);
 
 /* y = silu(gate) * up over n elements; y may be gate. */
 void sqf_silu_mul(sqf_context *context, const float *gate, const float *up, size_t n, float *y);

@@ -1,0 +1,5 @@
+/* The vector kernels compiled for AVX2. */
+#if SQF_ARCH_X86
+#define VECTOR_SUFFIX avx2
+#include "kernels/cpu/vector.h"
+#endif

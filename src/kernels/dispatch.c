@@ -1,0 +1,88 @@
+/* Fills a table of kernels for each level that the machine can run: scalar first, each instruction set over it. */
+#include "kernels/dispatch.h"
+
+#include <pthread.h>
+#include <string.h>
+
+#include <sqf/context.h>
+
+#if SQF_ARCH_X86
+#include <cpuid.h>
+#endif
+
+enum { LEVELS_MAX = 3 };
+
+static sqf_kernels tables[LEVELS_MAX];    /* worst first */
+static const char *names[LEVELS_MAX + 1]; /* best first, NULL-terminated */
+static size_t level_count;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+#if SQF_ARCH_X86
+/* The registers whose contents the operating system saves (XCR0): CPUID alone does not say so. */
+static uint64_t saved_registers(void)
+{
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (uint64_t)high << 32 | low;
+}
+
+static void detect(bool *avx2, bool *avx512)
+{
+    unsigned a, b, c, d;
+    *avx2 = *avx512 = false;
+    const unsigned osxsave = 1u << 27, avx = 1u << 28, fma = 1u << 12, f16c = 1u << 29;
+    const unsigned needed = osxsave | avx | fma | f16c;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & needed) != needed) {
+        return;
+    }
+    const uint64_t ymm = 0x6, zmm = 0xe6;
+    const uint64_t saved = saved_registers();
+    if ((saved & ymm) != ymm || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
+        return;
+    }
+    *avx2 = (b & bit_AVX2) != 0;
+    const unsigned foundation = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+    *avx512 = *avx2 && (saved & zmm) == zmm && (b & foundation) == foundation && (c & bit_AVX512VNNI) != 0;
+}
+#endif
+
+static void fill_tables(void)
+{
+    sqf_kernels table = {.name = "scalar"};
+    sqf_kernels_add_scalar(&table);
+    tables[level_count++] = table;
+#if SQF_ARCH_X86
+    bool avx2, avx512;
+    detect(&avx2, &avx512);
+    if (avx2) {
+        table.name = "avx2";
+        sqf_kernels_add_avx2(&table);
+        tables[level_count++] = table;
+    }
+    if (avx512) {
+        table.name = "avx512vnni";
+        sqf_kernels_add_avx512(&table);
+        tables[level_count++] = table;
+    }
+#endif
+    for (size_t i = 0; i < level_count; i++) {
+        names[i] = tables[level_count - 1 - i].name;
+    }
+}
+
+const sqf_kernels *sqf_kernels_find(const char *name)
+{
+    pthread_once(&once, fill_tables);
+    for (size_t i = level_count; i-- > 0;) {
+        if (!name || strcmp(tables[i].name, name) == 0) {
+            return &tables[i];
+        }
+    }
+    return NULL;
+}
+
+const char *const *sqf_cpu_levels(void)
+{
+    pthread_once(&once, fill_tables);
+    return names;
+}

@@ -1,0 +1,517 @@
+/* Activations: gathered, scaled and quantized once for all layers that read them. */
+#include <math.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "format/reference.h"
+#include "kernels/layout.h"
+
+/* ---- layout ---- */
+
+/* The next column after `at` where the scales of the weights or of the activations change, or a sum would overflow. */
+static size_t segment_end(const sqf_partition *weights, const sqf_partition *acts, size_t at)
+{
+    size_t begin, end, act_end;
+    sqf_partition_range(weights, sqf_partition_find(weights, at), &begin, &end);
+    sqf_partition_range(acts, sqf_partition_find(acts, at), &begin, &act_end);
+    end = act_end < end ? act_end : end;
+    return end - at > SQF_SEGMENT_MAX ? at + SQF_SEGMENT_MAX : end;
+}
+
+/* Largest |code| of a type. */
+static float largest_code(sqf_type type)
+{
+    return sqf_type_max(type) * (float)sqf_type_multiplier(type);
+}
+
+static bool is_narrow(sqf_type type)
+{
+    return sqf_type_is_integer(type) && largest_code(type) <= 15;
+}
+
+static bool is_dynamic(const sqf_act_spec *spec)
+{
+    return sqf_act_spec_is_split(spec) && spec->mask == SQF_MASK_DYNAMIC;
+}
+
+static uint8_t narrow_planes(const input_layout *layout, size_t column)
+{
+    const sqf_act_spec *spec = &layout->spec;
+    if (is_dynamic(spec)) {
+        return (uint8_t)(is_narrow(spec->low) | is_narrow(spec->high) << HIGH);
+    }
+    return is_narrow(section_part(layout, column) == HIGH ? spec->high : spec->low);
+}
+
+static sqf_status build_segments(const sqf_partition *weights, input_layout *layout, sqf_error *err)
+{
+    size_t count = 0;
+    for (size_t at = 0; at < layout->columns; at = segment_end(weights, &layout->scale_groups, at)) {
+        count++;
+    }
+    SQF_TRY(SQF_ALLOC(&layout->segments, count, "segments", err));
+    size_t offset = 0;
+    for (size_t at = 0; at < layout->columns;) {
+        const size_t end = segment_end(weights, &layout->scale_groups, at);
+        layout->segments[layout->segment_count++] = (sqf_segment){
+            .begin = at,
+            .end = end,
+            .offset = offset,
+            .weight_group = sqf_partition_find(weights, at),
+            .act_group = sqf_partition_find(&layout->scale_groups, at),
+            .narrow = narrow_planes(layout, at),
+        };
+        offset += sqf_ceil_div(end - at, SQF_SEGMENT_PAD) * SQF_SEGMENT_PAD;
+        at = end;
+    }
+    layout->padded = offset;
+    return SQF_OK;
+}
+
+static void count_planes(input_layout *layout)
+{
+    const sqf_act_spec *spec = &layout->spec;
+    const bool split = sqf_act_spec_is_split(spec);
+    const bool low = sqf_type_is_integer(spec->low);
+    const bool high = split && sqf_type_is_integer(spec->high);
+    layout->planes = is_dynamic(spec) ? PARTS : low || high;
+    if (is_dynamic(spec) && !low && !high) {
+        layout->planes = 0;
+    }
+    layout->float_part = (!low && spec->low != SQF_TYPE_NONE) || (split && !high);
+}
+
+sqf_status input_layout_init(const sqf_linear_params *params, input_layout *out, sqf_error *err)
+{
+    const sqf_matrix *matrix = params->matrix;
+    *out = (input_layout){.spec = params->activations, .columns = params->columns, .border = params->columns};
+    const sqf_partition row = sqf_partition_make(params->columns, params->columns, 0);
+    sqf_partition weights = row;
+    if (matrix) {
+        out->border = matrix->border;
+        weights = matrix->groups;
+    }
+    sqf_act_spec scales = params->activations;
+    if (scales.scale != SQF_ACT_GROUP) {
+        scales.group = 0; /* one scale a token cuts nothing */
+    }
+    out->scale_groups = sqf_act_scale_groups(&scales, &weights);
+    count_planes(out);
+    SQF_TRY(build_segments(&weights, out, err));
+    if (matrix && matrix->channels && !params->input_in_stored_order) {
+        SQF_TRY(SQF_ALLOC(&out->channels, params->columns, "channels", err));
+        memcpy(out->channels, matrix->channels, params->columns * sizeof *out->channels);
+    }
+    if (params->static_scale) {
+        out->has_static_scale = true;
+        memcpy(out->static_scale, params->static_scale, sizeof out->static_scale);
+    }
+    if (params->column_norm) {
+        SQF_TRY(SQF_ALLOC(&out->column_norm, params->columns, "column norms", err));
+        memcpy(out->column_norm, params->column_norm, params->columns * sizeof *out->column_norm);
+    }
+    return SQF_OK;
+}
+
+void input_layout_clear(input_layout *layout)
+{
+    free(layout->channels);
+    free(layout->segments);
+    free(layout->column_norm);
+}
+
+/* Equal arrays of n elements of `size` bytes; both NULL counts as equal. */
+static bool same_array(const void *a, const void *b, size_t n, size_t size)
+{
+    return a == b || (a && b && memcmp(a, b, n * size) == 0);
+}
+
+static bool same_spec(const sqf_act_spec *a, const sqf_act_spec *b)
+{
+    return a->low == b->low && a->high == b->high && a->bank == b->bank && a->high_per_bank == b->high_per_bank &&
+           a->mask == b->mask && a->dynamic_weighted == b->dynamic_weighted && a->scale == b->scale &&
+           a->group == b->group && a->clip == b->clip;
+}
+
+static bool same_segments(const input_layout *a, const input_layout *b)
+{
+    if (a->segment_count != b->segment_count) {
+        return false;
+    }
+    for (size_t i = 0; i < a->segment_count; i++) {
+        if (a->segments[i].begin != b->segments[i].begin || a->segments[i].act_group != b->segments[i].act_group) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool input_layout_equal(const input_layout *a, const input_layout *b)
+{
+    if (a == b) {
+        return true;
+    }
+    return same_spec(&a->spec, &b->spec) && a->columns == b->columns && a->border == b->border &&
+           a->values == b->values && a->has_static_scale == b->has_static_scale &&
+           memcmp(a->static_scale, b->static_scale, sizeof a->static_scale) == 0 && same_segments(a, b) &&
+           same_array(a->channels, b->channels, a->columns, sizeof *a->channels) &&
+           same_array(a->column_norm, b->column_norm, a->columns, sizeof *a->column_norm);
+}
+
+/* ---- memory ---- */
+
+sqf_status sqf_input_create(sqf_input **out, sqf_error *err)
+{
+    return SQF_ALLOC(out, 1, "input", err);
+}
+
+void sqf_input_destroy(sqf_input *input)
+{
+    if (input) {
+        free(input->memory);
+        free(input->scratch);
+        free(input);
+    }
+}
+
+/* One part of a block of memory that is laid out first and allocated afterwards. */
+static bool place(size_t *total, size_t *at, size_t a, size_t b, size_t size)
+{
+    size_t bytes;
+    if (!sqf_mul_size(&bytes, a, b) || !sqf_mul_size(&bytes, bytes, size) || !sqf_add_size(&bytes, bytes, 63)) {
+        return false;
+    }
+    *at = *total;
+    return sqf_add_size(total, *total, bytes & ~(size_t)63);
+}
+
+static sqf_status grow(void **memory, size_t *have, size_t need, const char *what, sqf_error *err)
+{
+    if (need <= *have) {
+        return SQF_OK;
+    }
+    free(*memory);
+    *memory = NULL;
+    *have = 0;
+    uint8_t *fresh;
+    SQF_TRY(SQF_ALLOC(&fresh, need, what, err));
+    *memory = fresh;
+    *have = need;
+    return SQF_OK;
+}
+
+/* Scratch of a thread: one row gathered and quantized while an input is prepared; a block's sums and its weights,
+ * expanded or as floats, in the forward pass. */
+static size_t scratch_need(const input_layout *layout)
+{
+    size_t longest = 0;
+    for (size_t i = 0; i < layout->segment_count; i++) {
+        const size_t length = layout->segments[i].end - layout->segments[i].begin;
+        longest = length > longest ? length : longest;
+    }
+    const size_t chunk = sqf_ceil_div(longest, SQF_SEGMENT_PAD) * SQF_SEGMENT_PAD + CHUNK_COLUMNS;
+    const size_t expanded = chunk * SQF_BLOCK_ROWS;
+    const size_t floats = sizeof(float) * FLOAT_CHUNK * SQF_BLOCK_ROWS;
+    const size_t forward = scratch_out_bytes() + (expanded > floats ? expanded : floats);
+    const size_t prepare = layout->columns * (2 * sizeof(float) + 1) + layout->segment_count * 2 * sizeof(float) + 256;
+    return ((forward > prepare ? forward : prepare) + 63) & ~(size_t)63;
+}
+
+static sqf_status reserve(sqf_context *context, sqf_input *input, const float *x, sqf_error *err)
+{
+    const input_layout *layout = input->layout;
+    const size_t tokens = input->tokens, segments = layout->segment_count;
+    /* A stride that is a multiple of a page would put all tokens of a tile into one set of the L1 cache. */
+    input->code_stride = ((layout->padded + 63) & ~(size_t)63) + 64;
+    const bool copy =
+        layout->float_part && (layout->planes > 0 || layout->channels || !sqf_act_spec_is_float(&layout->spec));
+    size_t total = 0, codes[PARTS], scales[PARTS], sums[PARTS], floats = 0, integers = 0;
+    bool fits = true;
+    for (unsigned p = 0; p < layout->planes; p++) {
+        fits = fits && place(&total, &codes[p], tokens, input->code_stride, 1) &&
+               place(&total, &scales[p], tokens, segments, sizeof(float)) &&
+               place(&total, &sums[p], tokens, segments, sizeof(int32_t));
+    }
+    fits = fits && (!copy || place(&total, &floats, tokens, layout->columns, sizeof(float)));
+    fits = fits && (!layout->values || place(&total, &integers, tokens, layout->columns, sizeof(float)));
+    if (!fits) {
+        return sqf_fail(err, SQF_E_MEMORY, "activations of %zu tokens do not fit the address space", tokens);
+    }
+    SQF_TRY(grow(&input->memory, &input->memory_bytes, total, "activations", err));
+    input->scratch_stride = scratch_need(layout);
+    void *scratch = input->scratch;
+    const size_t need = input->scratch_stride * sqf_pool_threads(context->pool);
+    const sqf_status status = grow(&scratch, &input->scratch_bytes, need, "scratch of the threads", err);
+    input->scratch = scratch;
+    SQF_TRY(status);
+    uint8_t *base = input->memory;
+    for (unsigned p = 0; p < layout->planes; p++) {
+        input->planes[p] = (code_plane){(int8_t *)(base + codes[p]), (float *)(void *)(base + scales[p]),
+                                        (int32_t *)(void *)(base + sums[p])};
+    }
+    input->float_copy = copy ? (float *)(void *)(base + floats) : NULL;
+    input->float_part = !layout->float_part ? NULL : copy ? input->float_copy : x;
+    input->integer_part = layout->values ? (float *)(void *)(base + integers) : NULL;
+    return SQF_OK;
+}
+
+/* ---- quantization ---- */
+
+typedef struct prepare_job {
+    const sqf_kernels *kernels;
+    sqf_input *input;
+    const float *x;
+    atomic_size_t bad_token; /* the first that holds a NaN or infinity */
+} prepare_job;
+
+static sqf_type part_type(const sqf_act_spec *spec, int part)
+{
+    return part == HIGH ? spec->high : spec->low;
+}
+
+/* The plane whose codes hold `part`. */
+static unsigned part_plane(const input_layout *layout, int part)
+{
+    return layout->planes == PARTS ? (unsigned)part : 0;
+}
+
+static void pad_segment(int8_t *codes, const sqf_segment *segment)
+{
+    const size_t length = segment->end - segment->begin;
+    const size_t padded = sqf_ceil_div(length, SQF_SEGMENT_PAD) * SQF_SEGMENT_PAD;
+    memset(codes + segment->offset + length, 0, padded - length);
+}
+
+/* True where the fused path below serves: integers on a linear grid, one part to a section. */
+static bool is_simple(const input_layout *layout)
+{
+    const sqf_act_spec *spec = &layout->spec;
+    const bool split = sqf_act_spec_is_split(spec);
+    return !is_dynamic(spec) && sqf_type_is_integer(spec->low) && sqf_type_multiplier(spec->low) == 1 &&
+           (!split || (sqf_type_is_integer(spec->high) && sqf_type_multiplier(spec->high) == 1));
+}
+
+/* Where the range of one scale ends that begins at `at`. */
+static size_t scale_range_end(const input_layout *layout, size_t at)
+{
+    if (layout->spec.scale == SQF_ACT_GROUP) {
+        size_t begin, end;
+        sqf_partition_range(&layout->scale_groups, sqf_partition_find(&layout->scale_groups, at), &begin, &end);
+        return end;
+    }
+    return sqf_act_spec_is_split(&layout->spec) && at < layout->border ? layout->border : layout->columns;
+}
+
+static float choose_scale(const prepare_job *job, int part, const float *x, size_t n)
+{
+    const sqf_act_spec *spec = &job->input->layout->spec;
+    if (spec->scale == SQF_ACT_STATIC) {
+        return job->input->layout->static_scale[part];
+    }
+    return spec->clip * job->kernels->absmax(x, n) / sqf_type_max(part_type(spec, part));
+}
+
+/* One token, x in stored order. */
+static void quantize_simple(const prepare_job *job, size_t token, const float *x)
+{
+    const sqf_input *input = job->input;
+    const input_layout *layout = input->layout;
+    const code_plane *plane = &input->planes[0];
+    int8_t *codes = plane->codes + token * input->code_stride;
+    size_t range_end = 0;
+    float scale = 0.0f;
+    for (size_t g = 0; g < layout->segment_count; g++) {
+        const sqf_segment *segment = &layout->segments[g];
+        const int part = section_part(layout, segment->begin);
+        if (segment->begin >= range_end) {
+            range_end = scale_range_end(layout, segment->begin);
+            scale = choose_scale(job, part, x + segment->begin, range_end - segment->begin);
+        }
+        const size_t length = segment->end - segment->begin, at = token * layout->segment_count + g;
+        plane->scales[at] = scale;
+        if (scale > 0.0f) {
+            plane->sums[at] =
+                job->kernels->quantize(x + segment->begin, length, scale, sqf_type_max(part_type(&layout->spec, part)),
+                                       codes + segment->offset);
+        } else {
+            plane->sums[at] = 0;
+            memset(codes + segment->offset, 0, length);
+        }
+        pad_segment(codes, segment);
+    }
+}
+
+/* Sorts the elements of one quantized row into the planes, one segment. */
+static void distribute(const sqf_input *input, size_t token, size_t g, const sqf_act_row *row)
+{
+    const input_layout *layout = input->layout;
+    const sqf_segment *segment = &layout->segments[g];
+    const float scale[PARTS] = {row->scale_low[segment->act_group], row->scale_high[segment->act_group]};
+    for (int part = LOW; part <= HIGH; part++) {
+        const sqf_type type = part_type(&layout->spec, part);
+        const unsigned p = part_plane(layout, part);
+        if (!sqf_type_is_integer(type) ||
+            (!is_dynamic(&layout->spec) && section_part(layout, segment->begin) != part)) {
+            continue;
+        }
+        const int multiplier = sqf_type_multiplier(type);
+        int8_t *codes = input->planes[p].codes + token * input->code_stride + segment->offset;
+        int32_t sum = 0;
+        for (size_t k = segment->begin; k < segment->end; k++) {
+            const int code = row->mask[k] == part ? (int)(row->value[k] * (float)multiplier) : 0;
+            codes[k - segment->begin] = (int8_t)code;
+            sum += code;
+        }
+        const size_t at = token * layout->segment_count + g;
+        input->planes[p].sums[at] = sum;
+        input->planes[p].scales[at] = scale[part] / (float)multiplier;
+    }
+}
+
+/* The row's elements that are integers (or that are not) as floats, the others 0. */
+static void dequantize_part(const input_layout *layout, const sqf_act_row *row, bool integers, float *out)
+{
+    for (size_t g = 0; g < layout->segment_count; g++) {
+        const sqf_segment *segment = &layout->segments[g];
+        for (size_t k = segment->begin; k < segment->end; k++) {
+            const int part = row->mask[k] ? HIGH : LOW;
+            const sqf_type type = part_type(&layout->spec, part);
+            const float *scales = part == HIGH ? row->scale_high : row->scale_low;
+            const float value = row->value[k] * (sqf_type_has_scale(type) ? scales[segment->act_group] : 1.0f);
+            out[k] = sqf_type_is_integer(type) == integers && type != SQF_TYPE_NONE ? value : 0.0f;
+        }
+    }
+}
+
+/* Every other kind of input: quantized by the reference, then sorted into planes. */
+static void quantize_general(const prepare_job *job, size_t token, const float *x, sqf_act_row *row)
+{
+    const sqf_input *input = job->input;
+    const input_layout *layout = input->layout;
+    sqf_act_quantize_row(&layout->spec, x, layout->columns, layout->channels, layout->border, &layout->scale_groups,
+                         layout->has_static_scale ? layout->static_scale : NULL, layout->column_norm, row);
+    for (unsigned p = 0; p < layout->planes; p++) {
+        const code_plane *plane = &input->planes[p];
+        memset(plane->codes + token * input->code_stride, 0, layout->padded);
+        memset(plane->sums + token * layout->segment_count, 0, layout->segment_count * sizeof *plane->sums);
+        memset(plane->scales + token * layout->segment_count, 0, layout->segment_count * sizeof *plane->scales);
+    }
+    for (size_t g = 0; layout->planes > 0 && g < layout->segment_count; g++) {
+        distribute(input, token, g, row);
+    }
+    if (layout->float_part) {
+        dequantize_part(layout, row, false, input->float_copy + token * layout->columns);
+    }
+    if (layout->values) {
+        dequantize_part(layout, row, true, input->integer_part + token * layout->columns);
+    }
+}
+
+static void note_bad_token(prepare_job *job, size_t token)
+{
+    size_t first = atomic_load(&job->bad_token);
+    while (token < first && !atomic_compare_exchange_weak(&job->bad_token, &first, token)) {
+    }
+}
+
+static void gather(const float *x, const int32_t *channels, size_t n, float *out)
+{
+    for (size_t i = 0; i < n; i++) {
+        out[i] = x[channels[i]];
+    }
+}
+
+static void values_from_codes(const sqf_input *input, size_t token, float *out)
+{
+    const input_layout *layout = input->layout;
+    const code_plane *plane = &input->planes[0];
+    for (size_t g = 0; g < layout->segment_count; g++) {
+        const sqf_segment *segment = &layout->segments[g];
+        const int8_t *codes = plane->codes + token * input->code_stride + segment->offset;
+        const float scale = plane->scales[token * layout->segment_count + g];
+        for (size_t k = segment->begin; k < segment->end; k++) {
+            out[k] = (float)codes[k - segment->begin] * scale;
+        }
+    }
+}
+
+static void prepare_token(void *user, size_t token, unsigned thread)
+{
+    prepare_job *job = user;
+    const sqf_input *input = job->input;
+    const input_layout *layout = input->layout;
+    const size_t columns = layout->columns;
+    const float *x = job->x + token * columns;
+    if (!isfinite(job->kernels->absmax(x, columns))) {
+        note_bad_token(job, token);
+        return;
+    }
+    uint8_t *scratch = input->scratch + thread * input->scratch_stride;
+    if (sqf_act_spec_is_float(&layout->spec)) {
+        if (layout->channels) {
+            gather(x, layout->channels, columns, input->float_copy + token * columns);
+        }
+        return;
+    }
+    if (!is_simple(layout)) {
+        sqf_act_row row;
+        row.value = (float *)(void *)scratch;
+        row.scale_low = row.value + columns;
+        row.scale_high = row.scale_low + layout->segment_count;
+        row.mask = (uint8_t *)(row.scale_high + layout->segment_count);
+        quantize_general(job, token, x, &row);
+        return;
+    }
+    if (layout->channels) {
+        float *gathered = (float *)(void *)scratch;
+        gather(x, layout->channels, columns, gathered);
+        x = gathered;
+    }
+    quantize_simple(job, token, x);
+    if (layout->values) {
+        values_from_codes(input, token, input->integer_part + token * columns);
+    }
+}
+
+sqf_status input_prepare(sqf_context *context, sqf_input *input, const input_layout *layout, const char *name,
+                         const float *x, size_t tokens, sqf_error *err)
+{
+    input->layout = layout;
+    input->tokens = tokens;
+    SQF_TRY(reserve(context, input, x, err));
+    prepare_job job = {.kernels = context->kernels, .input = input, .x = x};
+    atomic_init(&job.bad_token, SIZE_MAX);
+    sqf_pool_run(context->pool, tokens, prepare_token, &job);
+    const size_t token = atomic_load(&job.bad_token);
+    if (token == SIZE_MAX) {
+        return SQF_OK;
+    }
+    size_t channel = 0;
+    while (channel + 1 < layout->columns && isfinite(x[token * layout->columns + channel])) {
+        channel++;
+    }
+    input->layout = NULL;
+    return sqf_fail(err, SQF_E_VALUE, "%s: input of token %zu, channel %zu is %f, expected a finite number", name,
+                    token, channel, (double)x[token * layout->columns + channel]);
+}
+
+void sqf_input_dequantize(const sqf_input *input, float *out)
+{
+    const input_layout *layout = input->layout;
+    for (size_t token = 0; token < input->tokens; token++) {
+        for (size_t g = 0; g < layout->segment_count; g++) {
+            const sqf_segment *segment = &layout->segments[g];
+            for (size_t k = segment->begin; k < segment->end; k++) {
+                float value = input->float_part ? input->float_part[token * layout->columns + k] : 0.0f;
+                for (unsigned p = 0; p < layout->planes; p++) {
+                    const code_plane *plane = &input->planes[p];
+                    const int8_t code = plane->codes[token * input->code_stride + segment->offset + k - segment->begin];
+                    value += (float)code * plane->scales[token * layout->segment_count + g];
+                }
+                const size_t channel = layout->channels ? (size_t)layout->channels[k] : k;
+                out[token * layout->columns + channel] = value;
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+/* The table of CPU kernels: one struct of functions, filled with the scalar ones and overlaid by each instruction set.
+ * The layouts that the functions share are described here. Nothing outside src/kernels knows what a CPU can do.
+ *
+ * Every level computes the same thing in the same order without contraction, so that all agree bit for bit. */
+#ifndef SQF_KERNELS_KERNELS_H
+#define SQF_KERNELS_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    SQF_PANEL_ROWS = 16,  /* rows of a panel: one vector lane a row */
+    SQF_BLOCK_PANELS = 4, /* panels of a block: what one task and one tile cover */
+    SQF_BLOCK_ROWS = SQF_PANEL_ROWS * SQF_BLOCK_PANELS,
+    SQF_SEGMENT_PAD = 8,       /* padded length of a segment is a multiple of this */
+    SQF_SEGMENT_MAX = 1 << 17, /* 2^17 * 127 * 127 < 2^31: an integer sum over a segment cannot overflow */
+    SQF_NIBBLE_OFFSET = 7      /* packed nibbles hold w + 7: 0..14 */
+};
+
+/* A stretch of stored columns over which the scales of both operands are constant. Segments lie in memory one behind
+ * the other, each padded with zeros, in weights and activations alike. */
+typedef struct sqf_segment {
+    size_t begin, end;   /* stored columns */
+    size_t offset;       /* padded position of `begin`; a multiple of SQF_SEGMENT_PAD */
+    size_t weight_group; /* scales of the weights */
+    size_t act_group;    /* scales of the activations; not used with one scale a token */
+    uint8_t narrow;      /* bit p: |code| <= 15 in plane p of the activations: many products fit 16 bits */
+} sqf_segment;
+
+/* How a plane of weights lies in memory. A plane is cut into panels of 16 rows; kp is a padded column.
+ *   NIBBLES   byte  [kp / 8][row][kp % 4], low nibble: kp % 8 < 4; w + 7 (padding too: the activations are 0 there)
+ *   UNSIGNED  byte  [kp / 4][row][kp % 4], w + 7: nibbles expanded for a tile
+ *   BYTES     int8  [kp / 4][row][kp % 4]
+ *   BF16/FP16 16 bits [kp][row] */
+typedef enum sqf_form { SQF_FORM_NIBBLES, SQF_FORM_UNSIGNED, SQF_FORM_BYTES, SQF_FORM_BF16, SQF_FORM_FP16 } sqf_form;
+
+/* Bytes of SQF_SEGMENT_PAD columns of one panel. */
+static inline size_t sqf_form_step_bytes(sqf_form form)
+{
+    return form == SQF_FORM_NIBBLES ? 64 : form == SQF_FORM_UNSIGNED || form == SQF_FORM_BYTES ? 128 : 256;
+}
+
+/* The primitive of every integer product: some panels of weights, some tokens, some segments:
+ * out[m][r] += (act_scales[m][g] * scales[r][g]) * (float)I[m][r][g] for g ascending, I = sum of code * weight,
+ * exact in int32. Weights that are stored with an offset are corrected through the activations' sums. */
+typedef struct sqf_tile_job {
+    sqf_form form;          /* NIBBLES, UNSIGNED or BYTES */
+    const uint8_t *weights; /* first panel, at the first segment */
+    size_t panel_bytes;     /* from one panel to the next */
+    size_t panels;          /* 1..SQF_BLOCK_PANELS */
+    const float *scales;    /* [panel][segment][16], at the first segment */
+    size_t panel_scales;    /* floats from one panel to the next */
+    unsigned act_plane;     /* which bit of `narrow` holds */
+    const int8_t *codes;    /* [tokens][code_stride], at the first segment's offset */
+    size_t code_stride;
+    const int32_t *sums;     /* [tokens][segment_stride], at the first segment: sums of the codes */
+    const float *act_scales; /* [tokens][segment_stride] */
+    size_t segment_stride;
+    const sqf_segment *segments;
+    size_t segment_count;
+    size_t tokens;
+    float *out; /* [tokens][SQF_BLOCK_ROWS] */
+} sqf_tile_job;
+
+typedef struct sqf_kernels {
+    const char *name;
+
+    void (*tile)(const sqf_tile_job *job);
+    /* NIBBLES to UNSIGNED: 64 bytes become 128, `steps` times. */
+    void (*expand_nibbles)(const uint8_t *packed, size_t steps, uint8_t *out);
+
+    /* Largest |x|; NaN or infinity if there is one. 0 for n == 0. */
+    float (*absmax)(const float *x, size_t n);
+    /* codes[i] = round half even (x[i] / scale), clamped to +-limit; returns their sum. scale > 0. */
+    int32_t (*quantize)(const float *x, size_t n, float scale, float limit, int8_t *codes);
+
+    /* Stored elements need no alignment. */
+    float (*dot_fp32)(const void *w, const float *x, size_t n);
+    float (*dot_bf16)(const void *w, const float *x, size_t n);
+    float (*dot_fp16)(const void *w, const float *x, size_t n);
+    void (*from_bf16)(const void *from, size_t n, float *y);
+    void (*from_fp16)(const void *from, size_t n, float *y);
+
+    /* One panel, `columns` columns from a segment's begin + a multiple of SQF_SEGMENT_PAD, times scales[16]:
+     * out[r] += scales[r] * sum_k w[r][k] * x[k]. */
+    void (*panel_dot)(sqf_form form, const uint8_t *weights, size_t columns, const float *x, const float *scales,
+                      float *out);
+    /* The same columns as floats: tile[k * SQF_BLOCK_ROWS + r] (+)= w[r][k] * scales[r]. */
+    void (*panel_dequantize)(sqf_form form, const uint8_t *weights, size_t columns, const float *scales, bool add,
+                             float *tile);
+
+    float (*sum_squares)(const float *x, size_t n);
+    void (*scale_gain)(const float *x, const float *gain, float factor, size_t n, float *y); /* y = x * factor * gain */
+    void (*silu_mul)(const float *gate, const float *up, size_t n, float *y);
+    void (*add)(float *x, const float *y, size_t n);
+    void (*scale)(float *x, float factor, size_t n);
+    void (*axpy)(float *y, float a, const float *x, size_t n);                     /* y += a * x */
+    void (*rotate)(float *x, const float *cosine, const float *sine, size_t half); /* rotary embedding of one head */
+    float (*maximum)(const float *x, size_t n);                                    /* n >= 1 */
+    /* x = exp(x - shift) in place, about 1e-7 relative, 0 below -87; returns the sum. */
+    float (*exp_sum)(float *x, float shift, size_t n);
+} sqf_kernels;
+
+void sqf_kernels_add_scalar(sqf_kernels *kernels);
+void sqf_kernels_add_avx2(sqf_kernels *kernels);
+void sqf_kernels_add_avx512(sqf_kernels *kernels);
+
+/* The vector functions of each level; called by the three above. */
+void sqf_vector_add_scalar(sqf_kernels *kernels);
+void sqf_vector_add_avx2(sqf_kernels *kernels);
+void sqf_vector_add_avx512(sqf_kernels *kernels);
+
+#endif

@@ -1,0 +1,92 @@
+/* The inside of a linear layer and of its input: segments, planes and who needs what. */
+#ifndef SQF_KERNELS_LAYOUT_H
+#define SQF_KERNELS_LAYOUT_H
+
+#include "kernels/kernels.h"
+#include "kernels/linear.h"
+
+enum { LOW = 0, HIGH = 1, PARTS = 2 };
+
+/* How an input is quantized and laid out. Two layers whose layouts are equal share an input. */
+typedef struct input_layout {
+    sqf_act_spec spec;
+    size_t columns, border;
+    size_t padded;     /* columns with the padding of all segments */
+    int32_t *channels; /* [columns] gather list, or NULL */
+    sqf_segment *segments;
+    size_t segment_count;
+    sqf_partition scale_groups; /* of the activations */
+    bool has_static_scale;
+    float static_scale[PARTS];
+    float *column_norm; /* [columns], or NULL */
+    unsigned planes;    /* integer planes of codes: 0, 1 or 2 (dynamic masks) */
+    bool float_part;    /* some of the input is not made of integers */
+    bool values;        /* the integer part is needed as floats too: some weights are not integers */
+} input_layout;
+
+/* Fills everything but `values`. `weights` is NULL for dense layers. */
+sqf_status input_layout_init(const sqf_linear_params *params, input_layout *out, sqf_error *err);
+void input_layout_clear(input_layout *layout);
+bool input_layout_equal(const input_layout *a, const input_layout *b);
+
+/* The part that a section's channels belong to with a static mask: sections are low, then high. */
+static inline int section_part(const input_layout *layout, size_t column)
+{
+    return sqf_act_spec_is_split(&layout->spec) && layout->spec.mask == SQF_MASK_STATIC && column >= layout->border
+               ? HIGH
+               : LOW;
+}
+
+typedef struct code_plane {
+    int8_t *codes; /* [tokens][code_stride] grid value * multiplier */
+    float *scales; /* [tokens][segments] scale / multiplier */
+    int32_t *sums; /* [tokens][segments] sums of the codes */
+} code_plane;
+
+struct sqf_input {
+    const input_layout *layout; /* of the layer that it was prepared for */
+    size_t tokens;
+    size_t code_stride;
+    code_plane planes[PARTS];
+    const float *float_part; /* [tokens][columns] stored order: what is not integers; x itself where it can be */
+    float *float_copy;       /* what float_part points to if it is not x */
+    float *integer_part;     /* [tokens][columns] the integer part dequantized; only with layout->values */
+    /* memory behind the above, and scratch for each thread of the forward pass */
+    void *memory;
+    size_t memory_bytes;
+    uint8_t *scratch;
+    size_t scratch_bytes, scratch_stride;
+};
+
+/* sqf_input_prepare for a layout; `name` is used in messages. */
+sqf_status input_prepare(sqf_context *context, sqf_input *input, const input_layout *layout, const char *name,
+                         const float *x, size_t tokens, sqf_error *err);
+
+/* A plane of weights, repacked. */
+typedef struct weight_plane {
+    sqf_form form;
+    sqf_type type;
+    uint8_t *data; /* [panels][panel_bytes] */
+    size_t panel_bytes;
+    float *scales; /* [panels][segments][SQF_PANEL_ROWS] scale / multiplier */
+} weight_plane;
+
+/* Repacks a matrix into one or two planes on the context's threads. With tied integer scales both parts lie on one
+ * grid and make one plane. Planes that would hold nothing are left out. */
+sqf_status weight_planes_create(sqf_context *context, const sqf_linear_params *params, const input_layout *layout,
+                                weight_plane planes[PARTS], size_t *count, sqf_error *err);
+void weight_planes_clear(weight_plane *planes, size_t count);
+
+/* Scratch of one thread, carved from one block. */
+enum {
+    TOKEN_BLOCK = 128,    /* tokens of a task */
+    CHUNK_COLUMNS = 2048, /* columns whose weights of one block are expanded at a time: 128 KiB, half of a small L2 */
+    FLOAT_CHUNK = 512     /* the same for weights as floats */
+};
+
+static inline size_t scratch_out_bytes(void)
+{
+    return sizeof(float) * TOKEN_BLOCK * SQF_BLOCK_ROWS;
+}
+
+#endif

@@ -1,0 +1,508 @@
+/* Linear layers: creation, the division of a product into tasks, and the three paths - integers, quantized weights as
+ * floats, dense weights. Each output is summed in an order that depends on the layer alone. */
+#include "kernels/linear.h"
+
+#include <string.h>
+
+#include <cblas.h>
+
+#include "base/memory.h"
+#include "kernels/layout.h"
+
+enum {
+    DIRECT_TOKENS = 8,      /* up to so many tokens packed nibbles are unpacked in registers, beyond once a block */
+    FLOAT_DIRECT_TOKENS = 4 /* up to so many tokens float products run as dot products, beyond by BLAS */
+};
+
+struct sqf_linear {
+    char *name;
+    size_t rows, columns;
+    float *bias;
+    const uint8_t *dense;
+    sqf_type dense_type;
+    input_layout input;
+    weight_plane planes[PARTS];
+    size_t plane_count;
+    sqf_product_counts per_token;
+};
+
+/* ---- creation ---- */
+
+/* Adds `amount` products of a weight type with an activation type to the counts of the path that computes them. */
+static void count_products(sqf_product_counts *counts, sqf_type weight, sqf_type act, uint64_t amount)
+{
+    if (weight == SQF_TYPE_NONE || act == SQF_TYPE_NONE) {
+        counts->dropped += amount;
+    } else if (!sqf_type_is_integer(weight) || !sqf_type_is_integer(act)) {
+        counts->floating += amount;
+    } else if (sqf_type_bits(weight) <= 4 && sqf_type_bits(act) <= 4) {
+        counts->integer_low += amount;
+    } else {
+        counts->integer_high += amount;
+    }
+}
+
+/* High weights of a row in the columns [begin, end), a union of banks. */
+static uint64_t high_weights(const sqf_matrix *matrix, size_t begin, size_t end)
+{
+    uint64_t count = 0;
+    for (size_t at = begin; at < end;) {
+        size_t bank_begin, bank_end;
+        sqf_partition_range(&matrix->banks, sqf_partition_find(&matrix->banks, at), &bank_begin, &bank_end);
+        count += sqf_bank_high(matrix->spec.bank, matrix->spec.high_per_bank, bank_end - bank_begin);
+        at = bank_end;
+    }
+    return matrix->spec.high == SQF_TYPE_NONE ? 0 : count;
+}
+
+/* Products of one section of a row. With dynamic masks the share of high channels, which is fixed, is taken for both
+ * kinds of weights. */
+static void count_section(const sqf_matrix *matrix, const sqf_act_spec *act, size_t begin, size_t end,
+                          uint64_t high_acts, sqf_product_counts *counts)
+{
+    const uint64_t length = end - begin;
+    if (length == 0) {
+        return;
+    }
+    const uint64_t high = high_weights(matrix, begin, end);
+    const uint64_t amounts[PARTS] = {length - high, high};
+    const sqf_type types[PARTS] = {matrix->spec.low, matrix->spec.high};
+    for (int part = LOW; part <= HIGH; part++) {
+        const uint64_t with_high = amounts[part] * high_acts / length;
+        count_products(counts, types[part], act->high, with_high);
+        count_products(counts, types[part], act->low, amounts[part] - with_high);
+    }
+}
+
+static void count_row(const sqf_matrix *matrix, const sqf_act_spec *act, sqf_product_counts *counts)
+{
+    const size_t columns = matrix->columns, border = matrix->border;
+    if (!sqf_act_spec_is_split(act)) {
+        count_section(matrix, act, 0, border, 0, counts);
+        count_section(matrix, act, border, columns, 0, counts);
+    } else if (act->mask == SQF_MASK_STATIC) {
+        count_section(matrix, act, 0, border, 0, counts);
+        count_section(matrix, act, border, columns, columns - border, counts);
+    } else {
+        count_section(matrix, act, 0, columns, columns - sqf_act_low_channels(act, columns), counts);
+    }
+}
+
+static sqf_product_counts count_token(const sqf_linear *linear, const sqf_matrix *matrix)
+{
+    sqf_product_counts row = {0};
+    if (!matrix) {
+        row.dense = linear->columns;
+    } else {
+        count_row(matrix, &linear->input.spec, &row);
+    }
+    const uint64_t rows = linear->rows;
+    return (sqf_product_counts){row.dense * rows, row.floating * rows, row.integer_high * rows, row.integer_low * rows,
+                                row.dropped * rows};
+}
+
+static sqf_status check_params(const sqf_linear_params *params, sqf_error *err)
+{
+    const sqf_matrix *matrix = params->matrix;
+    const sqf_act_spec *act = &params->activations;
+    if (!params->dense == !matrix) {
+        return sqf_fail(err, SQF_E_ARG, "%s: expected either dense or quantized weights", params->name);
+    }
+    if (!matrix) {
+        const bool known = params->dense_type == SQF_TYPE_FP32 || params->dense_type == SQF_TYPE_BF16 ||
+                           params->dense_type == SQF_TYPE_FP16;
+        return known && sqf_act_spec_is_float(act) && !params->row_order
+                   ? SQF_OK
+                   : sqf_fail(err, SQF_E_ARG,
+                              "%s: dense weights must be fp32, bf16 or fp16, with float activations "
+                              "and rows as they come",
+                              params->name);
+    }
+    if (matrix->rows != params->rows || matrix->columns != params->columns) {
+        return sqf_fail(err, SQF_E_ARG, "%s: weights [%zu, %zu], expected [%zu, %zu]", params->name, matrix->rows,
+                        matrix->columns, params->rows, params->columns);
+    }
+    if (act->scale == SQF_ACT_STATIC && !sqf_act_spec_is_float(act) && !params->static_scale) {
+        return sqf_fail(err, SQF_E_ARG, "%s: static activation scales are missing", params->name);
+    }
+    const bool dynamic = sqf_act_spec_is_split(act) && act->mask == SQF_MASK_DYNAMIC;
+    if (dynamic && act->dynamic_weighted && !params->column_norm) {
+        return sqf_fail(err, SQF_E_ARG, "%s: column norms for the dynamic mask are missing", params->name);
+    }
+    if (dynamic && matrix->channels) {
+        return sqf_fail(err, SQF_E_ARG, "%s: a dynamic mask does not go with reordered columns", params->name);
+    }
+    return SQF_OK;
+}
+
+static sqf_status fill(sqf_context *context, const sqf_linear_params *params, sqf_linear *linear, sqf_error *err)
+{
+    linear->rows = params->rows;
+    linear->columns = params->columns;
+    linear->dense = params->dense;
+    linear->dense_type = params->dense_type;
+    SQF_TRY(sqf_copy_text(&linear->name, params->name, strlen(params->name), err));
+    if (params->bias) {
+        SQF_TRY(SQF_ALLOC(&linear->bias, params->rows, "bias", err));
+        memcpy(linear->bias, params->bias, params->rows * sizeof *params->bias);
+    }
+    SQF_TRY(input_layout_init(params, &linear->input, err));
+    if (params->matrix) {
+        SQF_TRY(weight_planes_create(context, params, &linear->input, linear->planes, &linear->plane_count, err));
+    }
+    for (size_t i = 0; i < linear->plane_count; i++) {
+        linear->input.values |= linear->input.planes > 0 && !sqf_type_is_integer(linear->planes[i].type);
+    }
+    linear->per_token = count_token(linear, params->matrix);
+    return SQF_OK;
+}
+
+sqf_status sqf_linear_create(sqf_context *context, const sqf_linear_params *params, sqf_linear **out, sqf_error *err)
+{
+    *out = NULL;
+    SQF_TRY(check_params(params, err));
+    sqf_linear *linear;
+    SQF_TRY(SQF_ALLOC(&linear, 1, "linear layer", err));
+    const sqf_status status = fill(context, params, linear, err);
+    if (status != SQF_OK) {
+        sqf_linear_destroy(linear);
+        return status;
+    }
+    *out = linear;
+    return SQF_OK;
+}
+
+void sqf_linear_destroy(sqf_linear *linear)
+{
+    if (linear) {
+        free(linear->name);
+        free(linear->bias);
+        input_layout_clear(&linear->input);
+        weight_planes_clear(linear->planes, linear->plane_count);
+        free(linear);
+    }
+}
+
+size_t sqf_linear_rows(const sqf_linear *linear)
+{
+    return linear->rows;
+}
+
+size_t sqf_linear_columns(const sqf_linear *linear)
+{
+    return linear->columns;
+}
+
+bool sqf_linear_same_input(const sqf_linear *a, const sqf_linear *b)
+{
+    return input_layout_equal(&a->input, &b->input);
+}
+
+sqf_status sqf_input_prepare(sqf_context *context, sqf_input *input, const sqf_linear *linear, const float *x,
+                             size_t tokens, sqf_error *err)
+{
+    return input_prepare(context, input, &linear->input, linear->name, x, tokens, err);
+}
+
+/* ---- the product ---- */
+
+typedef struct forward_job {
+    const sqf_kernels *kernels;
+    const sqf_linear *linear;
+    const sqf_input *input;
+    float *y;
+    size_t blocks; /* of rows */
+} forward_job;
+
+/* One task: a block of rows and a block of tokens, with the scratch of its thread. */
+typedef struct block {
+    const forward_job *job;
+    size_t first_row, rows, panels;
+    size_t first_token, tokens;
+    float *out;    /* [tokens][SQF_BLOCK_ROWS] sums */
+    uint8_t *tile; /* weights of the block, expanded or as floats */
+} block;
+
+/* One integer plane of activations times one of weights. */
+static void integer_term(const block *self, unsigned act_plane, const weight_plane *weights)
+{
+    const sqf_input *input = self->job->input;
+    const input_layout *layout = input->layout;
+    const code_plane *acts = &input->planes[act_plane];
+    const size_t first_panel = self->first_row / SQF_PANEL_ROWS, segments = layout->segment_count;
+    const bool expand = weights->form == SQF_FORM_NIBBLES && self->tokens > DIRECT_TOKENS;
+    const size_t step_bytes = sqf_form_step_bytes(weights->form);
+    for (size_t g = 0, end; g < segments; g = end) {
+        size_t columns = 0;
+        for (end = g; end < segments && (end == g || columns < CHUNK_COLUMNS); end++) {
+            const size_t next = end + 1 < segments ? layout->segments[end + 1].offset : layout->padded;
+            columns = next - layout->segments[g].offset;
+        }
+        const size_t offset = layout->segments[g].offset, steps = columns / SQF_SEGMENT_PAD;
+        sqf_tile_job tile = {
+            .form = weights->form,
+            .weights = weights->data + first_panel * weights->panel_bytes + offset / SQF_SEGMENT_PAD * step_bytes,
+            .panel_bytes = weights->panel_bytes,
+            .panels = self->panels,
+            .scales = weights->scales + (first_panel * segments + g) * SQF_PANEL_ROWS,
+            .panel_scales = segments * SQF_PANEL_ROWS,
+            .act_plane = act_plane,
+            .codes = acts->codes + self->first_token * input->code_stride + offset,
+            .code_stride = input->code_stride,
+            .sums = acts->sums + self->first_token * segments + g,
+            .act_scales = acts->scales + self->first_token * segments + g,
+            .segment_stride = segments,
+            .segments = layout->segments + g,
+            .segment_count = end - g,
+            .tokens = self->tokens,
+            .out = self->out,
+        };
+        if (expand) {
+            const size_t expanded = steps * sqf_form_step_bytes(SQF_FORM_UNSIGNED);
+            for (size_t p = 0; p < self->panels; p++) {
+                self->job->kernels->expand_nibbles(tile.weights + p * tile.panel_bytes, steps,
+                                                   self->tile + p * expanded);
+            }
+            tile.form = SQF_FORM_UNSIGNED;
+            tile.weights = self->tile;
+            tile.panel_bytes = expanded;
+        }
+        self->job->kernels->tile(&tile);
+    }
+}
+
+/* Which planes of weights a float term multiplies. */
+static bool takes_plane(const weight_plane *plane, bool floats_only)
+{
+    return !floats_only || !sqf_type_is_integer(plane->type);
+}
+
+/* x [tokens][columns] times the planes, a panel at a time, straight from the packed weights. */
+static void float_term_direct(const block *self, const float *x, bool floats_only)
+{
+    const sqf_linear *linear = self->job->linear;
+    const input_layout *layout = self->job->input->layout;
+    const size_t first_panel = self->first_row / SQF_PANEL_ROWS, segments = layout->segment_count;
+    for (size_t i = 0; i < linear->plane_count; i++) {
+        const weight_plane *plane = &linear->planes[i];
+        if (!takes_plane(plane, floats_only)) {
+            continue;
+        }
+        const size_t step_bytes = sqf_form_step_bytes(plane->form);
+        for (size_t p = 0; p < self->panels; p++) {
+            const uint8_t *panel = plane->data + (first_panel + p) * plane->panel_bytes;
+            const float *scales = plane->scales + (first_panel + p) * segments * SQF_PANEL_ROWS;
+            for (size_t g = 0; g < segments; g++) {
+                const sqf_segment *segment = &layout->segments[g];
+                const uint8_t *at = panel + segment->offset / SQF_SEGMENT_PAD * step_bytes;
+                for (size_t m = 0; m < self->tokens; m++) {
+                    const float *row = x + (self->first_token + m) * layout->columns + segment->begin;
+                    self->job->kernels->panel_dot(plane->form, at, segment->end - segment->begin, row,
+                                                  scales + g * SQF_PANEL_ROWS,
+                                                  self->out + m * SQF_BLOCK_ROWS + p * SQF_PANEL_ROWS);
+                }
+            }
+        }
+    }
+}
+
+/* Columns [begin, begin + count) of one segment as floats, all planes added, [count][SQF_BLOCK_ROWS]. */
+static void dequantize_columns(const block *self, size_t g, size_t begin, size_t count, bool floats_only, float *tile)
+{
+    const sqf_linear *linear = self->job->linear;
+    const input_layout *layout = self->job->input->layout;
+    const size_t first_panel = self->first_row / SQF_PANEL_ROWS, segments = layout->segment_count;
+    const sqf_segment *segment = &layout->segments[g];
+    bool add = false;
+    for (size_t i = 0; i < linear->plane_count; i++) {
+        const weight_plane *plane = &linear->planes[i];
+        if (!takes_plane(plane, floats_only)) {
+            continue;
+        }
+        const size_t step = (segment->offset + begin - segment->begin) / SQF_SEGMENT_PAD;
+        for (size_t p = 0; p < self->panels; p++) {
+            self->job->kernels->panel_dequantize(
+                plane->form,
+                plane->data + (first_panel + p) * plane->panel_bytes + step * sqf_form_step_bytes(plane->form), count,
+                plane->scales + ((first_panel + p) * segments + g) * SQF_PANEL_ROWS, add, tile + p * SQF_PANEL_ROWS);
+        }
+        add = true;
+    }
+}
+
+/* out += x[:, begin..begin+count) * tile; tile [count][SQF_BLOCK_ROWS]. */
+static void multiply_chunk(const block *self, const float *x, size_t begin, size_t count, const float *tile)
+{
+    const size_t columns = self->job->linear->columns;
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (blasint)self->tokens,
+                (blasint)(self->panels * SQF_PANEL_ROWS), (blasint)count, 1.0f, x + self->first_token * columns + begin,
+                (blasint)columns, tile, SQF_BLOCK_ROWS, 1.0f, self->out, SQF_BLOCK_ROWS);
+}
+
+/* The same product by BLAS, in chunks of FLOAT_CHUNK columns. */
+static void float_term_blas(const block *self, const float *x, bool floats_only)
+{
+    const input_layout *layout = self->job->input->layout;
+    float *tile = (float *)(void *)self->tile;
+    size_t chunk_begin = 0, filled = 0;
+    for (size_t g = 0; g < layout->segment_count; g++) {
+        const sqf_segment *segment = &layout->segments[g];
+        for (size_t k = segment->begin; k < segment->end;) {
+            /* A piece of a segment begins at a multiple of the padding unless it is the segment's last. */
+            size_t room = FLOAT_CHUNK - filled;
+            const size_t left = segment->end - k;
+            const size_t count = left <= room ? left : room / SQF_SEGMENT_PAD * SQF_SEGMENT_PAD;
+            if (count > 0) {
+                dequantize_columns(self, g, k, count, floats_only, tile + filled * SQF_BLOCK_ROWS);
+                filled += count;
+                k += count;
+            }
+            if (count == 0 || filled == FLOAT_CHUNK) {
+                multiply_chunk(self, x, chunk_begin, filled, tile);
+                chunk_begin += filled;
+                filled = 0;
+            }
+        }
+    }
+    if (filled > 0) {
+        multiply_chunk(self, x, chunk_begin, filled, tile);
+    }
+}
+
+static void float_term(const block *self, const float *x, bool floats_only)
+{
+    if (self->tokens <= FLOAT_DIRECT_TOKENS) {
+        float_term_direct(self, x, floats_only);
+    } else {
+        float_term_blas(self, x, floats_only);
+    }
+}
+
+static void quantized_product(const block *self)
+{
+    const sqf_linear *linear = self->job->linear;
+    const input_layout *layout = self->job->input->layout;
+    const sqf_type part_types[PARTS] = {layout->spec.low, layout->spec.high};
+    for (unsigned p = 0; p < layout->planes; p++) {
+        if (layout->planes == PARTS && !sqf_type_is_integer(part_types[p])) {
+            continue; /* this part of a dynamic mask is not made of integers */
+        }
+        for (size_t i = 0; i < linear->plane_count; i++) {
+            if (sqf_type_is_integer(linear->planes[i].type)) {
+                integer_term(self, p, &linear->planes[i]);
+            }
+        }
+    }
+    if (layout->float_part) {
+        float_term(self, self->job->input->float_part, false);
+    }
+    if (layout->values) {
+        float_term(self, self->job->input->integer_part, true);
+    }
+}
+
+/* A few tokens times rows of dense weights, as dot products. */
+static void dense_direct(const block *self)
+{
+    const sqf_linear *linear = self->job->linear;
+    const sqf_kernels *kernels = self->job->kernels;
+    float (*const dot)(const void *, const float *, size_t) = linear->dense_type == SQF_TYPE_FP32   ? kernels->dot_fp32
+                                                              : linear->dense_type == SQF_TYPE_BF16 ? kernels->dot_bf16
+                                                                                                    : kernels->dot_fp16;
+    const size_t row_bytes = linear->columns * sqf_type_storage_bytes(linear->dense_type);
+    for (size_t r = 0; r < self->rows; r++) {
+        const uint8_t *row = linear->dense + (self->first_row + r) * row_bytes;
+        for (size_t m = 0; m < self->tokens; m++) {
+            self->out[m * SQF_BLOCK_ROWS + r] =
+                dot(row, self->job->input->float_part + (self->first_token + m) * linear->columns, linear->columns);
+        }
+    }
+}
+
+static void dense_row(const sqf_kernels *kernels, sqf_type type, const uint8_t *from, size_t n, float *to)
+{
+    if (type == SQF_TYPE_BF16) {
+        kernels->from_bf16(from, n, to);
+    } else if (type == SQF_TYPE_FP16) {
+        kernels->from_fp16(from, n, to);
+    } else {
+        memcpy(to, from, n * sizeof *to);
+    }
+}
+
+/* Many tokens: rows become floats a chunk of columns at a time, then BLAS. */
+static void dense_blas(const block *self)
+{
+    const sqf_linear *linear = self->job->linear;
+    const size_t columns = linear->columns, element = sqf_type_storage_bytes(linear->dense_type);
+    float *tile = (float *)(void *)self->tile; /* [rows][FLOAT_CHUNK] */
+    for (size_t begin = 0; begin < columns; begin += FLOAT_CHUNK) {
+        const size_t count = columns - begin < FLOAT_CHUNK ? columns - begin : FLOAT_CHUNK;
+        for (size_t r = 0; r < self->rows; r++) {
+            dense_row(self->job->kernels, linear->dense_type,
+                      linear->dense + ((self->first_row + r) * columns + begin) * element, count,
+                      tile + r * FLOAT_CHUNK);
+        }
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)self->tokens, (blasint)self->rows, (blasint)count,
+                    1.0f, self->job->input->float_part + self->first_token * columns + begin, (blasint)columns, tile,
+                    FLOAT_CHUNK, 1.0f, self->out, SQF_BLOCK_ROWS);
+    }
+}
+
+static void store_block(const block *self)
+{
+    const sqf_linear *linear = self->job->linear;
+    for (size_t m = 0; m < self->tokens; m++) {
+        const float *from = self->out + m * SQF_BLOCK_ROWS;
+        float *to = self->job->y + (self->first_token + m) * linear->rows + self->first_row;
+        memcpy(to, from, self->rows * sizeof *to);
+        if (linear->bias) {
+            self->job->kernels->add(to, linear->bias + self->first_row, self->rows);
+        }
+    }
+}
+
+static void forward_task(void *user, size_t task, unsigned thread)
+{
+    const forward_job *job = user;
+    const sqf_linear *linear = job->linear;
+    uint8_t *scratch = job->input->scratch + thread * job->input->scratch_stride;
+    block self = {.job = job, .out = (float *)(void *)scratch, .tile = scratch + scratch_out_bytes()};
+    self.first_row = task % job->blocks * SQF_BLOCK_ROWS;
+    self.first_token = task / job->blocks * TOKEN_BLOCK;
+    const size_t rows_left = linear->rows - self.first_row, tokens_left = job->input->tokens - self.first_token;
+    self.rows = rows_left < SQF_BLOCK_ROWS ? rows_left : SQF_BLOCK_ROWS;
+    self.tokens = tokens_left < TOKEN_BLOCK ? tokens_left : TOKEN_BLOCK;
+    self.panels = sqf_ceil_div(self.rows, SQF_PANEL_ROWS);
+    memset(self.out, 0, self.tokens * SQF_BLOCK_ROWS * sizeof *self.out);
+    if (!linear->dense) {
+        quantized_product(&self);
+    } else if (self.tokens <= FLOAT_DIRECT_TOKENS) {
+        dense_direct(&self);
+    } else {
+        dense_blas(&self);
+    }
+    store_block(&self);
+}
+
+static void add_counts(sqf_product_counts *counts, const sqf_product_counts *per_token, uint64_t tokens)
+{
+    counts->dense += per_token->dense * tokens;
+    counts->floating += per_token->floating * tokens;
+    counts->integer_high += per_token->integer_high * tokens;
+    counts->integer_low += per_token->integer_low * tokens;
+    counts->dropped += per_token->dropped * tokens;
+}
+
+sqf_status sqf_linear_forward(sqf_context *context, const sqf_linear *linear, const sqf_input *input, float *y,
+                              sqf_error *err)
+{
+    if (!input->layout || !input_layout_equal(input->layout, &linear->input)) {
+        return sqf_fail(err, SQF_E_ARG, "%s: the input was not prepared for this layer", linear->name);
+    }
+    forward_job job = {.kernels = context->kernels, .linear = linear, .input = input, .y = y};
+    job.blocks = sqf_ceil_div(linear->rows, SQF_BLOCK_ROWS);
+    sqf_pool_run(context->pool, job.blocks * sqf_ceil_div(input->tokens, TOKEN_BLOCK), forward_task, &job);
+    add_counts(&context->products, &linear->per_token, input->tokens);
+    return SQF_OK;
+}

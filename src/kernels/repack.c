@@ -1,0 +1,160 @@
+/* Weights from their stored layout into the planes of kernels.h. */
+#include <string.h>
+
+#include "base/memory.h"
+#include "kernels/layout.h"
+
+/* Codes of int4, int3 and int2 fit packed nibbles; wider integers take bytes; the rest 16 bits (fp8 fits bf16). */
+static sqf_form form_of(sqf_type type)
+{
+    if (!sqf_type_is_integer(type)) {
+        return type == SQF_TYPE_FP16 ? SQF_FORM_FP16 : SQF_FORM_BF16;
+    }
+    const float largest = sqf_type_max(type) * (float)sqf_type_multiplier(type);
+    return largest <= SQF_NIBBLE_OFFSET ? SQF_FORM_NIBBLES : SQF_FORM_BYTES;
+}
+
+/* Both parts are plain integers and low * 2^n + high has the units of the high part. */
+static bool is_one_grid(const sqf_weight_spec *spec)
+{
+    return spec->scales == SQF_SCALES_TIED && sqf_type_is_integer(spec->low) && sqf_type_is_integer(spec->high) &&
+           sqf_type_multiplier(spec->low) == 1 && sqf_type_multiplier(spec->high) == 1;
+}
+
+typedef struct repack_job {
+    const sqf_linear_params *params;
+    const input_layout *layout;
+    weight_plane *planes;
+    size_t plane_count;
+    bool one_grid;
+    bool is_high[PARTS]; /* which part a plane holds */
+    sqf_row *rows;       /* [threads] scratch */
+} repack_job;
+
+/* Puts the value of column kp (padded) of row r into a panel. */
+static void put(const weight_plane *plane, uint8_t *panel, size_t kp, size_t r, float value)
+{
+    switch (plane->form) {
+    case SQF_FORM_NIBBLES: {
+        const unsigned code = (unsigned)((int)value + SQF_NIBBLE_OFFSET);
+        uint8_t *pair = panel + kp / 8 * 64 + r * 4 + kp % 4;
+        *pair = (uint8_t)(kp % 8 < 4 ? (*pair & 0xf0u) | code : (*pair & 0x0fu) | code << 4);
+        break;
+    }
+    case SQF_FORM_BF16:
+    case SQF_FORM_FP16: {
+        const uint16_t bits = plane->form == SQF_FORM_FP16 ? sqf_fp16_from_float(value) : sqf_bf16_from_float(value);
+        memcpy(panel + 2 * (kp * SQF_PANEL_ROWS + r), &bits, sizeof bits);
+        break;
+    }
+    default: panel[kp / 4 * 64 + r * 4 + kp % 4] = (uint8_t)(int8_t)value;
+    }
+}
+
+static void repack_segment(const repack_job *job, size_t p, const sqf_row *row, const sqf_segment *segment,
+                           uint8_t *panel, size_t r, float *scale)
+{
+    const weight_plane *plane = &job->planes[p];
+    const float multiplier = sqf_type_is_integer(plane->type) ? (float)sqf_type_multiplier(plane->type) : 1.0f;
+    const float raise = job->one_grid ? (float)(1u << row->shift[segment->weight_group]) : 1.0f;
+    for (size_t k = segment->begin; k < segment->end; k++) {
+        const bool high = row->mask[k] != 0;
+        float value = row->value[k] * multiplier;
+        if (job->one_grid) {
+            value = high ? value : value * raise;
+        } else if (high != job->is_high[p]) {
+            value = 0.0f;
+        }
+        put(plane, panel, segment->offset + k - segment->begin, r, value);
+    }
+    const float *scales = job->is_high[p] ? row->scale_high : row->scale_low;
+    *scale = scales[segment->weight_group] / multiplier;
+}
+
+static void repack_panel(void *user, size_t task, unsigned thread)
+{
+    const repack_job *job = user;
+    const sqf_linear_params *params = job->params;
+    const input_layout *layout = job->layout;
+    sqf_row *row = &job->rows[thread];
+    for (size_t p = 0; p < job->plane_count; p++) {
+        if (job->planes[p].form == SQF_FORM_NIBBLES) {
+            const uint8_t zeros = SQF_NIBBLE_OFFSET << 4 | SQF_NIBBLE_OFFSET;
+            memset(job->planes[p].data + task * job->planes[p].panel_bytes, zeros, job->planes[p].panel_bytes);
+        }
+    }
+    for (size_t r = 0; r < SQF_PANEL_ROWS && task * SQF_PANEL_ROWS + r < params->rows; r++) {
+        const size_t n = task * SQF_PANEL_ROWS + r;
+        sqf_matrix_unpack_row(params->matrix, params->row_order ? (size_t)params->row_order[n] : n, row);
+        for (size_t p = 0; p < job->plane_count; p++) {
+            const weight_plane *plane = &job->planes[p];
+            for (size_t g = 0; g < layout->segment_count; g++) {
+                float *scale = plane->scales + (task * layout->segment_count + g) * SQF_PANEL_ROWS + r;
+                repack_segment(job, p, row, &layout->segments[g], plane->data + task * plane->panel_bytes, r, scale);
+            }
+        }
+    }
+}
+
+static sqf_status plane_alloc(const sqf_linear_params *params, const input_layout *layout, sqf_type type,
+                              weight_plane *out, sqf_error *err)
+{
+    const size_t panels = sqf_ceil_div(params->rows, SQF_PANEL_ROWS);
+    size_t scales, panel_bytes;
+    *out = (weight_plane){.form = form_of(type), .type = type};
+    if (!sqf_mul_size(&panel_bytes, layout->padded / SQF_SEGMENT_PAD, sqf_form_step_bytes(out->form)) ||
+        !sqf_mul_size(&scales, panels * SQF_PANEL_ROWS, layout->segment_count)) {
+        return sqf_fail(err, SQF_E_SHAPE, "%s: the size of the repacked weights overflows", params->name);
+    }
+    out->panel_bytes = panel_bytes;
+    SQF_TRY(sqf_alloc_bytes((void **)&out->data, panels, panel_bytes, "repacked weights", err));
+    return SQF_ALLOC(&out->scales, scales, "repacked scales", err);
+}
+
+static sqf_status repack_all(sqf_context *context, repack_job *job, sqf_error *err)
+{
+    const unsigned threads = sqf_pool_threads(context->pool);
+    SQF_TRY(SQF_ALLOC(&job->rows, threads, "rows", err));
+    sqf_status status = SQF_OK;
+    for (unsigned i = 0; status == SQF_OK && i < threads; i++) {
+        status = sqf_row_create(job->params->matrix, &job->rows[i], err);
+    }
+    if (status == SQF_OK) {
+        sqf_pool_run(context->pool, sqf_ceil_div(job->params->rows, SQF_PANEL_ROWS), repack_panel, job);
+    }
+    for (unsigned i = 0; i < threads; i++) {
+        sqf_row_clear(&job->rows[i]);
+    }
+    free(job->rows);
+    return status;
+}
+
+sqf_status weight_planes_create(sqf_context *context, const sqf_linear_params *params, const input_layout *layout,
+                                weight_plane planes[PARTS], size_t *count, sqf_error *err)
+{
+    const sqf_weight_spec *spec = &params->matrix->spec;
+    const size_t high_count = params->matrix->high_count;
+    repack_job job = {.params = params, .layout = layout, .planes = planes};
+    job.one_grid = high_count > 0 && is_one_grid(spec);
+    *count = 0;
+    if (!job.one_grid && spec->low != SQF_TYPE_NONE && high_count < params->columns) {
+        job.is_high[*count] = false;
+        (*count)++;
+        SQF_TRY(plane_alloc(params, layout, spec->low, &planes[0], err));
+    }
+    if (high_count > 0) {
+        job.is_high[*count] = true;
+        (*count)++;
+        SQF_TRY(plane_alloc(params, layout, spec->high, &planes[*count - 1], err));
+    }
+    job.plane_count = *count;
+    return job.plane_count > 0 ? repack_all(context, &job, err) : SQF_OK;
+}
+
+void weight_planes_clear(weight_plane *planes, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        free(planes[i].data);
+        free(planes[i].scales);
+    }
+}

@@ -1,0 +1,513 @@
+/* Linear layers against the scalar reference, at every level that this machine has. */
+#include "check.h"
+
+#include <math.h>
+
+#include "base/memory.h"
+#include "base/random.h"
+#include "format/reference.h"
+#include "kernels/linear.h"
+
+enum { PARTS = 2 };
+
+/* A random layer with its input. Buffers are exact, so that a sanitizer sees one byte too far. */
+typedef struct trial {
+    sqf_scheme scheme;
+    size_t rows, columns, tokens, border;
+    sqf_matrix matrix;
+    int32_t *channels, *row_order;
+    float *bias, *x, *column_norm;
+    float static_scale[PARTS];
+} trial;
+
+static float random_float(sqf_random *random)
+{
+    const double u = sqf_random_unit(random) + sqf_random_unit(random) + sqf_random_unit(random) - 1.5;
+    return (float)u;
+}
+
+static uint32_t pick(sqf_random *random, const uint32_t *values, size_t count)
+{
+    return values[sqf_random_below(random, count)];
+}
+
+static const sqf_type integer_types[] = {SQF_TYPE_INT2, SQF_TYPE_INT3, SQF_TYPE_INT4, SQF_TYPE_INT5,
+                                         SQF_TYPE_INT6, SQF_TYPE_INT8, SQF_TYPE_FP4};
+static const sqf_type high_types[] = {SQF_TYPE_INT8, SQF_TYPE_INT8, SQF_TYPE_INT6, SQF_TYPE_INT4,
+                                      SQF_TYPE_FP8,  SQF_TYPE_FP16, SQF_TYPE_BF16};
+#define COUNT(array) (sizeof(array) / sizeof *(array))
+
+/* The bits of a type as the specification orders low and high. */
+static sqf_type pick_type(sqf_random *random, const sqf_type *types, size_t count)
+{
+    return types[sqf_random_below(random, count)];
+}
+
+static void random_weights(sqf_random *random, sqf_weight_spec *spec)
+{
+    static const uint32_t banks[] = {1, 2, 4, 5, 8, 16, 33, 64, 128};
+    *spec = (sqf_weight_spec){.scale_type = SQF_TYPE_FP32, .layout = SQF_LAYOUT_BITMASK};
+    spec->low = pick_type(random, integer_types, COUNT(integer_types));
+    spec->bank = pick(random, banks, COUNT(banks));
+    spec->group = sqf_random_below(random, 4) ? spec->bank * (uint32_t)(1 + sqf_random_below(random, 4)) : 0;
+    switch (sqf_random_below(random, 4)) {
+    case 0:
+        if (sqf_random_below(random, 4) == 0) {
+            spec->low = SQF_TYPE_FP8;
+        }
+        break;
+    case 1:
+        spec->low = SQF_TYPE_NONE;
+        spec->high = pick_type(random, high_types, COUNT(high_types));
+        spec->high_per_bank = (uint32_t)sqf_random_below(random, spec->bank + 1);
+        break;
+    default:
+        spec->high = pick_type(random, high_types, COUNT(high_types));
+        spec->high_per_bank = (uint32_t)sqf_random_below(random, spec->bank + 1);
+        spec->scales = sqf_random_below(random, 3) ? SQF_SCALES_FREE : SQF_SCALES_TIED;
+    }
+}
+
+static void random_activations(sqf_random *random, const sqf_weight_spec *weights, sqf_act_spec *spec)
+{
+    static const uint32_t banks[] = {1, 4, 7, 16, 64};
+    *spec = (sqf_act_spec){.clip = sqf_random_below(random, 4) ? 1.0f : 0.875f};
+    const uint64_t kind = sqf_random_below(random, 6);
+    if (kind == 0) {
+        spec->low = SQF_TYPE_FP32;
+        return;
+    }
+    spec->low = pick_type(random, integer_types, COUNT(integer_types));
+    if (kind == 1 && sqf_random_below(random, 3) == 0) {
+        spec->low = SQF_TYPE_FP8;
+    }
+    spec->scale = (sqf_act_scale)sqf_random_below(random, 3);
+    if (spec->scale == SQF_ACT_GROUP && weights->group && sqf_random_below(random, 2)) {
+        spec->group = sqf_random_below(random, 2) ? weights->group * 2 : weights->group;
+    }
+    if (kind > 2) {
+        spec->high = pick_type(random, high_types, COUNT(high_types));
+        spec->bank = pick(random, banks, COUNT(banks));
+        spec->high_per_bank = (uint32_t)sqf_random_below(random, spec->bank + 1);
+        spec->mask = kind == 5 ? SQF_MASK_DYNAMIC : SQF_MASK_STATIC;
+        spec->dynamic_weighted = kind == 5 && sqf_random_below(random, 2);
+    }
+}
+
+/* Rows on the grid with masks of exactly k; a quarter of the time all extremes, or zero banks. */
+static void random_row(sqf_random *random, const trial *t, sqf_row *row)
+{
+    const sqf_weight_spec *spec = &t->matrix.spec;
+    const uint64_t kind = sqf_random_below(random, 8);
+    float *score = malloc((t->columns ? t->columns : 1) * sizeof *score);
+    for (size_t k = 0; k < t->columns; k++) {
+        score[k] = random_float(random);
+    }
+    for (size_t b = 0; b < sqf_partition_count(&t->matrix.banks); b++) {
+        size_t begin, end;
+        sqf_partition_range(&t->matrix.banks, b, &begin, &end);
+        const size_t high =
+            spec->high == SQF_TYPE_NONE ? 0 : sqf_bank_high(spec->bank, spec->high_per_bank, end - begin);
+        sqf_select_top(score + begin, end - begin, high, row->mask + begin);
+    }
+    for (size_t k = 0; k < t->columns; k++) {
+        const sqf_type type = row->mask[k] ? spec->high : spec->low;
+        const float max = sqf_type_max(type) > 0 ? sqf_type_max(type) : 2.0f;
+        float value = random_float(random) * max;
+        value = kind == 0 ? (sqf_random_below(random, 2) ? max : -max) : kind == 1 ? 0.0f : value;
+        row->value[k] = type == SQF_TYPE_NONE ? 0.0f : sqf_type_round(type, value, 1.0f);
+    }
+    for (size_t g = 0; g < t->matrix.group_count; g++) {
+        row->scale_low[g] = sqf_type_has_scale(spec->low) ? fabsf(random_float(random)) + 0.01f : 1.0f;
+        row->scale_high[g] = sqf_type_has_scale(spec->high) ? fabsf(random_float(random)) + 0.01f : 1.0f;
+        if (spec->scales == SQF_SCALES_TIED && spec->high != SQF_TYPE_NONE) {
+            const double room = log2((double)(sqf_type_max(spec->high) / sqf_type_max(spec->low)));
+            row->shift[g] = room >= 1 ? (uint8_t)sqf_random_below(random, (uint64_t)room + 1) : 0;
+            row->scale_high[g] = ldexpf(row->scale_low[g], -row->shift[g]);
+        }
+    }
+    free(score);
+}
+
+static int compare_channels(const void *a, const void *b)
+{
+    const int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* A static mask: any permutation with a border serves the product. */
+static void random_channels(sqf_random *random, trial *t)
+{
+    t->channels = malloc((t->columns ? t->columns : 1) * sizeof *t->channels);
+    for (size_t k = 0; k < t->columns; k++) {
+        t->channels[k] = (int32_t)k;
+    }
+    for (size_t k = t->columns; k > 1; k--) {
+        const size_t other = sqf_random_below(random, k);
+        const int32_t swap = t->channels[other];
+        t->channels[other] = t->channels[k - 1];
+        t->channels[k - 1] = swap;
+    }
+    qsort(t->channels, t->border, sizeof *t->channels, compare_channels);
+    qsort(t->channels + t->border, t->columns - t->border, sizeof *t->channels, compare_channels);
+}
+
+static void random_input(sqf_random *random, trial *t)
+{
+    const uint64_t kind = sqf_random_below(random, 8);
+    t->x = malloc(t->tokens * t->columns * sizeof *t->x);
+    for (size_t i = 0; i < t->tokens * t->columns; i++) {
+        const float sign = sqf_random_below(random, 2) ? 1.0f : -1.0f;
+        const float value = random_float(random) * (sqf_random_below(random, 50) ? 1.0f : 30.0f);
+        t->x[i] = kind == 0 ? sign * 3.0f : kind == 1 && i % 3 ? 0.0f : kind == 2 ? value * 1e-30f : value;
+    }
+    t->column_norm = malloc(t->columns * sizeof *t->column_norm);
+    for (size_t k = 0; k < t->columns; k++) {
+        t->column_norm[k] = fabsf(random_float(random));
+    }
+    t->static_scale[0] = 0.05f;
+    t->static_scale[1] = 0.25f;
+}
+
+/* False if the drawn specification has no meaning. */
+static bool make_trial(sqf_random *random, trial *t)
+{
+    sqf_error err;
+    *t = (trial){0};
+    random_weights(random, &t->scheme.weights);
+    random_activations(random, &t->scheme.weights, &t->scheme.activations);
+    if (sqf_scheme_check(&t->scheme, &err) != SQF_OK) {
+        return false;
+    }
+    t->rows = 1 + sqf_random_below(random, sqf_random_below(random, 4) ? 40 : 150);
+    t->columns = 1 + sqf_random_below(random, sqf_random_below(random, 8) ? 200 : 3000);
+    t->tokens = 1 + sqf_random_below(random, sqf_random_below(random, 3) ? 8 : 140);
+    t->border = t->columns;
+    const sqf_act_spec *act = &t->scheme.activations;
+    const bool static_mask = sqf_act_spec_is_split(act) && act->mask == SQF_MASK_STATIC;
+    if (static_mask) {
+        t->border = sqf_act_low_channels(act, t->columns);
+        random_channels(random, t);
+    }
+    assert_ok(sqf_matrix_create(&t->scheme.weights, t->rows, t->columns, t->border, t->channels, &t->matrix, &err),
+              &err);
+    sqf_row row;
+    assert_ok(sqf_row_create(&t->matrix, &row, &err), &err);
+    for (size_t n = 0; n < t->rows; n++) {
+        random_row(random, t, &row);
+        sqf_matrix_pack_row(&t->matrix, n, &row);
+    }
+    sqf_row_clear(&row);
+    random_input(random, t);
+    if (sqf_random_below(random, 2)) {
+        t->bias = malloc(t->rows * sizeof *t->bias);
+        t->row_order = malloc(t->rows * sizeof *t->row_order);
+        for (size_t n = 0; n < t->rows; n++) {
+            t->bias[n] = random_float(random);
+            t->row_order[n] = (int32_t)(t->rows - 1 - n);
+        }
+    }
+    return true;
+}
+
+static void free_trial(trial *t)
+{
+    sqf_matrix_clear(&t->matrix);
+    free(t->channels);
+    free(t->row_order);
+    free(t->bias);
+    free(t->x);
+    free(t->column_norm);
+}
+
+static void describe(const trial *t, const char *level, unsigned threads)
+{
+    char text[SQF_SCHEME_TEXT];
+    sqf_scheme_print(&t->scheme, SQF_SPELLING_LONG, text);
+    print_message("%s, %u threads: M=%zu N=%zu K=%zu border=%zu %s\n", level, threads, t->tokens, t->rows, t->columns,
+                  t->border, text);
+}
+
+/* y of the library, and the input with its quantization undone. */
+static void compute(const trial *t, const char *level, unsigned threads, float *y, float *undone,
+                    sqf_product_counts *counts)
+{
+    sqf_error err;
+    sqf_context *context;
+    const sqf_context_options options = {.threads = threads, .cpu = level};
+    assert_ok(sqf_context_create(&options, &context, &err), &err);
+    const sqf_linear_params params = {.name = "layer",
+                                      .rows = t->rows,
+                                      .columns = t->columns,
+                                      .bias = t->bias,
+                                      .row_order = t->row_order,
+                                      .matrix = &t->matrix,
+                                      .activations = t->scheme.activations,
+                                      .static_scale = t->static_scale,
+                                      .column_norm = t->column_norm};
+    sqf_linear *linear;
+    sqf_input *input;
+    assert_ok(sqf_linear_create(context, &params, &linear, &err), &err);
+    assert_ok(sqf_input_create(&input, &err), &err);
+    assert_ok(sqf_input_prepare(context, input, linear, t->x, t->tokens, &err), &err);
+    assert_ok(sqf_linear_forward(context, linear, input, y, &err), &err);
+    sqf_input_dequantize(input, undone);
+    *counts = sqf_context_products(context);
+    sqf_input_destroy(input);
+    sqf_linear_destroy(linear);
+    sqf_context_destroy(context);
+}
+
+/* The reference's y and sum of |terms| for all tokens, and its quantized input in original order. */
+static void refer(const trial *t, double *y, double *magnitude, float *undone)
+{
+    sqf_error err;
+    const sqf_act_spec *act = &t->scheme.activations;
+    const sqf_partition groups = sqf_act_scale_groups(act, &t->matrix.groups);
+    const size_t count = sqf_partition_count(&groups);
+    sqf_act_row row = {0};
+    row.mask = malloc(t->columns);
+    row.value = malloc(t->columns * sizeof(float));
+    row.scale_low = malloc(count * sizeof(float));
+    row.scale_high = malloc(count * sizeof(float));
+    for (size_t m = 0; m < t->tokens; m++) {
+        sqf_act_quantize_row(act, t->x + m * t->columns, t->columns, t->channels, t->border, &groups, t->static_scale,
+                             t->column_norm, &row);
+        assert_ok(
+            sqf_reference_product(&t->matrix, &row, &groups, y + m * t->rows, NULL, magnitude + m * t->rows, &err),
+            &err);
+        for (size_t k = 0; k < t->columns; k++) {
+            const size_t g = sqf_partition_find(&groups, k);
+            const float scale = row.mask[k] ? row.scale_high[g] : row.scale_low[g];
+            const size_t channel = t->channels ? (size_t)t->channels[k] : k;
+            undone[m * t->columns + channel] = row.value[k] * (sqf_act_spec_is_float(act) ? 1.0f : scale);
+        }
+    }
+    free(row.mask);
+    free(row.value);
+    free(row.scale_low);
+    free(row.scale_high);
+}
+
+static bool close_enough(const trial *t, const float *y, const double *want, const double *magnitude)
+{
+    for (size_t m = 0; m < t->tokens; m++) {
+        for (size_t n = 0; n < t->rows; n++) {
+            const size_t row = t->row_order ? (size_t)t->row_order[n] : n;
+            const double bias = t->bias ? (double)t->bias[n] : 0.0;
+            const double expected = want[m * t->rows + row] + bias;
+            const double found = (double)y[m * t->rows + n];
+            /* The last term: results below the normal range of float keep fewer digits. */
+            const double allowed = 1e-5 * (magnitude[m * t->rows + row] + fabs(bias)) + 1e-36;
+            if (!(fabs(found - expected) <= allowed)) {
+                print_message("token %zu row %zu: %.9g, expected %.9g +- %.3g\n", m, n, found, expected, allowed);
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+static void check_counts(const trial *t, const sqf_product_counts *counts)
+{
+    const uint64_t total = counts->floating + counts->integer_high + counts->integer_low + counts->dropped;
+    assert_int_equal(total, t->tokens * t->rows * t->columns);
+    assert_int_equal(counts->dense, 0);
+    const sqf_weight_spec *w = &t->scheme.weights;
+    const sqf_act_spec *a = &t->scheme.activations;
+    const bool floats = !sqf_type_is_integer(a->low) || (a->high != SQF_TYPE_NONE && !sqf_type_is_integer(a->high)) ||
+                        (w->low != SQF_TYPE_NONE && !sqf_type_is_integer(w->low)) ||
+                        (w->high != SQF_TYPE_NONE && !sqf_type_is_integer(w->high));
+    if (!floats) {
+        assert_int_equal(counts->floating, 0);
+    }
+}
+
+static void check_trial(const trial *t)
+{
+    const size_t outputs = t->tokens * t->rows, inputs = t->tokens * t->columns;
+    double *want = malloc(outputs * sizeof *want), *magnitude = malloc(outputs * sizeof *magnitude);
+    float *y = malloc(outputs * sizeof *y), *first = malloc(outputs * sizeof *first);
+    float *undone = malloc(inputs * sizeof *undone), *want_undone = malloc(inputs * sizeof *want_undone);
+    sqf_product_counts counts;
+    refer(t, want, magnitude, want_undone);
+    const char *const *levels = sqf_cpu_levels();
+    for (size_t i = 0; levels[i]; i++) {
+        for (unsigned threads = 1; threads <= 3; threads++) {
+            compute(t, levels[i], threads, y, undone, &counts);
+            check_counts(t, &counts);
+            if (!close_enough(t, y, want, magnitude)) {
+                describe(t, levels[i], threads);
+                fail();
+            }
+            for (size_t k = 0; k < inputs; k++) {
+                if (!(fabsf(undone[k] - want_undone[k]) <= 1e-44f)) {
+                    describe(t, levels[i], threads);
+                    fail_msg("input %zu is %.9g, expected %.9g", k, (double)undone[k], (double)want_undone[k]);
+                }
+            }
+            if (i == 0 && threads == 1) {
+                memcpy(first, y, outputs * sizeof *y);
+            } else if (memcmp(first, y, outputs * sizeof *y) != 0) {
+                describe(t, levels[i], threads);
+                fail_msg("bytes differ from those of %s with one thread", levels[0]);
+            }
+        }
+    }
+    free(want);
+    free(magnitude);
+    free(y);
+    free(first);
+    free(undone);
+    free(want_undone);
+}
+
+static void every_scheme_agrees_with_the_reference(void **state)
+{
+    (void)state;
+    const char *rounds = getenv("SQF_TEST_ROUNDS");
+    const long wanted = rounds ? atol(rounds) : 150;
+    sqf_random random = {test_seed("linear", 20240717)};
+    for (long done = 0; done < wanted;) {
+        trial t;
+        if (make_trial(&random, &t)) {
+            check_trial(&t);
+            free_trial(&t);
+            done++;
+        }
+    }
+}
+
+static float element(sqf_type type, const uint8_t *bytes, size_t i)
+{
+    if (type == SQF_TYPE_FP32) {
+        float x;
+        memcpy(&x, bytes + 4 * i, sizeof x);
+        return x;
+    }
+    uint16_t half;
+    memcpy(&half, bytes + 2 * i, sizeof half);
+    return type == SQF_TYPE_BF16 ? sqf_bf16_to_float(half) : sqf_fp16_to_float(half);
+}
+
+/* One dense product at every level; the weights lie at an odd address as a mapped file may hold them. */
+static void check_dense(sqf_random *random, sqf_type type)
+{
+    sqf_error err;
+    const size_t rows = 1 + sqf_random_below(random, 150), columns = 1 + sqf_random_below(random, 1300);
+    const size_t tokens = 1 + sqf_random_below(random, sqf_random_below(random, 2) ? 5 : 150);
+    const size_t size = sqf_type_storage_bytes(type);
+    uint8_t *block = malloc(rows * columns * size + 1), *weights = block + 1;
+    float *x = malloc(tokens * columns * sizeof *x), *y = malloc(tokens * rows * sizeof *y);
+    for (size_t i = 0; i < rows * columns; i++) {
+        const float value = random_float(random);
+        const uint16_t half = type == SQF_TYPE_BF16 ? sqf_bf16_from_float(value) : sqf_fp16_from_float(value);
+        memcpy(weights + size * i, type == SQF_TYPE_FP32 ? (const void *)&value : &half, size);
+    }
+    for (size_t i = 0; i < tokens * columns; i++) {
+        x[i] = random_float(random);
+    }
+    for (const char *const *level = sqf_cpu_levels(); *level; level++) {
+        const sqf_context_options options = {.threads = 2, .cpu = *level};
+        sqf_context *context;
+        sqf_linear *linear;
+        sqf_input *input;
+        assert_ok(sqf_context_create(&options, &context, &err), &err);
+        const sqf_linear_params params = {.name = "dense",
+                                          .rows = rows,
+                                          .columns = columns,
+                                          .dense = weights,
+                                          .dense_type = type,
+                                          .activations = {.low = SQF_TYPE_FP32, .clip = 1.0f}};
+        assert_ok(sqf_linear_create(context, &params, &linear, &err), &err);
+        assert_ok(sqf_input_create(&input, &err), &err);
+        assert_ok(sqf_input_prepare(context, input, linear, x, tokens, &err), &err);
+        assert_ok(sqf_linear_forward(context, linear, input, y, &err), &err);
+        assert_int_equal(sqf_context_products(context).dense, tokens * rows * columns);
+        for (size_t m = 0; m < tokens; m++) {
+            for (size_t n = 0; n < rows; n++) {
+                double want = 0.0, magnitude = 0.0;
+                for (size_t k = 0; k < columns; k++) {
+                    const double term = (double)element(type, weights, n * columns + k) * (double)x[m * columns + k];
+                    want += term;
+                    magnitude += fabs(term);
+                }
+                assert_true(fabs((double)y[m * rows + n] - want) <= 1e-5 * magnitude);
+            }
+        }
+        sqf_input_destroy(input);
+        sqf_linear_destroy(linear);
+        sqf_context_destroy(context);
+    }
+    free(block);
+    free(x);
+    free(y);
+}
+
+static void dense_products_agree_with_double(void **state)
+{
+    (void)state;
+    sqf_random random = {test_seed("dense", 5)};
+    for (int i = 0; i < 6; i++) {
+        check_dense(&random, SQF_TYPE_BF16);
+        check_dense(&random, SQF_TYPE_FP16);
+        check_dense(&random, SQF_TYPE_FP32);
+    }
+}
+
+static void one_input_serves_layers_that_read_it_alike(void **state)
+{
+    (void)state;
+    sqf_error err;
+    sqf_context *context;
+    assert_ok(sqf_context_create(NULL, &context, &err), &err);
+    sqf_scheme scheme;
+    assert_ok(sqf_scheme_parse("W4A8", &scheme, &err), &err);
+    sqf_matrix a, b, c;
+    assert_ok(sqf_matrix_create(&scheme.weights, 5, 300, 300, NULL, &a, &err), &err);
+    assert_ok(sqf_matrix_create(&scheme.weights, 7, 300, 300, NULL, &b, &err), &err);
+    scheme.weights.group = 64;
+    scheme.weights.bank = 64;
+    assert_ok(sqf_matrix_create(&scheme.weights, 7, 300, 300, NULL, &c, &err), &err);
+    sqf_linear *layers[3];
+    const sqf_matrix *matrices[3] = {&a, &b, &c};
+    for (int i = 0; i < 3; i++) {
+        const sqf_linear_params params = {.name = "layer",
+                                          .rows = matrices[i]->rows,
+                                          .columns = 300,
+                                          .matrix = matrices[i],
+                                          .activations = scheme.activations};
+        assert_ok(sqf_linear_create(context, &params, &layers[i], &err), &err);
+    }
+    assert_true(sqf_linear_same_input(layers[0], layers[1]));
+    assert_false(sqf_linear_same_input(layers[0], layers[2]));
+    float x[300] = {1.0f}, y[7];
+    sqf_input *input;
+    assert_ok(sqf_input_create(&input, &err), &err);
+    assert_ok(sqf_input_prepare(context, input, layers[0], x, 1, &err), &err);
+    assert_ok(sqf_linear_forward(context, layers[1], input, y, &err), &err);
+    assert_fails(sqf_linear_forward(context, layers[2], input, y, &err), SQF_E_ARG, &err, "not prepared for this");
+    x[17] = NAN;
+    assert_fails(sqf_input_prepare(context, input, layers[0], x, 1, &err), SQF_E_VALUE, &err, "token 0, channel 17");
+    x[17] = -INFINITY;
+    assert_fails(sqf_input_prepare(context, input, layers[0], x, 1, &err), SQF_E_VALUE, &err, "channel 17");
+    assert_fails(sqf_linear_forward(context, layers[0], input, y, &err), SQF_E_ARG, &err, "not prepared");
+    sqf_input_destroy(input);
+    for (int i = 0; i < 3; i++) {
+        sqf_linear_destroy(layers[i]);
+    }
+    sqf_matrix_clear(&a);
+    sqf_matrix_clear(&b);
+    sqf_matrix_clear(&c);
+    sqf_context_destroy(context);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_scheme_agrees_with_the_reference),
+        cmocka_unit_test(dense_products_agree_with_double),
+        cmocka_unit_test(one_input_serves_layers_that_read_it_alike),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
