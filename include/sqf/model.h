@@ -27,23 +27,35 @@ SQF_API void sqf_model_destroy(sqf_model *model);
 /** Sizes and facts of a model. Strings are borrowed from it. */
 typedef struct sqf_model_info {
     const char *directory, *architecture;
-    const char *scheme;          /**< short name of the main scheme: "BF16" (or the checkpoint's dtype) if not quantized */
+    const char *scheme; /**< short name of the main scheme: "BF16" (or the checkpoint's dtype) if not quantized */
     size_t hidden, intermediate, layers, heads, kv_heads, head_dim, vocabulary, positions;
-    uint64_t parameters;         /**< all weights, the embedding counted once */
-    uint64_t quantized_weights;  /**< weights of quantized matrices */
-    uint64_t weight_bytes;       /**< of all stored tensors */
-    double bits_per_weight;      /**< stored bits of the decoder's linear layers per weight, scales and masks included */
+    uint64_t parameters;        /**< all weights, the embedding counted once */
+    uint64_t quantized_weights; /**< weights of quantized matrices */
+    uint64_t weight_bytes;      /**< of all stored tensors */
+    double bits_per_weight;     /**< stored bits of the decoder's linear layers per weight, scales and masks included */
     double weights_equivalent_bits, activations_equivalent_bits; /**< mean over the decoder's linear layers' weights */
 } sqf_model_info;
 
+/** The facts of a model. */
 SQF_API sqf_model_info sqf_model_info_get(const sqf_model *model);
 
 /** Ids that end a text (generation_config.json, else config.json); *count of them, borrowed. */
 SQF_API const uint32_t *sqf_model_end_ids(const sqf_model *model, size_t *count);
 
-/** Sampling defaults of generation_config.json; see sqf_sampling. */
-struct sqf_sampling;
-SQF_API struct sqf_sampling sqf_model_sampling(const sqf_model *model);
+/** How the next token is drawn. Zero-initialised: greedy. */
+typedef struct sqf_sampling {
+    float temperature;        /**< 0 = greedy (ties: the lower id) */
+    uint32_t top_k;           /**< 0 = all */
+    float top_p;              /**< nucleus; 0 or 1 = all */
+    float min_p;              /**< drop tokens below min_p times the largest probability; 0 = none */
+    float repetition_penalty; /**< 0 or 1 = none; as in Hugging Face: logits of seen tokens divided (positive) or
+                                 multiplied */
+    uint64_t seed;
+} sqf_sampling;
+
+/** Sampling defaults of generation_config.json, absent members as in Hugging Face: greedy unless do_sample is true,
+ * then temperature 1 and top_k 50. */
+SQF_API sqf_sampling sqf_model_sampling(const sqf_model *model);
 
 /** One sequence: its KV cache and scratch memory. One thread at a time; sessions of one context share its threads and
  *  must not compute at the same time. */
@@ -63,31 +75,26 @@ SQF_API size_t sqf_session_length(const sqf_session *session);
  *          in an activation). After a failure the session is as before. */
 SQF_API sqf_status sqf_session_forward(sqf_session *session, const uint32_t *ids, size_t count, sqf_error *err);
 
-/** Logits after tokens of the last sqf_session_forward: rows first .. first + count - 1 of it.
- *  @param logits  [count, vocabulary] out. */
-SQF_API sqf_status sqf_session_logits(sqf_session *session, size_t first, size_t count, float *logits,
-                                      sqf_error *err);
-
-/** How the next token is drawn. Zero-initialised: greedy. */
-typedef struct sqf_sampling {
-    float temperature;        /**< 0 = greedy (ties: the lower id) */
-    uint32_t top_k;           /**< 0 = all */
-    float top_p;              /**< nucleus; 0 or 1 = all */
-    float min_p;              /**< drop tokens below min_p times the largest probability; 0 = none */
-    float repetition_penalty; /**< 0 or 1 = none; as in Hugging Face: logits of seen tokens divided (positive) or multiplied */
-    uint64_t seed;
-} sqf_sampling;
+/** Logits after tokens of the last sqf_session_forward: rows first .. first + count - 1 of it. Computed here, for these
+ * rows alone: the session keeps the hidden states of the last call ([tokens, hidden] floats) and nothing of size
+ * vocabulary.
+ *  @param logits  [count, vocabulary] out.
+ *  @return SQF_OK; SQF_E_ARG (rows that the last call did not have; no call yet); SQF_E_VALUE (NaN or infinity);
+ *          SQF_E_MEMORY. */
+SQF_API sqf_status sqf_session_logits(sqf_session *session, size_t first, size_t count, float *logits, sqf_error *err);
 
 /** Draws tokens; reproducible for a seed. One thread at a time. */
 typedef struct sqf_sampler sqf_sampler;
-/** SQF_E_ARG names a parameter out of range. */
+/** Create a sampler for logits of `vocabulary` numbers. SQF_E_ARG names a parameter out of range; SQF_E_MEMORY. */
 SQF_API sqf_status sqf_sampler_create(const sqf_sampling *sampling, size_t vocabulary, sqf_sampler **out,
                                       sqf_error *err);
-/** NULL is fine. */
+/** Destroy a sampler. NULL is fine. */
 SQF_API void sqf_sampler_destroy(sqf_sampler *sampler);
-/** Tell the sampler of a token of the text (prompt or drawn), for the repetition penalty. */
+/** Tell the sampler of a token of the text (prompt or drawn), for the repetition penalty. Ids
+ *  beyond the vocabulary are ignored. */
 SQF_API void sqf_sampler_accept(sqf_sampler *sampler, uint32_t id);
-/** Draw from logits [vocabulary]. SQF_E_VALUE if a logit is NaN. */
+/** Draw from logits [vocabulary]. In the order of Hugging Face: repetition penalty, temperature, top_k, top_p, min_p.
+ *  SQF_E_VALUE if a logit is NaN or infinite; *id untouched then. */
 SQF_API sqf_status sqf_sampler_draw(sqf_sampler *sampler, const float *logits, uint32_t *id, sqf_error *err);
 
 #ifdef __cplusplus

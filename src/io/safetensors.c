@@ -19,6 +19,7 @@ typedef struct shard {
 struct sqf_tensors {
     shard *shards;
     size_t shard_count;
+    char *index_path;     /* for messages; NULL without an index */
     sqf_tensor_list list; /* sorted by name */
 };
 
@@ -33,6 +34,7 @@ void sqf_tensors_close(sqf_tensors *tensors)
         free(tensors->shards[i].path);
     }
     free(tensors->shards);
+    free(tensors->index_path);
     free(tensors->list.items);
     free(tensors);
 }
@@ -158,6 +160,7 @@ static sqf_status open_shards(sqf_tensors *tensors, const char *directory, const
 static sqf_status open_index(sqf_tensors *tensors, const char *directory, const char *path, sqf_error *err)
 {
     json_t *index, *map;
+    SQF_TRY(sqf_copy_text(&tensors->index_path, path, strlen(path), err));
     SQF_TRY(sqf_json_load(path, SQF_HEADER_LIMIT, &index, err));
     sqf_status status = SQF_OK;
     if (!json_is_object(index)) {
@@ -237,18 +240,22 @@ static void print_shape(const sqf_tensor *tensor, char text[128])
     text[used + 1] = '\0';
 }
 
-sqf_status sqf_tensors_get(const sqf_tensors *tensors, const char *name, size_t rows, size_t columns,
-                           const sqf_tensor **out, sqf_error *err)
+sqf_status sqf_tensors_get_shaped(const sqf_tensors *tensors, const char *name, size_t dimensions, const size_t *shape,
+                                  const sqf_tensor **out, sqf_error *err)
 {
     *out = NULL;
     const sqf_tensor *tensor = sqf_tensors_find(tensors, name);
     if (!tensor) {
-        const char *where = tensors->shard_count == 1 ? tensors->shards[0].path : "the shards";
+        const char *where = tensors->index_path ? tensors->index_path : tensors->shards[0].path;
         return sqf_fail(err, SQF_E_FORMAT, "%s: tensor %s: expected it, found nothing", where, name);
     }
-    const size_t dimensions = columns == 0 ? 1 : 2;
-    if (tensor->dimensions != dimensions || tensor->shape[0] != rows || (columns > 0 && tensor->shape[1] != columns)) {
-        const sqf_tensor wanted = {.dimensions = dimensions, .shape = {rows, columns}};
+    bool same = tensor->dimensions == dimensions;
+    sqf_tensor wanted = {.dimensions = dimensions};
+    for (size_t i = 0; i < dimensions; i++) {
+        wanted.shape[i] = shape[i];
+        same = same && tensor->shape[i] == shape[i];
+    }
+    if (!same) {
         char expected[128], found[128];
         print_shape(&wanted, expected);
         print_shape(tensor, found);
@@ -257,6 +264,13 @@ sqf_status sqf_tensors_get(const sqf_tensors *tensors, const char *name, size_t 
     }
     *out = tensor;
     return SQF_OK;
+}
+
+sqf_status sqf_tensors_get(const sqf_tensors *tensors, const char *name, size_t rows, size_t columns,
+                           const sqf_tensor **out, sqf_error *err)
+{
+    const size_t shape[] = {rows, columns};
+    return sqf_tensors_get_shaped(tensors, name, columns == 0 ? 1 : 2, shape, out, err);
 }
 
 sqf_status sqf_tensor_verify(const sqf_tensor *tensor, sqf_error *err)

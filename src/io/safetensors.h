@@ -43,7 +43,11 @@ size_t sqf_tensors_count(const sqf_tensors *tensors);
 const sqf_tensor *sqf_tensors_at(const sqf_tensors *tensors, size_t index);       /* in order of names */
 const sqf_tensor *sqf_tensors_find(const sqf_tensors *tensors, const char *name); /* NULL if absent */
 
-/* The tensor, or SQF_E_FORMAT naming it; then its shape must be [rows] (columns 0) or [rows, columns], SQF_E_SHAPE. */
+/* The tensor, or SQF_E_FORMAT naming it; then it must have this shape, SQF_E_SHAPE. */
+sqf_status sqf_tensors_get_shaped(const sqf_tensors *tensors, const char *name, size_t dimensions, const size_t *shape,
+                                  const sqf_tensor **out, sqf_error *err);
+
+/* The same for a vector [rows] (columns 0) or a matrix [rows, columns]. */
 sqf_status sqf_tensors_get(const sqf_tensors *tensors, const char *name, size_t rows, size_t columns,
                            const sqf_tensor **out, sqf_error *err);
 

@@ -1,0 +1,194 @@
+/* A model directory: configuration, tensors and schemes that agree with each other. */
+#include <string.h>
+
+#include "model/layer.h"
+
+void sqf_checkpoint_close(sqf_checkpoint *checkpoint)
+{
+    if (checkpoint) {
+        free(checkpoint->directory);
+        json_decref(checkpoint->config_json);
+        sqf_tensors_close(checkpoint->tensors);
+        sqf_module_schemes_destroy(checkpoint->schemes);
+        *checkpoint = (sqf_checkpoint){0};
+    }
+}
+
+/* What of the file is accounted for, by index of the tensor. */
+typedef struct survey {
+    const sqf_checkpoint *checkpoint;
+    bool *known;
+} survey;
+
+static void mark(const survey *s, const sqf_tensor *tensor)
+{
+    s->known[tensor - sqf_tensors_at(s->checkpoint->tensors, 0)] = true;
+}
+
+static sqf_status expect_dense(const survey *s, const char *name, size_t rows, size_t columns, sqf_error *err)
+{
+    const sqf_tensor *tensor;
+    SQF_TRY(sqf_tensors_get(s->checkpoint->tensors, name, rows, columns, &tensor, err));
+    if (sqf_dtype_type(tensor->dtype) == SQF_TYPE_NONE) {
+        return sqf_fail(err, SQF_E_SUPPORT, "%s: tensor %s: dtype: expected BF16, F16 or F32, found %s", tensor->file,
+                        name, sqf_dtype_name(tensor->dtype));
+    }
+    mark(s, tensor);
+    return SQF_OK;
+}
+
+static sqf_status expect_part(const survey *s, const char *module, const sqf_stored_part *part, sqf_error *err)
+{
+    const sqf_tensor *tensor;
+    char name[SQF_MODULE_NAME];
+    sqf_tensor_name(module, part->suffix, name);
+    SQF_TRY(sqf_tensors_get_shaped(s->checkpoint->tensors, name, part->dimensions, part->shape, &tensor, err));
+    if (strcmp(sqf_dtype_name(tensor->dtype), part->dtype) != 0) {
+        return sqf_fail(err, SQF_E_FORMAT, "%s: tensor %s: dtype: expected %s, found %s", tensor->file, name,
+                        part->dtype, sqf_dtype_name(tensor->dtype));
+    }
+    mark(s, tensor);
+    return SQF_OK;
+}
+
+static sqf_status expect_linear(const survey *s, size_t layer, sqf_linear_kind kind, sqf_error *err)
+{
+    char module[SQF_MODULE_NAME], name[SQF_MODULE_NAME];
+    size_t rows, columns, count;
+    sqf_stored_part parts[SQF_STORED_PARTS];
+    sqf_linear_name(layer, kind, module);
+    sqf_linear_shape(&s->checkpoint->config, kind, &rows, &columns);
+    const sqf_scheme scheme = sqf_module_schemes_get(s->checkpoint->schemes, module);
+    if (sqf_weight_spec_is_dense(&scheme.weights)) {
+        sqf_tensor_name(module, "weight", name);
+        SQF_TRY(expect_dense(s, name, rows, columns, err));
+    } else {
+        SQF_TRY(sqf_stored_parts(&scheme, rows, columns, parts, &count, err));
+        for (size_t i = 0; i < count; i++) {
+            SQF_TRY(expect_part(s, module, &parts[i], err));
+        }
+    }
+    if (!sqf_linear_has_bias(&s->checkpoint->config, kind)) {
+        return SQF_OK;
+    }
+    sqf_tensor_name(module, "bias", name);
+    return expect_dense(s, name, rows, 0, err);
+}
+
+static sqf_status expect_norm(const survey *s, size_t layer, const char *norm, size_t n, sqf_error *err)
+{
+    char name[SQF_MODULE_NAME];
+    snprintf(name, sizeof name, "model.layers.%zu.%s.weight", layer, norm);
+    return expect_dense(s, name, n, 0, err);
+}
+
+static sqf_status expect_layer(const survey *s, size_t layer, sqf_error *err)
+{
+    const sqf_config *config = &s->checkpoint->config;
+    SQF_TRY(expect_norm(s, layer, "input_layernorm", config->hidden, err));
+    SQF_TRY(expect_norm(s, layer, "post_attention_layernorm", config->hidden, err));
+    if (config->architecture->query_key_norm) {
+        SQF_TRY(expect_norm(s, layer, "self_attn.q_norm", config->head_dim, err));
+        SQF_TRY(expect_norm(s, layer, "self_attn.k_norm", config->head_dim, err));
+    }
+    for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
+        SQF_TRY(expect_linear(s, layer, (sqf_linear_kind)kind, err));
+    }
+    return SQF_OK;
+}
+
+static bool ends_with(const char *text, const char *suffix)
+{
+    const size_t length = strlen(text), tail = strlen(suffix);
+    return length >= tail && strcmp(text + length - tail, suffix) == 0;
+}
+
+/* A tensor of the decoder that the configuration does not account for would be left out of the computation. */
+static sqf_status refuse_unknown(const survey *s, sqf_error *err)
+{
+    for (size_t i = 0; i < sqf_tensors_count(s->checkpoint->tensors); i++) {
+        const sqf_tensor *tensor = sqf_tensors_at(s->checkpoint->tensors, i);
+        const bool ours = strncmp(tensor->name, "model.", 6) == 0 || strncmp(tensor->name, "lm_head.", 8) == 0;
+        if (!s->known[i] && ours && !ends_with(tensor->name, ".rotary_emb.inv_freq")) {
+            return sqf_fail(
+                err, SQF_E_FORMAT, "%s: tensor %s: expected none of this name for the configuration (%s, %zu layers)",
+                tensor->file, tensor->name, s->checkpoint->config.architecture->name, s->checkpoint->config.layers);
+        }
+    }
+    return SQF_OK;
+}
+
+static sqf_status survey_tensors(const survey *s, sqf_error *err)
+{
+    const sqf_config *config = &s->checkpoint->config;
+    SQF_TRY(expect_dense(s, "model.embed_tokens.weight", config->vocabulary, config->hidden, err));
+    SQF_TRY(expect_dense(s, "model.norm.weight", config->hidden, 0, err));
+    if (!config->tied || sqf_tensors_find(s->checkpoint->tensors, "lm_head.weight")) {
+        SQF_TRY(expect_dense(s, "lm_head.weight", config->vocabulary, config->hidden, err));
+    }
+    for (size_t layer = 0; layer < config->layers; layer++) {
+        SQF_TRY(expect_layer(s, layer, err));
+    }
+    return refuse_unknown(s, err);
+}
+
+/* Modules that quantization_config may name: the decoder's linear layers, and those that always stay as they are. */
+static bool is_module(const void *user, const char *name)
+{
+    const sqf_config *config = user;
+    size_t layer;
+    char known[SQF_MODULE_NAME];
+    if (strcmp(name, "lm_head") == 0 || strcmp(name, "model.embed_tokens") == 0) {
+        return true;
+    }
+    if (sscanf(name, "model.layers.%4zu.", &layer) != 1 || layer >= config->layers) {
+        return false;
+    }
+    for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
+        sqf_linear_name(layer, (sqf_linear_kind)kind, known);
+        if (strcmp(known, name) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The output matrix and the embedding may be on the ignore list, but are never quantized. */
+static sqf_status check_schemes(const sqf_checkpoint *checkpoint, sqf_error *err)
+{
+    static const char *const dense[] = {"lm_head", "model.embed_tokens"};
+    const json_t *overrides = json_object_get(sqf_module_schemes_json(checkpoint->schemes), "overrides");
+    SQF_TRY(sqf_module_schemes_check(checkpoint->schemes, is_module, &checkpoint->config, err));
+    for (size_t i = 0; i < sizeof dense / sizeof *dense; i++) {
+        if (json_object_get(overrides, dense[i])) {
+            return sqf_fail(err, SQF_E_SUPPORT, "%s: quantization_config: overrides: %s is never quantized",
+                            checkpoint->directory, dense[i]);
+        }
+    }
+    return SQF_OK;
+}
+
+static sqf_status open_parts(sqf_checkpoint *checkpoint, const char *directory, sqf_error *err)
+{
+    SQF_TRY(sqf_copy_text(&checkpoint->directory, directory, strlen(directory), err));
+    SQF_TRY(sqf_config_load(directory, &checkpoint->config, &checkpoint->config_json, err));
+    SQF_TRY(sqf_module_schemes_load(checkpoint->config_json, directory, &checkpoint->schemes, err));
+    SQF_TRY(check_schemes(checkpoint, err));
+    SQF_TRY(sqf_tensors_open(directory, &checkpoint->tensors, err));
+    const size_t count = sqf_tensors_count(checkpoint->tensors);
+    survey s = {.checkpoint = checkpoint};
+    SQF_TRY(SQF_ALLOC(&s.known, count, "tensors", err));
+    const sqf_status status = survey_tensors(&s, err);
+    free(s.known);
+    return status;
+}
+
+sqf_status sqf_checkpoint_open(const char *directory, sqf_checkpoint *out, sqf_error *err)
+{
+    *out = (sqf_checkpoint){0};
+    const sqf_status status = open_parts(out, directory, err);
+    if (status != SQF_OK) {
+        sqf_checkpoint_close(out);
+    }
+    return status;
+}

@@ -1,0 +1,222 @@
+/* Loading one decoder layer: from stored tensors to linear layers that compute. */
+#include "model/layer.h"
+
+#include <string.h>
+
+sqf_input_kind sqf_linear_input(sqf_linear_kind kind)
+{
+    switch (kind) {
+    case SQF_LINEAR_O: return SQF_INPUT_O;
+    case SQF_LINEAR_GATE:
+    case SQF_LINEAR_UP: return SQF_INPUT_GATE_UP;
+    case SQF_LINEAR_DOWN: return SQF_INPUT_DOWN;
+    default: return SQF_INPUT_QKV;
+    }
+}
+
+const char *sqf_linear_kind_name(sqf_linear_kind kind)
+{
+    static const char *const names[SQF_LINEAR_COUNT] = {
+        "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+        "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj",
+    };
+    return names[kind];
+}
+
+void sqf_linear_shape(const sqf_config *config, sqf_linear_kind kind, size_t *rows, size_t *columns)
+{
+    const size_t query = config->heads * config->head_dim, key = config->kv_heads * config->head_dim;
+    const size_t shapes[SQF_LINEAR_COUNT][2] = {
+        {query, config->hidden},
+        {key, config->hidden},
+        {key, config->hidden},
+        {config->hidden, query},
+        {config->intermediate, config->hidden},
+        {config->intermediate, config->hidden},
+        {config->hidden, config->intermediate},
+    };
+    *rows = shapes[kind][0];
+    *columns = shapes[kind][1];
+}
+
+bool sqf_linear_has_bias(const sqf_config *config, sqf_linear_kind kind)
+{
+    switch (sqf_linear_input(kind)) {
+    case SQF_INPUT_QKV: return config->qkv_bias;
+    case SQF_INPUT_O: return config->output_bias;
+    default: return config->mlp_bias;
+    }
+}
+
+void sqf_linear_name(size_t layer, sqf_linear_kind kind, char name[SQF_MODULE_NAME])
+{
+    snprintf(name, SQF_MODULE_NAME, "model.layers.%zu.%s", layer, sqf_linear_kind_name(kind));
+}
+
+void sqf_tensor_name(const char *module, const char *suffix, char name[SQF_MODULE_NAME])
+{
+    snprintf(name, SQF_MODULE_NAME, "%.100s.%.50s", module, suffix);
+}
+
+/* A linear layer as it is stored, before it is repacked. */
+typedef struct source {
+    char name[SQF_MODULE_NAME];
+    size_t rows, columns;
+    bool quantized;
+    sqf_stored_linear stored; /* quantized ones */
+    float *bias;
+} source;
+
+/* What loading a layer needs at every step. */
+typedef struct loader {
+    const sqf_checkpoint *checkpoint;
+    sqf_context *context;
+    sqf_layer *layer;
+    source sources[SQF_LINEAR_COUNT];
+} loader;
+
+static sqf_status read_source(loader *load, sqf_linear_kind kind, sqf_error *err)
+{
+    const sqf_config *config = &load->checkpoint->config;
+    source *from = &load->sources[kind];
+    char name[SQF_MODULE_NAME];
+    sqf_linear_name(load->layer->index, kind, from->name);
+    sqf_linear_shape(config, kind, &from->rows, &from->columns);
+    const sqf_scheme scheme = sqf_module_schemes_get(load->checkpoint->schemes, from->name);
+    from->quantized = !sqf_weight_spec_is_dense(&scheme.weights);
+    if (from->quantized) {
+        SQF_TRY(sqf_checkpoint_linear(load->checkpoint, load->context, from->name, from->rows, from->columns,
+                                      &from->stored, err));
+    }
+    if (!sqf_linear_has_bias(config, kind)) {
+        return SQF_OK;
+    }
+    sqf_tensor_name(from->name, "bias", name);
+    return sqf_checkpoint_floats(load->checkpoint, name, from->rows, 0, &from->bias, err);
+}
+
+/* True if gate and up can deliver their outputs in the order in which down_proj stores its columns: then no gather is
+ * left at run time. Dense rows stay where they are in the file, so both must be quantized. */
+static bool can_fold(const loader *load)
+{
+    return load->sources[SQF_LINEAR_DOWN].stored.matrix.channels && load->sources[SQF_LINEAR_GATE].quantized &&
+           load->sources[SQF_LINEAR_UP].quantized;
+}
+
+static sqf_status fold_order(loader *load, sqf_error *err)
+{
+    const source *down = &load->sources[SQF_LINEAR_DOWN];
+    SQF_TRY(SQF_ALLOC(&load->layer->down_order, down->columns, "down_proj's order", err));
+    memcpy(load->layer->down_order, down->stored.matrix.channels, down->columns * sizeof *load->layer->down_order);
+    return SQF_OK;
+}
+
+/* bias[n] becomes that of output n. */
+static sqf_status order_bias(source *from, const int32_t *order, sqf_error *err)
+{
+    float *ordered;
+    SQF_TRY(SQF_ALLOC(&ordered, from->rows, "bias", err));
+    for (size_t n = 0; n < from->rows; n++) {
+        ordered[n] = from->bias[order[n]];
+    }
+    free(from->bias);
+    from->bias = ordered;
+    return SQF_OK;
+}
+
+static sqf_status create_quantized(loader *load, sqf_linear_kind kind, sqf_error *err)
+{
+    source *from = &load->sources[kind];
+    const bool ordered = sqf_linear_input(kind) == SQF_INPUT_GATE_UP && load->layer->down_order;
+    if (ordered && from->bias) {
+        SQF_TRY(order_bias(from, load->layer->down_order, err));
+    }
+    const sqf_linear_params params = {.name = from->name,
+                                      .rows = from->rows,
+                                      .columns = from->columns,
+                                      .bias = from->bias,
+                                      .row_order = ordered ? load->layer->down_order : NULL,
+                                      .matrix = &from->stored.matrix,
+                                      .activations = from->stored.scheme.activations,
+                                      .static_scale = from->stored.static_scale,
+                                      .column_norm = from->stored.column_norm,
+                                      .input_in_stored_order = kind == SQF_LINEAR_DOWN && load->layer->down_order};
+    return sqf_linear_create(load->context, &params, &load->layer->linear[kind], err);
+}
+
+static sqf_status create_linear(loader *load, sqf_linear_kind kind, sqf_error *err)
+{
+    const source *from = &load->sources[kind];
+    char name[SQF_MODULE_NAME];
+    if (from->quantized) {
+        return create_quantized(load, kind, err);
+    }
+    sqf_tensor_name(from->name, "weight", name);
+    return sqf_dense_linear(load->checkpoint, load->context, name, from->rows, from->columns, from->bias,
+                            &load->layer->linear[kind], &load->layer->owned[kind], err);
+}
+
+static sqf_status load_norm(const loader *load, const char *norm, size_t n, float **out, sqf_error *err)
+{
+    char name[SQF_MODULE_NAME];
+    snprintf(name, sizeof name, "model.layers.%zu.%s.weight", load->layer->index, norm);
+    return sqf_checkpoint_floats(load->checkpoint, name, n, 0, out, err);
+}
+
+static sqf_status load_norms(const loader *load, sqf_error *err)
+{
+    const sqf_config *config = &load->checkpoint->config;
+    sqf_layer *layer = load->layer;
+    SQF_TRY(load_norm(load, "input_layernorm", config->hidden, &layer->attention_norm, err));
+    SQF_TRY(load_norm(load, "post_attention_layernorm", config->hidden, &layer->mlp_norm, err));
+    if (config->architecture->query_key_norm) {
+        SQF_TRY(load_norm(load, "self_attn.q_norm", config->head_dim, &layer->query_norm, err));
+        SQF_TRY(load_norm(load, "self_attn.k_norm", config->head_dim, &layer->key_norm, err));
+    }
+    return SQF_OK;
+}
+
+static sqf_status load_all(loader *load, sqf_error *err)
+{
+    SQF_TRY(load_norms(load, err));
+    for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
+        SQF_TRY(read_source(load, (sqf_linear_kind)kind, err));
+    }
+    if (can_fold(load)) {
+        SQF_TRY(fold_order(load, err));
+    }
+    for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
+        SQF_TRY(create_linear(load, (sqf_linear_kind)kind, err));
+    }
+    return SQF_OK;
+}
+
+sqf_status sqf_layer_load(const sqf_checkpoint *checkpoint, sqf_context *context, size_t index, sqf_layer *out,
+                          sqf_error *err)
+{
+    loader load = {.checkpoint = checkpoint, .context = context, .layer = out};
+    *out = (sqf_layer){.index = index};
+    const sqf_status status = load_all(&load, err);
+    for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
+        sqf_stored_linear_clear(&load.sources[kind].stored);
+        free(load.sources[kind].bias);
+    }
+    if (status != SQF_OK) {
+        sqf_layer_clear(out);
+    }
+    return status;
+}
+
+void sqf_layer_clear(sqf_layer *layer)
+{
+    for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
+        sqf_linear_destroy(layer->linear[kind]);
+        free(layer->owned[kind]);
+    }
+    free(layer->attention_norm);
+    free(layer->mlp_norm);
+    free(layer->query_norm);
+    free(layer->key_norm);
+    free(layer->down_order);
+    *layer = (sqf_layer){0};
+}

@@ -1,0 +1,178 @@
+/* A model directory that computes: loading and facts. */
+#include "model/model.h"
+
+#include <string.h>
+
+void sqf_model_destroy(sqf_model *model)
+{
+    if (!model) {
+        return;
+    }
+    for (size_t i = 0; model->layers && i < model->checkpoint.config.layers; i++) {
+        sqf_layer_clear(&model->layers[i]);
+    }
+    sqf_linear_destroy(model->output);
+    free(model->output_owned);
+    free(model->layers);
+    free(model->norm);
+    free(model->end_ids);
+    sqf_checkpoint_close(&model->checkpoint);
+    free(model);
+}
+
+static sqf_status load_layers(sqf_model *model, sqf_error *err)
+{
+    const size_t layers = model->checkpoint.config.layers;
+    SQF_TRY(SQF_ALLOC(&model->layers, layers, "layers", err));
+    for (size_t i = 0; i < layers; i++) {
+        SQF_TRY(sqf_progress(model->context, "layers", i, layers, err));
+        SQF_TRY(sqf_layer_load(&model->checkpoint, model->context, i, &model->layers[i], err));
+    }
+    return sqf_progress(model->context, "layers", layers, layers, err);
+}
+
+static sqf_status load(sqf_model *model, const char *directory, sqf_error *err)
+{
+    sqf_checkpoint *checkpoint = &model->checkpoint;
+    const sqf_config *config = &checkpoint->config;
+    SQF_TRY(sqf_checkpoint_open(directory, checkpoint, err));
+    SQF_TRY(sqf_model_load_generation(model, err));
+    SQF_TRY(sqf_model_count(model, err));
+    SQF_TRY(sqf_checkpoint_dense(checkpoint, model->context, "model.embed_tokens.weight", config->vocabulary,
+                                 config->hidden, &model->embedding, err));
+    SQF_TRY(sqf_checkpoint_floats(checkpoint, "model.norm.weight", config->hidden, 0, &model->norm, err));
+    const char *output = config->tied ? "model.embed_tokens.weight" : "lm_head.weight";
+    SQF_TRY(sqf_dense_linear(checkpoint, model->context, output, config->vocabulary, config->hidden, NULL,
+                             &model->output, &model->output_owned, err));
+    return load_layers(model, err);
+}
+
+sqf_status sqf_model_open(sqf_context *context, const char *directory, sqf_model **out, sqf_error *err)
+{
+    SQF_TRY(SQF_ALLOC(out, 1, "model", err));
+    (*out)->context = context;
+    const sqf_status status = load(*out, directory, err);
+    if (status != SQF_OK) {
+        sqf_model_destroy(*out);
+        *out = NULL;
+    }
+    return status;
+}
+
+/* Sums over the decoder's linear layers. */
+typedef struct linear_sums {
+    double weights, bits, weights_equivalent, activations_equivalent;
+} linear_sums;
+
+/* The scheme that a dense module has in the file: its own dtype. */
+static sqf_scheme stored_scheme(const sqf_checkpoint *checkpoint, const char *module)
+{
+    sqf_scheme scheme = sqf_module_schemes_get(checkpoint->schemes, module);
+    char name[SQF_MODULE_NAME];
+    sqf_tensor_name(module, "weight", name);
+    const sqf_tensor *tensor = sqf_tensors_find(checkpoint->tensors, name);
+    if (sqf_weight_spec_is_dense(&scheme.weights) && tensor) {
+        scheme.weights.low = sqf_dtype_type(tensor->dtype);
+    }
+    return scheme;
+}
+
+/* Bytes of "module.weight" or of all its sq_ tensors. */
+static sqf_status stored_bytes(const sqf_checkpoint *checkpoint, const char *module, const sqf_scheme *scheme,
+                               size_t rows, size_t columns, size_t *bytes, sqf_error *err)
+{
+    sqf_stored_part parts[SQF_STORED_PARTS] = {{.suffix = "weight"}};
+    size_t count = 1;
+    if (!sqf_weight_spec_is_dense(&scheme->weights)) {
+        SQF_TRY(sqf_stored_parts(scheme, rows, columns, parts, &count, err));
+    }
+    *bytes = 0;
+    for (size_t i = 0; i < count; i++) {
+        char name[SQF_MODULE_NAME];
+        sqf_tensor_name(module, parts[i].suffix, name);
+        *bytes += sqf_tensors_find(checkpoint->tensors, name)->bytes; /* it is there: the checkpoint was surveyed */
+    }
+    return SQF_OK;
+}
+
+static sqf_status count_linear(sqf_model *model, size_t layer, sqf_linear_kind kind, linear_sums *sums, sqf_error *err)
+{
+    char module[SQF_MODULE_NAME];
+    size_t rows, columns, bytes;
+    sqf_linear_name(layer, kind, module);
+    sqf_linear_shape(&model->checkpoint.config, kind, &rows, &columns);
+    const sqf_scheme scheme = stored_scheme(&model->checkpoint, module);
+    SQF_TRY(stored_bytes(&model->checkpoint, module, &scheme, rows, columns, &bytes, err));
+    const sqf_scheme_bits bits = sqf_scheme_bits_of(&scheme);
+    const double weights = (double)rows * (double)columns;
+    sums->weights += weights;
+    sums->bits += 8 * (double)bytes;
+    sums->weights_equivalent += weights * bits.weights_equivalent;
+    sums->activations_equivalent += weights * bits.activations_equivalent;
+    const bool bias = sqf_linear_has_bias(&model->checkpoint.config, kind);
+    model->info.parameters += rows * columns + (bias ? rows : 0);
+    model->info.quantized_weights += sqf_weight_spec_is_dense(&scheme.weights) ? 0 : rows * columns;
+    return SQF_OK;
+}
+
+/* Embedding, output matrix and norms. */
+static uint64_t count_dense(const sqf_config *config)
+{
+    const uint64_t matrix = (uint64_t)config->vocabulary * config->hidden;
+    const uint64_t heads = config->architecture->query_key_norm ? 2 * config->head_dim : 0;
+    return (config->tied ? 1 : 2) * matrix + config->hidden + config->layers * (2 * config->hidden + heads);
+}
+
+/* "BF16" where nothing is quantized, in the dtype of the first linear layer. */
+static void name_scheme(sqf_model *model)
+{
+    const sqf_scheme main = model->checkpoint.schemes
+                                ? sqf_module_schemes_main(model->checkpoint.schemes)
+                                : stored_scheme(&model->checkpoint, "model.layers.0.self_attn.q_proj");
+    sqf_scheme_print(&main, SQF_SPELLING_SHORT, model->scheme);
+}
+
+sqf_status sqf_model_count(sqf_model *model, sqf_error *err)
+{
+    const sqf_config *config = &model->checkpoint.config;
+    linear_sums sums = {0};
+    name_scheme(model);
+    model->info = (sqf_model_info){.directory = model->checkpoint.directory,
+                                   .architecture = config->architecture->name,
+                                   .scheme = model->scheme,
+                                   .hidden = config->hidden,
+                                   .intermediate = config->intermediate,
+                                   .layers = config->layers,
+                                   .heads = config->heads,
+                                   .kv_heads = config->kv_heads,
+                                   .head_dim = config->head_dim,
+                                   .vocabulary = config->vocabulary,
+                                   .positions = config->positions,
+                                   .parameters = count_dense(config)};
+    for (size_t i = 0; i < config->layers * SQF_LINEAR_COUNT; i++) {
+        SQF_TRY(count_linear(model, i / SQF_LINEAR_COUNT, (sqf_linear_kind)(i % SQF_LINEAR_COUNT), &sums, err));
+    }
+    for (size_t i = 0; i < sqf_tensors_count(model->checkpoint.tensors); i++) {
+        model->info.weight_bytes += sqf_tensors_at(model->checkpoint.tensors, i)->bytes;
+    }
+    model->info.bits_per_weight = sums.bits / sums.weights;
+    model->info.weights_equivalent_bits = sums.weights_equivalent / sums.weights;
+    model->info.activations_equivalent_bits = sums.activations_equivalent / sums.weights;
+    return SQF_OK;
+}
+
+sqf_model_info sqf_model_info_get(const sqf_model *model)
+{
+    return model->info;
+}
+
+const uint32_t *sqf_model_end_ids(const sqf_model *model, size_t *count)
+{
+    *count = model->end_count;
+    return model->end_ids;
+}
+
+sqf_sampling sqf_model_sampling(const sqf_model *model)
+{
+    return model->sampling;
+}

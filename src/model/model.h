@@ -1,0 +1,30 @@
+/* The inside of a loaded model, shared by model.c and session.c. */
+#ifndef SQF_MODEL_MODEL_H
+#define SQF_MODEL_MODEL_H
+
+#include <sqf/model.h>
+
+#include "model/layer.h"
+
+struct sqf_model {
+    sqf_context *context;
+    sqf_checkpoint checkpoint;
+    sqf_layer *layers;           /* [config.layers] */
+    const sqf_tensor *embedding; /* in the mapping */
+    float *norm;                 /* [hidden] */
+    sqf_linear *output;
+    void *output_owned; /* aligned copy of its weights, if one was needed */
+    sqf_model_info info;
+    char scheme[SQF_SCHEME_TEXT];
+    uint32_t *end_ids;
+    size_t end_count;
+    sqf_sampling sampling;
+};
+
+/* generation_config.json and config.json: end ids and sampling defaults. */
+sqf_status sqf_model_load_generation(sqf_model *model, sqf_error *err);
+
+/* Fills model->info from the checkpoint. */
+sqf_status sqf_model_count(sqf_model *model, sqf_error *err);
+
+#endif

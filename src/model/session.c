@@ -1,0 +1,232 @@
+/* One sequence: KV cache, prefill in chunks, logits on demand. */
+#include <string.h>
+
+#include "kernels/ops.h"
+#include "model/model.h"
+
+/* Tokens that go through all layers at once in a prefill, and rows of logits computed at once: bounds the scratch
+ * memory of long prompts at no cost in speed. */
+enum { CHUNK_TOKENS = 512, CHUNK_LOGITS = 64, FIRST_POSITIONS = 256 };
+
+struct sqf_session {
+    const sqf_model *model;
+    size_t positions, length;
+    size_t capacity;      /* positions that the cache has room for */
+    float **key, **value; /* [layers] of [capacity, kv_heads * head_dim] */
+    sqf_workspace *workspace;
+    sqf_input *input; /* of the output matrix */
+    float *rows;      /* [row_count, hidden] after the last layer, of the last forward */
+    float *next_rows; /* of the forward that is running: swapped when it succeeds */
+    size_t row_count, row_capacity, next_capacity;
+    float *normed; /* [CHUNK_LOGITS, hidden] */
+};
+
+static sqf_status create_parts(sqf_session *session, sqf_error *err)
+{
+    const sqf_config *config = &session->model->checkpoint.config;
+    SQF_TRY(SQF_ALLOC(&session->key, config->layers, "KV cache", err));
+    SQF_TRY(SQF_ALLOC(&session->value, config->layers, "KV cache", err));
+    SQF_TRY(SQF_ALLOC(&session->normed, CHUNK_LOGITS * config->hidden, "session", err));
+    SQF_TRY(sqf_input_create(&session->input, err));
+    return sqf_workspace_create(config, &session->workspace, err);
+}
+
+sqf_status sqf_session_create(const sqf_model *model, size_t positions, sqf_session **out, sqf_error *err)
+{
+    const size_t most = model->checkpoint.config.positions;
+    *out = NULL;
+    if (positions < 1 || positions > most) {
+        return sqf_fail(err, SQF_E_ARG, "session: positions: expected 1 to %zu (the model's), found %zu", most,
+                        positions);
+    }
+    SQF_TRY(SQF_ALLOC(out, 1, "session", err));
+    (*out)->model = model;
+    (*out)->positions = positions;
+    const sqf_status status = create_parts(*out, err);
+    if (status != SQF_OK) {
+        sqf_session_destroy(*out);
+        *out = NULL;
+    }
+    return status;
+}
+
+void sqf_session_destroy(sqf_session *session)
+{
+    if (!session) {
+        return;
+    }
+    for (size_t i = 0; i < session->model->checkpoint.config.layers; i++) {
+        if (session->key) {
+            free(session->key[i]);
+        }
+        if (session->value) {
+            free(session->value[i]);
+        }
+    }
+    free(session->key);
+    free(session->value);
+    sqf_workspace_destroy(session->workspace);
+    sqf_input_destroy(session->input);
+    free(session->rows);
+    free(session->next_rows);
+    free(session->normed);
+    free(session);
+}
+
+void sqf_session_reset(sqf_session *session)
+{
+    session->length = 0;
+    session->row_count = 0;
+}
+
+size_t sqf_session_length(const sqf_session *session)
+{
+    return session->length;
+}
+
+/* A larger copy of one layer's keys or values. */
+static sqf_status grow_cache(float **cache, size_t used, size_t capacity, sqf_error *err)
+{
+    float *larger;
+    SQF_TRY(SQF_ALLOC(&larger, capacity, "KV cache", err));
+    if (used > 0) {
+        memcpy(larger, *cache, used * sizeof *larger);
+    }
+    free(*cache);
+    *cache = larger;
+    return SQF_OK;
+}
+
+/* The cache doubles up to the session's positions: a short text in a long session costs little. A failure halfway
+ * leaves some layers larger than `capacity` says, which does no harm. */
+static sqf_status reserve_cache(sqf_session *session, size_t length, sqf_error *err)
+{
+    const sqf_config *config = &session->model->checkpoint.config;
+    const size_t width = config->kv_heads * config->head_dim;
+    size_t capacity = session->capacity < FIRST_POSITIONS ? FIRST_POSITIONS : session->capacity, elements;
+    if (length <= session->capacity) {
+        return SQF_OK;
+    }
+    while (capacity < length) {
+        capacity *= 2;
+    }
+    capacity = capacity < session->positions ? capacity : session->positions;
+    if (!sqf_mul_size(&elements, capacity, width)) {
+        return sqf_fail(err, SQF_E_MEMORY, "KV cache: %zu positions of %zu numbers are too many", capacity, width);
+    }
+    for (size_t i = 0; i < config->layers; i++) {
+        SQF_TRY(grow_cache(&session->key[i], session->length * width, elements, err));
+        SQF_TRY(grow_cache(&session->value[i], session->length * width, elements, err));
+    }
+    session->capacity = capacity;
+    return SQF_OK;
+}
+
+static sqf_status reserve_rows(sqf_session *session, size_t count, sqf_error *err)
+{
+    size_t elements;
+    if (count <= session->next_capacity) {
+        return SQF_OK;
+    }
+    if (!sqf_mul_size(&elements, count, session->model->checkpoint.config.hidden)) {
+        return sqf_fail(err, SQF_E_MEMORY, "session: %zu tokens are too many", count);
+    }
+    free(session->next_rows);
+    session->next_capacity = 0;
+    SQF_TRY(SQF_ALLOC(&session->next_rows, elements, "hidden states", err));
+    session->next_capacity = count;
+    return SQF_OK;
+}
+
+static sqf_status check_ids(const sqf_session *session, const uint32_t *ids, size_t count, sqf_error *err)
+{
+    const size_t vocabulary = session->model->checkpoint.config.vocabulary;
+    if (count > session->positions - session->length) {
+        return sqf_fail(err, SQF_E_ARG, "session: %zu tokens do not fit: room for %zu of %zu positions is left", count,
+                        session->positions - session->length, session->positions);
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (ids[i] >= vocabulary) {
+            return sqf_fail(err, SQF_E_VALUE, "session: token %zu: expected an id from 0 to %zu, found %lu", i,
+                            vocabulary - 1, (unsigned long)ids[i]);
+        }
+    }
+    return SQF_OK;
+}
+
+static void embed(const sqf_model *model, const uint32_t *ids, size_t count, float *x)
+{
+    const size_t hidden = model->checkpoint.config.hidden;
+    const size_t row_bytes = hidden * sqf_dtype_bytes(model->embedding->dtype);
+    for (size_t i = 0; i < count; i++) {
+        sqf_to_float(sqf_dtype_type(model->embedding->dtype), model->embedding->data + ids[i] * row_bytes, hidden,
+                     x + i * hidden);
+    }
+}
+
+/* Some tokens through all layers; x [count, hidden] receives what the last layer gives. */
+static sqf_status forward_chunk(sqf_session *session, const uint32_t *ids, size_t count, size_t past, float *x,
+                                sqf_error *err)
+{
+    const sqf_model *model = session->model;
+    embed(model, ids, count, x);
+    for (size_t i = 0; i < model->checkpoint.config.layers; i++) {
+        SQF_TRY(sqf_layer_forward(model->context, &model->checkpoint.config, &model->layers[i], x, count, past,
+                                  session->key[i], session->value[i], NULL, session->workspace, err));
+    }
+    return SQF_OK;
+}
+
+static void swap_rows(sqf_session *session, size_t count)
+{
+    float *rows = session->rows;
+    const size_t capacity = session->row_capacity;
+    session->rows = session->next_rows;
+    session->row_capacity = session->next_capacity;
+    session->row_count = count;
+    session->next_rows = rows;
+    session->next_capacity = capacity;
+}
+
+sqf_status sqf_session_forward(sqf_session *session, const uint32_t *ids, size_t count, sqf_error *err)
+{
+    const size_t hidden = session->model->checkpoint.config.hidden;
+    SQF_TRY(check_ids(session, ids, count, err));
+    SQF_TRY(reserve_cache(session, session->length + count, err));
+    SQF_TRY(reserve_rows(session, count, err));
+    for (size_t begin = 0; begin < count; begin += CHUNK_TOKENS) {
+        const size_t n = count - begin < CHUNK_TOKENS ? count - begin : CHUNK_TOKENS;
+        SQF_TRY(
+            forward_chunk(session, ids + begin, n, session->length + begin, session->next_rows + begin * hidden, err));
+    }
+    swap_rows(session, count);
+    session->length += count;
+    return SQF_OK;
+}
+
+static sqf_status output_rows(sqf_session *session, size_t first, size_t count, float *logits, sqf_error *err)
+{
+    const sqf_model *model = session->model;
+    const sqf_config *config = &model->checkpoint.config;
+    sqf_rmsnorm(model->context, session->rows + first * config->hidden, model->norm, config->norm_epsilon, count,
+                config->hidden, session->normed);
+    SQF_TRY(sqf_input_prepare(model->context, session->input, model->output, session->normed, count, err));
+    return sqf_linear_forward(model->context, model->output, session->input, logits, err);
+}
+
+sqf_status sqf_session_logits(sqf_session *session, size_t first, size_t count, float *logits, sqf_error *err)
+{
+    const size_t vocabulary = session->model->checkpoint.config.vocabulary;
+    if (first > session->row_count || count > session->row_count - first) {
+        return sqf_fail(err, SQF_E_ARG, "logits: rows %zu and %zu more: the last call had %zu tokens", first, count,
+                        session->row_count);
+    }
+    for (size_t begin = 0; begin < count; begin += CHUNK_LOGITS) {
+        const size_t n = count - begin < CHUNK_LOGITS ? count - begin : CHUNK_LOGITS;
+        const sqf_status status = output_rows(session, first + begin, n, logits + begin * vocabulary, err);
+        if (status != SQF_OK) {
+            return sqf_fail_within(err, status, "output matrix");
+        }
+    }
+    return SQF_OK;
+}

@@ -1,0 +1,305 @@
+/* Contents of a checkpoint's tensors, checked before use: dense values and quantized matrices. */
+#include <math.h>
+#include <string.h>
+
+#include "kernels/ops.h"
+#include "model/layer.h"
+
+/* Tensors are used where they lie in the file, which is little-endian. */
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "a big-endian machine would have to swap every tensor");
+
+enum { SCAN_ELEMENTS = 1 << 16, CHECK_ROWS = 64 };
+
+sqf_type sqf_dtype_type(sqf_dtype dtype)
+{
+    switch (dtype) {
+    case SQF_DTYPE_BF16: return SQF_TYPE_BF16;
+    case SQF_DTYPE_F16: return SQF_TYPE_FP16;
+    case SQF_DTYPE_F32: return SQF_TYPE_FP32;
+    default: return SQF_TYPE_NONE;
+    }
+}
+
+/* True if the bit pattern at `from` (exponent all ones) is a NaN or an infinity. */
+static bool is_not_finite16(const uint8_t *from, unsigned exponent)
+{
+    uint16_t bits;
+    memcpy(&bits, from, sizeof bits);
+    return (bits & exponent) == exponent;
+}
+
+static bool is_not_finite(sqf_dtype dtype, const uint8_t *from)
+{
+    uint32_t bits;
+    switch (dtype) {
+    case SQF_DTYPE_BF16: return is_not_finite16(from, 0x7f80);
+    case SQF_DTYPE_F16: return is_not_finite16(from, 0x7c00);
+    default: memcpy(&bits, from, sizeof bits); return (bits & 0x7f800000) == 0x7f800000;
+    }
+}
+
+/* The first element of begin..end that is not finite; `end` if all are. */
+static size_t find_not_finite(const sqf_tensor *tensor, size_t begin, size_t end)
+{
+    const size_t width = sqf_dtype_bytes(tensor->dtype);
+    for (size_t i = begin; i < end; i++) {
+        if (is_not_finite(tensor->dtype, tensor->data + i * width)) {
+            return i;
+        }
+    }
+    return end;
+}
+
+typedef struct scan {
+    const sqf_tensor *tensor;
+    size_t elements;
+    size_t *first; /* [tasks] */
+} scan;
+
+static void scan_task(void *user, size_t task, unsigned thread)
+{
+    const scan *job = user;
+    const size_t begin = task * SCAN_ELEMENTS, rest = job->elements - begin;
+    const size_t end = begin + (rest < SCAN_ELEMENTS ? rest : SCAN_ELEMENTS);
+    (void)thread;
+    const size_t found = find_not_finite(job->tensor, begin, end);
+    job->first[task] = found == end ? SIZE_MAX : found;
+}
+
+static sqf_status check_finite(const sqf_tensor *tensor, sqf_pool *pool, sqf_error *err)
+{
+    scan job = {.tensor = tensor, .elements = tensor->bytes / sqf_dtype_bytes(tensor->dtype)};
+    const size_t tasks = sqf_ceil_div(job.elements, SCAN_ELEMENTS);
+    size_t found = SIZE_MAX;
+    SQF_TRY(SQF_ALLOC(&job.first, tasks, "scan", err));
+    sqf_pool_run(pool, tasks, scan_task, &job);
+    for (size_t i = 0; i < tasks && found == SIZE_MAX; i++) {
+        found = job.first[i];
+    }
+    free(job.first);
+    if (found == SIZE_MAX) {
+        return SQF_OK;
+    }
+    const size_t columns = tensor->dimensions == 2 ? tensor->shape[1] : 1;
+    float value;
+    sqf_to_float(sqf_dtype_type(tensor->dtype), tensor->data + found * sqf_dtype_bytes(tensor->dtype), 1, &value);
+    return sqf_fail(err, SQF_E_VALUE, "%s: tensor %s: row %zu column %zu: expected a finite number, found %f",
+                    tensor->file, tensor->name, found / columns, found % columns, (double)value);
+}
+
+static sqf_status get_dense(const sqf_checkpoint *checkpoint, sqf_pool *pool, const char *name, size_t rows,
+                            size_t columns, const sqf_tensor **out, sqf_error *err)
+{
+    const sqf_tensor *tensor;
+    SQF_TRY(sqf_tensors_get(checkpoint->tensors, name, rows, columns, &tensor, err));
+    if (sqf_dtype_type(tensor->dtype) == SQF_TYPE_NONE) {
+        return sqf_fail(err, SQF_E_SUPPORT, "%s: tensor %s: dtype: expected BF16, F16 or F32, found %s", tensor->file,
+                        name, sqf_dtype_name(tensor->dtype));
+    }
+    SQF_TRY(sqf_tensor_verify(tensor, err));
+    SQF_TRY(check_finite(tensor, pool, err));
+    *out = tensor;
+    return SQF_OK;
+}
+
+sqf_status sqf_checkpoint_dense(const sqf_checkpoint *checkpoint, sqf_context *context, const char *name, size_t rows,
+                                size_t columns, const sqf_tensor **out, sqf_error *err)
+{
+    return get_dense(checkpoint, context->pool, name, rows, columns, out, err);
+}
+
+sqf_status sqf_checkpoint_floats(const sqf_checkpoint *checkpoint, const char *name, size_t rows, size_t columns,
+                                 float **out, sqf_error *err)
+{
+    const sqf_tensor *tensor;
+    *out = NULL;
+    SQF_TRY(get_dense(checkpoint, NULL, name, rows, columns, &tensor, err));
+    const size_t elements = tensor->bytes / sqf_dtype_bytes(tensor->dtype);
+    SQF_TRY(SQF_ALLOC(out, elements, name, err));
+    sqf_to_float(sqf_dtype_type(tensor->dtype), tensor->data, elements, *out);
+    return SQF_OK;
+}
+
+/* The tensor's bytes at an address that fits its elements: in the mapping, or a copy that *owned receives. */
+static sqf_status align_data(const sqf_tensor *tensor, const void **data, void **owned, sqf_error *err)
+{
+    *data = tensor->data;
+    if ((uintptr_t)tensor->data % sqf_dtype_bytes(tensor->dtype) == 0) {
+        return SQF_OK;
+    }
+    SQF_TRY(sqf_alloc_bytes(owned, tensor->bytes, 1, tensor->name, err));
+    memcpy(*owned, tensor->data, tensor->bytes);
+    *data = *owned;
+    return SQF_OK;
+}
+
+sqf_status sqf_dense_linear(const sqf_checkpoint *checkpoint, sqf_context *context, const char *name, size_t rows,
+                            size_t columns, const float *bias, sqf_linear **out, void **owned, sqf_error *err)
+{
+    const sqf_tensor *tensor;
+    const void *data;
+    SQF_TRY(sqf_checkpoint_dense(checkpoint, context, name, rows, columns, &tensor, err));
+    SQF_TRY(align_data(tensor, &data, owned, err));
+    const sqf_linear_params params = {.name = name,
+                                      .rows = rows,
+                                      .columns = columns,
+                                      .bias = bias,
+                                      .dense = data,
+                                      .dense_type = sqf_dtype_type(tensor->dtype),
+                                      .activations = {.low = SQF_TYPE_FP32, .bank = 1, .clip = 1}};
+    return sqf_linear_create(context, &params, out, err);
+}
+
+static bool has_channels(const sqf_act_spec *spec)
+{
+    return sqf_act_spec_is_split(spec) && spec->mask == SQF_MASK_STATIC;
+}
+
+static bool has_column_norm(const sqf_act_spec *spec)
+{
+    return sqf_act_spec_is_split(spec) && spec->mask == SQF_MASK_DYNAMIC && spec->dynamic_weighted;
+}
+
+size_t sqf_scheme_border(const sqf_scheme *scheme, size_t columns)
+{
+    return has_channels(&scheme->activations) ? sqf_act_low_channels(&scheme->activations, columns) : columns;
+}
+
+sqf_status sqf_stored_parts(const sqf_scheme *scheme, size_t rows, size_t columns,
+                            sqf_stored_part parts[SQF_STORED_PARTS], size_t *count, sqf_error *err)
+{
+    const sqf_act_spec *act = &scheme->activations;
+    sqf_matrix matrix;
+    sqf_matrix_part arrays[SQF_MATRIX_PARTS];
+    SQF_TRY(sqf_matrix_shape(&scheme->weights, rows, columns, sqf_scheme_border(scheme, columns), &matrix, err));
+    size_t n = sqf_matrix_parts(&matrix, arrays);
+    for (size_t i = 0; i < n; i++) {
+        parts[i] = (sqf_stored_part){arrays[i].suffix, arrays[i].dtype, 2, {rows, arrays[i].columns}};
+    }
+    if (has_channels(act)) {
+        parts[n++] = (sqf_stored_part){SQF_PART_CHANNELS, "I32", 1, {columns}};
+    }
+    if (!sqf_act_spec_is_float(act) && act->scale == SQF_ACT_STATIC) {
+        parts[n++] = (sqf_stored_part){SQF_PART_ACT_SCALE, "F32", 1, {2}};
+    }
+    if (has_column_norm(act)) {
+        parts[n++] = (sqf_stored_part){SQF_PART_COLUMN_NORM, "F32", 1, {columns}};
+    }
+    *count = n;
+    return SQF_OK;
+}
+
+/* Finds "module.suffix" of the shape that the scheme gives it and verifies its hash. */
+static sqf_status get_part(const sqf_checkpoint *checkpoint, const char *module, const sqf_stored_part *part,
+                           const sqf_tensor **out, sqf_error *err)
+{
+    char name[SQF_MODULE_NAME];
+    sqf_tensor_name(module, part->suffix, name);
+    SQF_TRY(sqf_tensors_get_shaped(checkpoint->tensors, name, part->dimensions, part->shape, out, err));
+    if (strcmp(sqf_dtype_name((*out)->dtype), part->dtype) != 0) {
+        return sqf_fail(err, SQF_E_FORMAT, "%s: tensor %s: dtype: expected %s, found %s", (*out)->file, name,
+                        part->dtype, sqf_dtype_name((*out)->dtype));
+    }
+    return sqf_tensor_verify(*out, err);
+}
+
+/* Scales and norms that come from a file: finite and not negative. */
+static sqf_status check_positive(const sqf_tensor *tensor, const float *values, sqf_error *err)
+{
+    for (size_t i = 0; i < tensor->shape[0]; i++) {
+        if (!(values[i] >= 0) || isinf(values[i])) {
+            return sqf_fail(err, SQF_E_VALUE, "%s: tensor %s: element %zu: expected a finite number from 0, found %g",
+                            tensor->file, tensor->name, i, (double)values[i]);
+        }
+    }
+    return SQF_OK;
+}
+
+/* Puts one part where it belongs: an array of the matrix, the channel list, or a vector of floats. */
+static sqf_status attach_part(sqf_stored_linear *out, const sqf_tensor *tensor, const char *suffix, sqf_error *err)
+{
+    sqf_matrix_part arrays[SQF_MATRIX_PARTS];
+    const size_t count = sqf_matrix_parts(&out->matrix, arrays);
+    const void *data;
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(arrays[i].suffix, suffix) == 0) {
+            *arrays[i].data = (uint8_t *)(uintptr_t)tensor->data; /* never written through: the mapping is read only */
+            return SQF_OK;
+        }
+    }
+    if (strcmp(suffix, SQF_PART_CHANNELS) == 0) {
+        SQF_TRY(align_data(tensor, &data, &out->owned[0], err));
+        out->matrix.channels = data;
+        const sqf_status status = sqf_channels_check(data, out->matrix.columns, out->matrix.border,
+                                                     &out->scheme.activations, tensor->name, err);
+        return status == SQF_OK ? SQF_OK : sqf_fail_within(err, status, tensor->file);
+    }
+    const bool is_scale = strcmp(suffix, SQF_PART_ACT_SCALE) == 0;
+    SQF_TRY(align_data(tensor, &data, &out->owned[is_scale ? 1 : 2], err));
+    *(is_scale ? &out->static_scale : &out->column_norm) = data;
+    return check_positive(tensor, data, err);
+}
+
+typedef struct row_check {
+    const sqf_matrix *matrix;
+    const char *name;
+    sqf_error *errors; /* [tasks] */
+} row_check;
+
+static void check_rows_task(void *user, size_t task, unsigned thread)
+{
+    const row_check *job = user;
+    const size_t begin = task * CHECK_ROWS;
+    (void)thread;
+    for (size_t n = begin; n < job->matrix->rows && n < begin + CHECK_ROWS; n++) {
+        if (sqf_matrix_check_row(job->matrix, n, job->name, &job->errors[task]) != SQF_OK) {
+            return;
+        }
+    }
+}
+
+/* The error of the lowest failing row, whatever the number of threads. */
+static sqf_status check_rows(const sqf_matrix *matrix, sqf_context *context, const char *name, sqf_error *err)
+{
+    row_check job = {.matrix = matrix, .name = name};
+    const size_t tasks = sqf_ceil_div(matrix->rows, CHECK_ROWS);
+    sqf_status status = SQF_OK;
+    SQF_TRY(SQF_ALLOC(&job.errors, tasks, "row checks", err));
+    sqf_pool_run(context->pool, tasks, check_rows_task, &job);
+    for (size_t i = 0; i < tasks && status == SQF_OK; i++) {
+        status = job.errors[i].status;
+        if (status != SQF_OK) {
+            sqf_fail(err, status, "%s", job.errors[i].text);
+        }
+    }
+    free(job.errors);
+    return status;
+}
+
+sqf_status sqf_checkpoint_linear(const sqf_checkpoint *checkpoint, sqf_context *context, const char *module,
+                                 size_t rows, size_t columns, sqf_stored_linear *out, sqf_error *err)
+{
+    sqf_stored_part parts[SQF_STORED_PARTS];
+    size_t count;
+    const char *file = checkpoint->directory;
+    *out = (sqf_stored_linear){.scheme = sqf_module_schemes_get(checkpoint->schemes, module)};
+    SQF_TRY(sqf_stored_parts(&out->scheme, rows, columns, parts, &count, err));
+    SQF_TRY(sqf_matrix_shape(&out->scheme.weights, rows, columns, sqf_scheme_border(&out->scheme, columns),
+                             &out->matrix, err));
+    for (size_t i = 0; i < count; i++) {
+        const sqf_tensor *tensor;
+        SQF_TRY(get_part(checkpoint, module, &parts[i], &tensor, err));
+        SQF_TRY(attach_part(out, tensor, parts[i].suffix, err));
+        file = tensor->file;
+    }
+    const sqf_status status = check_rows(&out->matrix, context, module, err);
+    return status == SQF_OK ? SQF_OK : sqf_fail_within(err, status, file);
+}
+
+void sqf_stored_linear_clear(sqf_stored_linear *linear)
+{
+    for (size_t i = 0; i < sizeof linear->owned / sizeof *linear->owned; i++) {
+        free(linear->owned[i]);
+    }
+    *linear = (sqf_stored_linear){0};
+}
