@@ -44,7 +44,7 @@ static sqf_status check_mask(const row_check *check)
         size_t begin, end, high = 0;
         sqf_partition_range(&m->banks, bank, &begin, &end);
         for (size_t j = begin; j < end; j++) {
-            high += mask[j / 8] >> j % 8 & 1u;
+            high += (uint32_t)mask[j / 8] >> j % 8 & 1u;
         }
         SQF_TRY(check_count(check, "sq_mask", bank, high, end - begin));
     }

@@ -96,7 +96,7 @@ static uint32_t small_float_encode(float value, unsigned exponent_bits, unsigned
 {
     int exponent;
     const float m = frexpf(fabsf(value), &exponent); /* |value| = m * 2^exponent, m in [0.5, 1) */
-    const uint32_t sign = (uint32_t)signbit(value) << (exponent_bits + fraction);
+    const uint32_t sign = (uint32_t)(value < 0.0f) << (exponent_bits + fraction);
     const int field = exponent - 1 + bias;
     if (field <= 0) {
         return sign | (uint32_t)ldexpf(m, exponent + bias - 1 + (int)fraction); /* subnormal: no hidden one */
