@@ -1,9 +1,159 @@
-/* The integer tile for AVX-512 with VNNI. */
+/* The integer tile for AVX-512 with VNNI: a register holds 4 columns of the 16 rows of a panel, each int32 lane one
+ * output row. vpdpbusd multiplies unsigned by signed bytes, so weights are taken as w + offset and the offset is
+ * taken out through the sums of the activations; its sums wrap, so the exact result survives the detour. */
 #if SQF_ARCH_X86
+#include <immintrin.h>
+#include <string.h>
+
 #include "kernels/kernels.h"
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* Four codes of one token in every lane. */
+INLINE __m512i broadcast_codes(const int8_t *codes)
+{
+    int32_t four;
+    memcpy(&four, codes, sizeof four);
+    return _mm512_set1_epi32(four);
+}
+
+/* Half 0 or 1 of a step of eight columns: 4 columns of 16 rows as unsigned bytes. */
+INLINE __m512i load_weights(sqf_form form, const uint8_t *step, int half)
+{
+    if (form == SQF_FORM_NIBBLES) {
+        const __m512i pairs = _mm512_loadu_si512(step);
+        const __m512i wanted = half ? _mm512_srli_epi16(pairs, 4) : pairs;
+        return _mm512_and_si512(wanted, _mm512_set1_epi8(15));
+    }
+    const __m512i bytes = _mm512_loadu_si512(step + 64 * half);
+    return form == SQF_FORM_BYTES ? _mm512_xor_si512(bytes, _mm512_set1_epi8(-128)) : bytes;
+}
+
+/* Pointers to some tokens or panels at a constant distance, in two registers and the distance. */
+#define AT(base, third, stride, i) ((i) < 3 ? (base) + (size_t)(i) * (stride) : (third) + (size_t)((i)-3) * (stride))
+
+/* `panels` x `tokens` is at most 4 x 6: 24 sums, 4 weights and a broadcast fill 29 of 32 registers. */
+INLINE void tile_part(const sqf_tile_job *job, sqf_form form, size_t first_panel, const int panels, size_t first_token,
+                      const int tokens)
+{
+    const size_t step_bytes = sqf_form_step_bytes(form), weight_stride = job->panel_bytes;
+    const size_t code_stride = job->code_stride, origin = job->segments[0].offset;
+    const int32_t offset = form == SQF_FORM_BYTES ? 128 : SQF_NIBBLE_OFFSET;
+    const uint8_t *first_weights = job->weights + first_panel * weight_stride;
+    const int8_t *first_codes = job->codes + first_token * code_stride;
+    for (size_t g = 0; g < job->segment_count; g++) {
+        const sqf_segment *segment = &job->segments[g];
+        const size_t at = segment->offset - origin, length = segment->end - segment->begin;
+        const uint8_t *weights = first_weights + at / SQF_SEGMENT_PAD * step_bytes;
+        const uint8_t *weights3 = weights + 3 * weight_stride;
+        const int8_t *codes = first_codes + at, *codes3 = codes + 3 * code_stride;
+        const size_t scalars = first_token * job->segment_stride + g;
+        __m512i sums[24];
+#pragma GCC unroll 6
+        for (int t = 0; t < tokens; t++) {
+            const int32_t sum = job->sums[scalars + (size_t)t * job->segment_stride];
+#pragma GCC unroll 4
+            for (int p = 0; p < panels; p++) {
+                sums[p * tokens + t] = _mm512_set1_epi32(-offset * sum);
+            }
+        }
+        for (size_t k = 0; k < length; k += SQF_SEGMENT_PAD) {
+#pragma GCC unroll 2
+            for (int half = 0; half < 2; half++) {
+                __m512i w[4];
+#pragma GCC unroll 4
+                for (int p = 0; p < panels; p++) {
+                    w[p] = load_weights(form, AT(weights, weights3, weight_stride, p), half);
+                }
+#pragma GCC unroll 6
+                for (int t = 0; t < tokens; t++) {
+                    const __m512i a = broadcast_codes(AT(codes, codes3, code_stride, t) + 4 * half);
+#pragma GCC unroll 4
+                    for (int p = 0; p < panels; p++) {
+                        sums[p * tokens + t] = _mm512_dpbusd_epi32(sums[p * tokens + t], w[p], a);
+                    }
+                }
+            }
+            weights += step_bytes;
+            weights3 += step_bytes;
+            codes += SQF_SEGMENT_PAD;
+            codes3 += SQF_SEGMENT_PAD;
+        }
+        const float *scales = job->scales + first_panel * job->panel_scales + g * SQF_PANEL_ROWS;
+        float *out = job->out + first_token * SQF_BLOCK_ROWS + first_panel * SQF_PANEL_ROWS;
+#pragma GCC unroll 4
+        for (int p = 0; p < panels; p++) {
+            const __m512 scale = _mm512_loadu_ps(scales + (size_t)p * job->panel_scales);
+#pragma GCC unroll 6
+            for (int t = 0; t < tokens; t++) {
+                const __m512 act = _mm512_set1_ps(job->act_scales[scalars + (size_t)t * job->segment_stride]);
+                float *place = out + t * SQF_BLOCK_ROWS + p * SQF_PANEL_ROWS;
+                const __m512 term = _mm512_mul_ps(_mm512_mul_ps(act, scale), _mm512_cvtepi32_ps(sums[p * tokens + t]));
+                _mm512_storeu_ps(place, _mm512_add_ps(_mm512_loadu_ps(place), term));
+            }
+        }
+    }
+}
+
+/* All tokens, for a fixed number of panels; the widest tile first. */
+INLINE void tile_tokens(const sqf_tile_job *job, sqf_form form, size_t first_panel, const int panels)
+{
+    size_t m = 0;
+    /* Unpacking nibbles takes registers: 4 tokens at a time. */
+    for (; form != SQF_FORM_NIBBLES && m + 6 <= job->tokens; m += 6) {
+        tile_part(job, form, first_panel, panels, m, 6);
+    }
+    for (; m + 4 <= job->tokens; m += 4) {
+        tile_part(job, form, first_panel, panels, m, 4);
+    }
+    for (; m + 2 <= job->tokens; m += 2) {
+        tile_part(job, form, first_panel, panels, m, 2);
+    }
+    for (; m < job->tokens; m++) {
+        tile_part(job, form, first_panel, panels, m, 1);
+    }
+}
+
+INLINE void tile_form(const sqf_tile_job *job, sqf_form form)
+{
+    if (job->panels == SQF_BLOCK_PANELS) {
+        tile_tokens(job, form, 0, SQF_BLOCK_PANELS);
+        return;
+    }
+    for (size_t p = 0; p < job->panels; p++) {
+        tile_tokens(job, form, p, 1);
+    }
+}
+
+static void tile_nibbles(const sqf_tile_job *job)
+{
+    tile_form(job, SQF_FORM_NIBBLES);
+}
+
+static void tile_unsigned(const sqf_tile_job *job)
+{
+    tile_form(job, SQF_FORM_UNSIGNED);
+}
+
+static void tile_bytes(const sqf_tile_job *job)
+{
+    tile_form(job, SQF_FORM_BYTES);
+}
+
+static void tile(const sqf_tile_job *job)
+{
+    if (job->form == SQF_FORM_NIBBLES) {
+        tile_nibbles(job);
+    } else if (job->form == SQF_FORM_UNSIGNED) {
+        tile_unsigned(job);
+    } else {
+        tile_bytes(job);
+    }
+}
 
 void sqf_kernels_add_avx512(sqf_kernels *kernels)
 {
     sqf_vector_add_avx512(kernels);
+    kernels->tile = tile;
 }
 #endif
