@@ -185,8 +185,12 @@ static sqf_status parse_split(cursor *c, wish *w)
     SQF_TRY(parse_whole(c, "SQ6 or a split like 64-(8/4)-0.75", &w->bank));
     SQF_TRY(expect(c, "-"));
     const bool parentheses = accept(c, "(");
+    const cursor start = *c;
     sqf_type low, high;
     SQF_TRY(parse_type(c, &high));
+    if (high == SQF_TYPE_NONE) {
+        return fail_at(&start, "a high type: 8, 6, 5, 4, 3, 2, fp4, fp8, fp16 or bf16");
+    }
     SQF_TRY(expect(c, parentheses ? "/" : "-"));
     SQF_TRY(parse_type(c, &low));
     SQF_TRY(expect(c, parentheses ? ")-" : "-"));
