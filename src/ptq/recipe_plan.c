@@ -216,6 +216,7 @@ static sqf_status resolve_layer(const sqf_recipe *recipe, size_t layer, bool cal
 
 static sqf_status resolve_layers(const sqf_recipe *recipe, sqf_plan *plan, size_t *given_up, sqf_error *err)
 {
+    SQF_TRY(sqf_scheme_check(&recipe->base.scheme, err)); /* config.json names it even if every module has another */
     for (size_t i = 0; i < plan->layers; i++) {
         SQF_TRY(resolve_layer(recipe, i, plan->calibrated, &plan->layer[i], err));
         *given_up += choose_alphas(&plan->layer[i], plan->calibrated);

@@ -1,0 +1,265 @@
+/* From a checkpoint to a quantized model: the recipe is checked, then layer by layer load, collect, smooth, quantize,
+ * write, run, free. Memory: the calibration activations and one layer. docs/format.md section 10, docs/algorithms.md */
+#include "ptq/pipeline.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "kernels/ops.h"
+
+sqf_quantize_options sqf_quantize_options_default(void)
+{
+    return (sqf_quantize_options){.samples = 32, .length = 2048, .shard_bytes = 5000000000u};
+}
+
+static sqf_status report_progress(sqf_pipeline *pipeline, sqf_error *err)
+{
+    const char *what = pipeline->plan.passes > 0 ? "windows" : "layers";
+    return sqf_progress(pipeline->context, what, pipeline->done, pipeline->total, err);
+}
+
+/* ---- passes of the calibration text ---- */
+
+typedef struct collection {
+    sqf_pipeline *pipeline;
+    sqf_layer_work *work;
+} collection;
+
+static sqf_status collect_input(void *user, sqf_input_kind kind, const float *x, size_t tokens, size_t channels,
+                                sqf_error *err)
+{
+    const collection *c = user;
+    (void)channels;
+    return sqf_statistics_add(c->pipeline->context, &c->work->statistics[kind], x, tokens, err);
+}
+
+/* Runs every window through the layer. With a tap the outputs are dropped, without one they replace the inputs. */
+static sqf_status run_windows(sqf_pipeline *pipeline, const sqf_layer *layer, const sqf_layer_tap *tap, sqf_error *err)
+{
+    const sqf_config *config = &pipeline->checkpoint.config;
+    const size_t length = pipeline->calibration.length, floats = length * config->hidden;
+    for (size_t w = 0; w < pipeline->calibration.windows; w++) {
+        float *x = pipeline->hidden + w * floats;
+        if (tap) {
+            x = memcpy(pipeline->window, x, floats * sizeof *x);
+        }
+        SQF_TRY(sqf_layer_forward(pipeline->context, config, layer, x, length, 0, pipeline->key, pipeline->value, tap,
+                                  pipeline->workspace, err));
+        pipeline->done++;
+        SQF_TRY(report_progress(pipeline, err));
+    }
+    return SQF_OK;
+}
+
+static size_t input_channels(const sqf_config *config, sqf_input_kind input)
+{
+    size_t rows, columns = 0;
+    for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
+        if (sqf_linear_input((sqf_linear_kind)kind) == input) {
+            sqf_linear_shape(config, (sqf_linear_kind)kind, &rows, &columns);
+        }
+    }
+    return columns;
+}
+
+/* Statistics of the four inputs from one pass through the original layer. */
+static sqf_status collect_statistics(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_error *err)
+{
+    const double start = sqf_clock_seconds();
+    collection c = {.pipeline = pipeline, .work = work};
+    const sqf_layer_tap tap = {.input = collect_input, .user = &c};
+    for (int input = 0; input < SQF_INPUT_COUNT; input++) {
+        const size_t channels = input_channels(&pipeline->checkpoint.config, (sqf_input_kind)input);
+        SQF_TRY(sqf_statistics_create(channels, true, &work->statistics[input], err));
+    }
+    SQF_TRY(run_windows(pipeline, &work->layer, &tap, err));
+    for (int input = 0; input < SQF_INPUT_COUNT; input++) {
+        sqf_statistics_finish(pipeline->context, &work->statistics[input]);
+    }
+    pipeline->report.calibration_seconds += sqf_clock_seconds() - start;
+    return SQF_OK;
+}
+
+/* ---- one layer ---- */
+
+static void log_layer(const sqf_pipeline *pipeline, const sqf_layer_work *work, double seconds)
+{
+    const double mean = work->output_error / (double)work->matrices;
+    if (work->matrices == 0) {
+        sqf_log(pipeline->context, SQF_LOG_INFO, "layer %zu of %zu: left dense, %.2f s", work->index + 1,
+                pipeline->plan.layers, seconds);
+    } else if (work->forward) {
+        sqf_log(pipeline->context, SQF_LOG_INFO,
+                "layer %zu of %zu: %zu matrices, output error mean %.3g largest %.3g, %.2f s", work->index + 1,
+                pipeline->plan.layers, work->matrices, mean, work->worst_error, seconds);
+    } else {
+        sqf_log(pipeline->context, SQF_LOG_INFO, "layer %zu of %zu: %zu matrices rounded without calibration, %.2f s",
+                work->index + 1, pipeline->plan.layers, work->matrices, seconds);
+    }
+}
+
+static sqf_status work_on_layer(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_error *err)
+{
+    SQF_TRY(sqf_layer_work_load(pipeline, work, err));
+    if (work->forward) {
+        SQF_TRY(sqf_layer_work_linears(pipeline, work, err));
+    }
+    if (work->forward && work->plan->quantized) {
+        SQF_TRY(collect_statistics(pipeline, work, err));
+        SQF_TRY(sqf_layer_work_smooth(pipeline, work, err));
+    }
+    SQF_TRY(sqf_layer_work_write_norms(pipeline, work, err));
+    for (int input = 0; input < SQF_INPUT_COUNT; input++) {
+        SQF_TRY(sqf_layer_work_quantize(pipeline, work, (sqf_input_kind)input, err));
+        SQF_TRY(report_progress(pipeline, err));
+    }
+    return work->feeds ? run_windows(pipeline, &work->layer, NULL, err) : SQF_OK;
+}
+
+static sqf_status quantize_layer(sqf_pipeline *pipeline, size_t index, sqf_error *err)
+{
+    const double start = sqf_clock_seconds();
+    sqf_layer_work work = {.index = index,
+                           .plan = &pipeline->plan.layer[index],
+                           .forward = index < pipeline->plan.passes,
+                           .feeds = index + 1 < pipeline->plan.passes};
+    const sqf_status status = work_on_layer(pipeline, &work, err);
+    if (status == SQF_OK) {
+        log_layer(pipeline, &work, sqf_clock_seconds() - start);
+    }
+    sqf_layer_work_clear(&work);
+    return status;
+}
+
+/* ---- the whole model ---- */
+
+/* Rows of the embedding for all tokens of the calibration windows. */
+static sqf_status embed_windows(sqf_pipeline *pipeline, sqf_error *err)
+{
+    const sqf_config *config = &pipeline->checkpoint.config;
+    const sqf_calibration *calibration = &pipeline->calibration;
+    const size_t tokens = calibration->windows * calibration->length; /* checked when the windows were cut */
+    const sqf_tensor *embedding;
+    size_t floats;
+    if (!sqf_mul_size(&floats, tokens, config->hidden)) {
+        return sqf_fail(err, SQF_E_ARG, "calibration: %zu tokens of %zu channels are too many", tokens, config->hidden);
+    }
+    SQF_TRY(sqf_checkpoint_dense(&pipeline->checkpoint, pipeline->context, "model.embed_tokens.weight",
+                                 config->vocabulary, config->hidden, &embedding, err));
+    SQF_TRY(SQF_ALLOC(&pipeline->hidden, floats, "calibration activations", err));
+    const size_t row_bytes = config->hidden * sqf_dtype_bytes(embedding->dtype);
+    for (size_t t = 0; t < tokens; t++) {
+        sqf_to_float(sqf_dtype_type(embedding->dtype), embedding->data + calibration->ids[t] * row_bytes,
+                     config->hidden, pipeline->hidden + t * config->hidden);
+    }
+    return SQF_OK;
+}
+
+static sqf_status prepare_calibration(sqf_pipeline *pipeline, sqf_error *err)
+{
+    const sqf_config *config = &pipeline->checkpoint.config;
+    const sqf_calibration *calibration = &pipeline->calibration;
+    SQF_TRY(
+        sqf_calibration_load(pipeline->checkpoint.directory, config, pipeline->options, &pipeline->calibration, err));
+    sqf_log(pipeline->context, SQF_LOG_INFO, "calibration: %zu windows of %zu tokens from a text of %zu",
+            calibration->windows, calibration->length, calibration->tokens);
+    SQF_TRY(embed_windows(pipeline, err));
+    const size_t length = calibration->length, width = config->kv_heads * config->head_dim;
+    SQF_TRY(SQF_ALLOC(&pipeline->window, length * config->hidden, "a calibration window", err));
+    SQF_TRY(SQF_ALLOC(&pipeline->key, length * width, "keys", err));
+    SQF_TRY(SQF_ALLOC(&pipeline->value, length * width, "values", err));
+    SQF_TRY(sqf_workspace_create(config, &pipeline->workspace, err));
+    pipeline->report.calibration_tokens = calibration->windows * length;
+    return SQF_OK;
+}
+
+static void count_work(sqf_pipeline *pipeline)
+{
+    const sqf_plan *plan = &pipeline->plan;
+    if (plan->passes == 0) {
+        pipeline->total = plan->layers;
+        return;
+    }
+    for (size_t i = 0; i < plan->passes; i++) {
+        const size_t passes = (size_t)plan->layer[i].quantized + (i + 1 < plan->passes);
+        pipeline->total += passes * pipeline->calibration.windows;
+    }
+}
+
+static sqf_status quantize_layers(sqf_pipeline *pipeline, sqf_error *err)
+{
+    const sqf_config *config = &pipeline->checkpoint.config;
+    sqf_model_output *output = &pipeline->output;
+    SQF_TRY(sqf_model_output_copy(output, "model.embed_tokens.weight", config->vocabulary, config->hidden, err));
+    for (size_t i = 0; i < pipeline->plan.layers; i++) {
+        SQF_TRY(quantize_layer(pipeline, i, err));
+        pipeline->done += pipeline->plan.passes == 0;
+        SQF_TRY(report_progress(pipeline, err));
+    }
+    SQF_TRY(sqf_model_output_copy(output, "model.norm.weight", config->hidden, 0, err));
+    return config->tied ? SQF_OK
+                        : sqf_model_output_copy(output, "lm_head.weight", config->vocabulary, config->hidden, err);
+}
+
+static sqf_status finish(sqf_pipeline *pipeline, const sqf_recipe *recipe, double start, sqf_quantize_summary *summary,
+                         sqf_error *err)
+{
+    uint64_t bytes;
+    char *report;
+    SQF_TRY(sqf_model_output_seal(&pipeline->output, &bytes, err));
+    *summary = sqf_report_summary(&pipeline->report, sqf_clock_seconds() - start, bytes);
+    SQF_TRY(sqf_report_print(&pipeline->report, summary, &recipe->base, pipeline->options,
+                             pipeline->plan.passes > 0 ? &pipeline->calibration : NULL, &report, err));
+    const sqf_status status = sqf_model_output_commit(&pipeline->output, &pipeline->plan, recipe, report, err);
+    free(report);
+    return status;
+}
+
+static sqf_status run(sqf_pipeline *pipeline, const char *model_directory, const char *output_directory,
+                      const sqf_recipe *recipe, sqf_quantize_summary *summary, sqf_error *err)
+{
+    const double start = sqf_clock_seconds();
+    const sqf_quantize_options *options = pipeline->options;
+    SQF_TRY(sqf_checkpoint_open(model_directory, &pipeline->checkpoint, err));
+    if (pipeline->checkpoint.schemes) {
+        return sqf_fail(err, SQF_E_ARG, "%s: is quantized already, expected an original checkpoint", model_directory);
+    }
+    SQF_TRY(sqf_plan_create(pipeline->context, &pipeline->checkpoint.config, recipe, options->calibration != NULL,
+                            &pipeline->plan, err));
+    SQF_TRY(sqf_model_output_begin(pipeline->context, &pipeline->checkpoint, output_directory, options,
+                                   &pipeline->output, err));
+    if (pipeline->plan.passes > 0) {
+        SQF_TRY(prepare_calibration(pipeline, err));
+    }
+    count_work(pipeline);
+    SQF_TRY(quantize_layers(pipeline, err));
+    return finish(pipeline, recipe, start, summary, err);
+}
+
+static void pipeline_clear(sqf_pipeline *pipeline)
+{
+    sqf_model_output_abort(&pipeline->output);
+    sqf_workspace_destroy(pipeline->workspace);
+    free(pipeline->hidden);
+    free(pipeline->window);
+    free(pipeline->key);
+    free(pipeline->value);
+    sqf_report_clear(&pipeline->report);
+    sqf_calibration_clear(&pipeline->calibration);
+    sqf_plan_clear(&pipeline->plan);
+    sqf_checkpoint_close(&pipeline->checkpoint);
+}
+
+sqf_status sqf_quantize(sqf_context *context, const char *model_directory, const char *output_directory,
+                        const sqf_recipe *recipe, const sqf_quantize_options *options, sqf_quantize_summary *summary,
+                        sqf_error *err)
+{
+    sqf_pipeline pipeline = {.context = context, .options = options};
+    sqf_quantize_summary result;
+    const sqf_status status = run(&pipeline, model_directory, output_directory, recipe, &result, err);
+    pipeline_clear(&pipeline);
+    if (status == SQF_OK && summary) {
+        *summary = result;
+    }
+    return status;
+}

@@ -1,0 +1,59 @@
+/* The pipeline over decoder layers: what its steps share. */
+#ifndef SQF_PTQ_PIPELINE_H
+#define SQF_PTQ_PIPELINE_H
+
+#include "ptq/algorithm.h"
+#include "ptq/output.h"
+#include "ptq/report.h"
+
+/* One quantization of one model. */
+typedef struct sqf_pipeline {
+    sqf_context *context;
+    const sqf_quantize_options *options;
+    sqf_checkpoint checkpoint;
+    sqf_plan plan;
+    sqf_calibration calibration;
+    sqf_model_output output;
+    sqf_report report;
+    float *hidden;            /* [windows, length, hidden]: the inputs of the layer at work */
+    float *window;            /* [length, hidden] scratch */
+    float *key, *value;       /* [length, kv_heads * head_dim] scratch */
+    sqf_workspace *workspace; /* of forward passes */
+    uint64_t done, total;     /* progress, in windows (in layers where no text runs) */
+} sqf_pipeline;
+
+/* One decoder layer at work. Zero-initialise; release with sqf_layer_work_clear. */
+typedef struct sqf_layer_work {
+    size_t index;
+    const sqf_layer_plan *plan;
+    bool forward;                     /* calibration text runs through this layer */
+    bool feeds;                       /* ... and its outputs are the inputs of another pass */
+    sqf_layer layer;                  /* norms, and the linear layers of the pass at hand */
+    float *weights[SQF_LINEAR_COUNT]; /* [rows, columns] until the module is quantized; NULL if not needed */
+    float *bias[SQF_LINEAR_COUNT];    /* [rows] or NULL */
+    sqf_statistics statistics[SQF_INPUT_COUNT];
+    float *factors[SQF_INPUT_COUNT];  /* smoothing factors [channels]; NULL = not smoothed */
+    double output_error, worst_error; /* sum and largest over the layer's matrices */
+    size_t matrices;
+} sqf_layer_work;
+
+void sqf_layer_work_clear(sqf_layer_work *work);
+
+/* Loads norms, biases and weights in float32. */
+sqf_status sqf_layer_work_load(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_error *err);
+
+/* Makes float32 linear layers of the weights as they are; they borrow work->weights. */
+sqf_status sqf_layer_work_linears(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_error *err);
+
+/* Factors of all smoothed inputs from original weights and statistics; then weights, biases, norms and statistics
+ * change so that the layer computes the same function with smoothed inputs. */
+sqf_status sqf_layer_work_smooth(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_error *err);
+
+/* Quantizes and writes the modules that read an input, and writes those that stay dense. With work->feeds their linear
+ * layers take the place of the original ones. Weights that are no longer needed are freed. */
+sqf_status sqf_layer_work_quantize(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_input_kind input, sqf_error *err);
+
+/* Writes the layer's norms: as they are, or in float32 where smoothing changed them. */
+sqf_status sqf_layer_work_write_norms(sqf_pipeline *pipeline, const sqf_layer_work *work, sqf_error *err);
+
+#endif

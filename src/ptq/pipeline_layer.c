@@ -1,0 +1,495 @@
+/* One decoder layer at work: loading it in float32, and quantizing the modules that share an input. */
+#include <math.h>
+#include <string.h>
+
+#include "ptq/pipeline.h"
+
+static const sqf_act_spec float_activations = {.low = SQF_TYPE_FP32, .bank = 1, .clip = 1.0f};
+
+/* ---- loading ---- */
+
+void sqf_layer_work_clear(sqf_layer_work *work)
+{
+    sqf_layer_clear(&work->layer);
+    for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
+        free(work->weights[kind]);
+        free(work->bias[kind]);
+    }
+    for (int input = 0; input < SQF_INPUT_COUNT; input++) {
+        sqf_statistics_clear(&work->statistics[input]);
+        free(work->factors[input]);
+    }
+    *work = (sqf_layer_work){0};
+}
+
+static void norm_name(size_t layer, const char *norm, char name[SQF_MODULE_NAME])
+{
+    snprintf(name, SQF_MODULE_NAME, "model.layers.%zu.%s.weight", layer, norm);
+}
+
+static sqf_status load_norm(const sqf_pipeline *pipeline, size_t layer, const char *norm, size_t n, float **out,
+                            sqf_error *err)
+{
+    char name[SQF_MODULE_NAME];
+    norm_name(layer, norm, name);
+    return sqf_checkpoint_floats(&pipeline->checkpoint, name, n, 0, out, err);
+}
+
+static sqf_status load_norms(const sqf_pipeline *pipeline, size_t index, sqf_layer *layer, sqf_error *err)
+{
+    const sqf_config *config = &pipeline->checkpoint.config;
+    SQF_TRY(load_norm(pipeline, index, "input_layernorm", config->hidden, &layer->attention_norm, err));
+    SQF_TRY(load_norm(pipeline, index, "post_attention_layernorm", config->hidden, &layer->mlp_norm, err));
+    if (!config->architecture->query_key_norm) {
+        return SQF_OK;
+    }
+    SQF_TRY(load_norm(pipeline, index, "self_attn.q_norm", config->head_dim, &layer->query_norm, err));
+    return load_norm(pipeline, index, "self_attn.k_norm", config->head_dim, &layer->key_norm, err);
+}
+
+/* The name of a module's tensor: "model.layers.3.mlp.down_proj.weight". */
+static void tensor_name(size_t layer, sqf_linear_kind kind, const char *suffix, char name[SQF_MODULE_NAME + 8])
+{
+    char module[SQF_MODULE_NAME];
+    sqf_linear_name(layer, kind, module);
+    snprintf(name, SQF_MODULE_NAME + 8, "%s.%s", module, suffix);
+}
+
+static sqf_status load_linear(const sqf_pipeline *pipeline, sqf_layer_work *work, sqf_linear_kind kind, sqf_error *err)
+{
+    const sqf_config *config = &pipeline->checkpoint.config;
+    char name[SQF_MODULE_NAME + 8];
+    size_t rows, columns;
+    if (!work->forward && !work->plan->module[kind].quantized) {
+        return SQF_OK; /* copied without being looked at */
+    }
+    sqf_linear_shape(config, kind, &rows, &columns);
+    tensor_name(work->index, kind, "weight", name);
+    SQF_TRY(sqf_checkpoint_floats(&pipeline->checkpoint, name, rows, columns, &work->weights[kind], err));
+    if (!sqf_linear_has_bias(config, kind)) {
+        return SQF_OK;
+    }
+    tensor_name(work->index, kind, "bias", name);
+    return sqf_checkpoint_floats(&pipeline->checkpoint, name, rows, 0, &work->bias[kind], err);
+}
+
+sqf_status sqf_layer_work_load(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_error *err)
+{
+    work->layer.index = work->index;
+    SQF_TRY(load_norms(pipeline, work->index, &work->layer, err));
+    for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
+        SQF_TRY(load_linear(pipeline, work, (sqf_linear_kind)kind, err));
+    }
+    return SQF_OK;
+}
+
+/* Puts a layer of dense weights in the place of `kind`; they are borrowed. */
+static sqf_status make_dense(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_linear_kind kind, const void *weights,
+                             sqf_type type, sqf_error *err)
+{
+    char module[SQF_MODULE_NAME];
+    sqf_linear_params params = {.name = module,
+                                .bias = work->bias[kind],
+                                .dense = weights,
+                                .dense_type = type,
+                                .activations = float_activations};
+    sqf_linear_name(work->index, kind, module);
+    sqf_linear_shape(&pipeline->checkpoint.config, kind, &params.rows, &params.columns);
+    sqf_linear_destroy(work->layer.linear[kind]);
+    work->layer.linear[kind] = NULL;
+    return sqf_linear_create(pipeline->context, &params, &work->layer.linear[kind], err);
+}
+
+sqf_status sqf_layer_work_linears(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_error *err)
+{
+    for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
+        SQF_TRY(make_dense(pipeline, work, (sqf_linear_kind)kind, work->weights[kind], SQF_TYPE_FP32, err));
+    }
+    return SQF_OK;
+}
+
+/* ---- writing what stays dense ---- */
+
+static sqf_status write_norm(sqf_pipeline *pipeline, size_t layer, const char *norm, size_t n, const float *folded,
+                             sqf_error *err)
+{
+    char name[SQF_MODULE_NAME];
+    norm_name(layer, norm, name);
+    return folded ? sqf_model_output_values(&pipeline->output, name, SQF_DTYPE_F32, n, 0, folded, err)
+                  : sqf_model_output_copy(&pipeline->output, name, n, 0, err);
+}
+
+sqf_status sqf_layer_work_write_norms(sqf_pipeline *pipeline, const sqf_layer_work *work, sqf_error *err)
+{
+    const sqf_config *config = &pipeline->checkpoint.config;
+    const float *attention = work->factors[SQF_INPUT_QKV] ? work->layer.attention_norm : NULL;
+    const float *mlp = work->factors[SQF_INPUT_GATE_UP] ? work->layer.mlp_norm : NULL;
+    SQF_TRY(write_norm(pipeline, work->index, "input_layernorm", config->hidden, attention, err));
+    SQF_TRY(write_norm(pipeline, work->index, "post_attention_layernorm", config->hidden, mlp, err));
+    if (!config->architecture->query_key_norm) {
+        return SQF_OK;
+    }
+    SQF_TRY(write_norm(pipeline, work->index, "self_attn.q_norm", config->head_dim, NULL, err));
+    return write_norm(pipeline, work->index, "self_attn.k_norm", config->head_dim, NULL, err);
+}
+
+/* A bias whose module produces a smoothed input was divided: it is written in float32. */
+static sqf_status write_bias(sqf_pipeline *pipeline, const sqf_layer_work *work, sqf_linear_kind kind, sqf_error *err)
+{
+    const bool folded = (kind == SQF_LINEAR_V && work->factors[SQF_INPUT_O]) ||
+                        (kind == SQF_LINEAR_UP && work->factors[SQF_INPUT_DOWN]);
+    char name[SQF_MODULE_NAME + 8];
+    size_t rows, columns;
+    if (!sqf_linear_has_bias(&pipeline->checkpoint.config, kind)) {
+        return SQF_OK;
+    }
+    sqf_linear_shape(&pipeline->checkpoint.config, kind, &rows, &columns);
+    tensor_name(work->index, kind, "bias", name);
+    return folded ? sqf_model_output_values(&pipeline->output, name, SQF_DTYPE_F32, rows, 0, work->bias[kind], err)
+                  : sqf_model_output_copy(&pipeline->output, name, rows, 0, err);
+}
+
+static sqf_dtype dense_dtype(sqf_type type)
+{
+    return type == SQF_TYPE_BF16 ? SQF_DTYPE_BF16 : type == SQF_TYPE_FP16 ? SQF_DTYPE_F16 : SQF_DTYPE_F32;
+}
+
+/* n floats as `type` in a buffer for free(). SQF_E_VALUE if one becomes infinite. */
+static sqf_status convert_floats(const char *name, const float *values, size_t n, sqf_type type, void **out,
+                                 sqf_error *err)
+{
+    SQF_TRY(sqf_alloc_bytes(out, n, sqf_type_storage_bytes(type), name, err));
+    for (size_t i = 0; i < n; i++) {
+        const uint16_t half = type == SQF_TYPE_FP16 ? sqf_fp16_from_float(values[i]) : sqf_bf16_from_float(values[i]);
+        if (type == SQF_TYPE_FP32) {
+            ((float *)*out)[i] = values[i];
+        } else if (isinf(type == SQF_TYPE_FP16 ? sqf_fp16_to_float(half) : sqf_bf16_to_float(half))) {
+            return sqf_fail(err, SQF_E_VALUE, "%s: element %zu: %g does not fit %s", name, i, (double)values[i],
+                            sqf_type_name(type));
+        } else {
+            ((uint16_t *)*out)[i] = half;
+        }
+    }
+    return SQF_OK;
+}
+
+/* A dense scheme of another type than the checkpoint's: the weights are converted, and run converted. */
+static sqf_status write_converted(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_linear_kind kind, const char *name,
+                                  sqf_type type, sqf_error *err)
+{
+    size_t rows, columns;
+    sqf_linear_shape(&pipeline->checkpoint.config, kind, &rows, &columns);
+    if (!work->weights[kind]) {
+        SQF_TRY(sqf_checkpoint_floats(&pipeline->checkpoint, name, rows, columns, &work->weights[kind], err));
+    }
+    void **converted = &work->layer.owned[kind];
+    SQF_TRY(convert_floats(name, work->weights[kind], rows * columns, type, converted, err));
+    SQF_TRY(sqf_model_output_values(&pipeline->output, name, dense_dtype(type), rows, columns, *converted, err));
+    return work->feeds ? make_dense(pipeline, work, kind, *converted, type, err) : SQF_OK;
+}
+
+static sqf_status write_dense(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_linear_kind kind, sqf_error *err)
+{
+    const sqf_module_plan *plan = &work->plan->module[kind];
+    const sqf_type type = plan->recipe.scheme.weights.low;
+    char name[SQF_MODULE_NAME + 8];
+    size_t rows, columns;
+    tensor_name(work->index, kind, "weight", name);
+    sqf_linear_shape(&pipeline->checkpoint.config, kind, &rows, &columns);
+    const sqf_tensor *tensor = sqf_tensors_find(pipeline->checkpoint.tensors, name);
+    if (plan->ignored || (tensor && sqf_dtype_type(tensor->dtype) == type)) {
+        SQF_TRY(sqf_model_output_copy(&pipeline->output, name, rows, columns, err));
+    } else {
+        SQF_TRY(write_converted(pipeline, work, kind, name, type, err));
+    }
+    return write_bias(pipeline, work, kind, err);
+}
+
+/* ---- quantizing ---- */
+
+/* The quantized modules that read one input, and what they share. */
+typedef struct input_group {
+    sqf_input_kind input;
+    sqf_linear_kind member[SQF_LINEAR_COUNT];
+    size_t count;
+    const float *weights[SQF_LINEAR_COUNT];
+    size_t rows[SQF_LINEAR_COUNT], columns;
+    const sqf_statistics *statistics; /* NULL = no calibration */
+    int32_t *channels;                /* stored order; NULL = as they come */
+    size_t border;
+    float *input_norm; /* [columns] ||x_j||; NULL without statistics */
+    sqf_factor factor;
+    double factor_damping; /* that `factor` was asked for; negative = there is none yet */
+    float static_scale[2];
+    float *column_norm; /* [columns], weighted dynamic masks */
+    sqf_matrix matrix[SQF_LINEAR_COUNT];
+    sqf_report_entry entry[SQF_LINEAR_COUNT];
+} input_group;
+
+static void group_clear(input_group *group)
+{
+    for (size_t i = 0; i < group->count; i++) {
+        sqf_matrix_clear(&group->matrix[i]);
+    }
+    sqf_factor_clear(&group->factor);
+    free(group->channels);
+    free(group->input_norm);
+    free(group->column_norm);
+}
+
+static const sqf_module_recipe *group_recipe(const sqf_layer_work *work, const input_group *group, size_t i)
+{
+    return &work->plan->module[group->member[i]].recipe;
+}
+
+static void group_init(const sqf_pipeline *pipeline, const sqf_layer_work *work, sqf_input_kind input,
+                       input_group *group)
+{
+    *group = (input_group){.input = input, .factor_damping = -1.0};
+    group->statistics = work->forward ? &work->statistics[input] : NULL;
+    for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
+        if (sqf_linear_input((sqf_linear_kind)kind) == input && work->plan->module[kind].quantized) {
+            sqf_linear_shape(&pipeline->checkpoint.config, (sqf_linear_kind)kind, &group->rows[group->count],
+                             &group->columns);
+            group->weights[group->count] = work->weights[kind];
+            group->member[group->count++] = (sqf_linear_kind)kind;
+        }
+    }
+    group->border = group->columns;
+}
+
+/* A seed of its own for each input of each layer. */
+static uint64_t mask_seed(const sqf_pipeline *pipeline, const sqf_layer_work *work, sqf_input_kind input)
+{
+    return pipeline->options->seed + 0x9e3779b97f4a7c15u * (1 + work->index * SQF_INPUT_COUNT + (uint64_t)input);
+}
+
+/* All members have equal activations (the plan checked): the first one speaks for them. */
+static sqf_status choose_channels(const sqf_pipeline *pipeline, const sqf_layer_work *work, input_group *group,
+                                  sqf_error *err)
+{
+    const sqf_module_recipe *recipe = group_recipe(work, group, 0);
+    const sqf_act_spec *act = &recipe->scheme.activations;
+    if (!sqf_act_spec_is_split(act) || act->mask != SQF_MASK_STATIC) {
+        return SQF_OK;
+    }
+    SQF_TRY(SQF_ALLOC(&group->channels, group->columns, "channels", err));
+    return sqf_activation_mask(group->statistics, act, recipe->mask, group->weights, group->rows, group->count,
+                               mask_seed(pipeline, work, group->input), group->channels, &group->border, err);
+}
+
+static sqf_status find_input_norm(input_group *group, sqf_error *err)
+{
+    if (!group->statistics) {
+        return SQF_OK;
+    }
+    SQF_TRY(SQF_ALLOC(&group->input_norm, group->columns, "input norms", err));
+    for (size_t j = 0; j < group->columns; j++) {
+        group->input_norm[j] = (float)sqrt(group->statistics->sum_square[j]);
+    }
+    return SQF_OK;
+}
+
+/* Scales of the low and the high part: clip * the largest calibrated magnitude among their channels / the type's
+ * largest. */
+static void find_static_scale(const sqf_act_spec *act, input_group *group)
+{
+    const sqf_type types[2] = {act->low, act->high};
+    for (int part = 0; part < 2; part++) {
+        const size_t begin = part == 0 ? 0 : group->border, end = part == 0 ? group->border : group->columns;
+        const float most = sqf_type_max(types[part]);
+        float largest = 0.0f;
+        for (size_t j = begin; j < end; j++) {
+            const float value = group->statistics->max_abs[group->channels ? (size_t)group->channels[j] : j];
+            largest = value > largest ? value : largest;
+        }
+        group->static_scale[part] = most > 0.0f ? act->clip * largest / most : 0.0f;
+    }
+}
+
+/* Adds the squares of a matrix's dequantized columns. */
+static sqf_status add_squares(const sqf_matrix *matrix, float *values, double *sums, sqf_error *err)
+{
+    sqf_row row;
+    SQF_TRY(sqf_row_create(matrix, &row, err));
+    for (size_t n = 0; n < matrix->rows; n++) {
+        sqf_matrix_dequantize_row(matrix, n, &row, values);
+        for (size_t j = 0; j < matrix->columns; j++) {
+            sums[j] += (double)values[j] * (double)values[j];
+        }
+    }
+    sqf_row_clear(&row);
+    return SQF_OK;
+}
+
+/* ||W_:,j||_2 of the members' dequantized weights, stacked. */
+static sqf_status find_column_norm(input_group *group, sqf_error *err)
+{
+    double *sums = NULL;
+    SQF_TRY(SQF_ALLOC(&group->column_norm, group->columns, "column norms", err));
+    SQF_TRY(SQF_ALLOC(&sums, group->columns, "column norms", err));
+    sqf_status status = SQF_OK;
+    for (size_t i = 0; i < group->count && status == SQF_OK; i++) {
+        status = add_squares(&group->matrix[i], group->column_norm, sums, err); /* scratch until the sums are known */
+    }
+    for (size_t j = 0; j < group->columns; j++) {
+        group->column_norm[j] = (float)sqrt(sums[j]);
+    }
+    free(sums);
+    return status;
+}
+
+/* The factor for a damping; kept for the next member with the same. */
+static sqf_status need_factor(sqf_pipeline *pipeline, input_group *group, const char *name, double damping,
+                              sqf_error *err)
+{
+    if (!group->statistics || group->factor_damping == damping) {
+        return SQF_OK;
+    }
+    sqf_factor_clear(&group->factor);
+    group->factor_damping = -1.0;
+    SQF_TRY(sqf_factor_create(pipeline->context, name, group->statistics->hessian, group->columns, group->channels,
+                              damping, &group->factor, err));
+    group->factor_damping = damping;
+    pipeline->report.damped += group->factor.retries > 0;
+    return SQF_OK;
+}
+
+static sqf_status quantize_member(sqf_pipeline *pipeline, const sqf_layer_work *work, input_group *group, size_t i,
+                                  sqf_error *err)
+{
+    const double start = sqf_clock_seconds();
+    const sqf_module_recipe *recipe = group_recipe(work, group, i);
+    char name[SQF_MODULE_NAME];
+    sqf_linear_name(work->index, group->member[i], name);
+    SQF_TRY(need_factor(pipeline, group, name, recipe->damping, err));
+    const sqf_matrix_job job = {
+        .name = name,
+        .spec = recipe->scheme.weights,
+        .weights = group->weights[i],
+        .rows = group->rows[i],
+        .columns = group->columns,
+        .border = group->border,
+        .channels = group->channels,
+        .factor = group->statistics ? &group->factor : NULL,
+        .input_norm = group->input_norm,
+        .hessian = group->statistics ? group->statistics->hessian : NULL,
+        .importance = recipe->importance,
+        .prune = recipe->prune,
+        .compensate = group->statistics ? recipe->compensate : SQF_COMPENSATE_NONE,
+        .clip = recipe->clip,
+        .seed = pipeline->options->seed,
+    };
+    sqf_report_entry *entry = &group->entry[i];
+    SQF_TRY(sqf_matrix_quantize(pipeline->context, &job, &group->matrix[i], &entry->result, err));
+    entry->recipe = recipe;
+    entry->alpha = work->plan->alpha[group->input];
+    entry->rows = group->rows[i];
+    entry->columns = group->columns;
+    entry->damping = group->statistics ? group->factor.damping : (double)NAN;
+    entry->tokens = group->statistics ? group->statistics->tokens : 0;
+    entry->seconds = sqf_clock_seconds() - start;
+    return SQF_OK;
+}
+
+/* What the scheme's activations ask for beside the matrices. */
+static sqf_status find_extras(const sqf_layer_work *work, input_group *group, sqf_error *err)
+{
+    const sqf_act_spec *act = &group_recipe(work, group, 0)->scheme.activations;
+    if (!sqf_act_spec_is_float(act) && act->scale == SQF_ACT_STATIC) {
+        find_static_scale(act, group);
+    }
+    const bool weighted = sqf_act_spec_is_split(act) && act->mask == SQF_MASK_DYNAMIC && act->dynamic_weighted;
+    return weighted ? find_column_norm(group, err) : SQF_OK;
+}
+
+/* Puts the quantized module in the place of the original one. */
+static sqf_status make_quantized(sqf_pipeline *pipeline, sqf_layer_work *work, const input_group *group, size_t i,
+                                 sqf_error *err)
+{
+    const sqf_linear_kind kind = group->member[i];
+    char name[SQF_MODULE_NAME];
+    sqf_linear_name(work->index, kind, name);
+    const sqf_linear_params params = {.name = name,
+                                      .rows = group->rows[i],
+                                      .columns = group->columns,
+                                      .bias = work->bias[kind],
+                                      .matrix = &group->matrix[i],
+                                      .activations = group_recipe(work, group, i)->scheme.activations,
+                                      .static_scale = group->static_scale,
+                                      .column_norm = group->column_norm};
+    return sqf_linear_create(pipeline->context, &params, &work->layer.linear[kind], err);
+}
+
+static sqf_status finish_member(sqf_pipeline *pipeline, sqf_layer_work *work, input_group *group, size_t i,
+                                sqf_error *err)
+{
+    const sqf_linear_kind kind = group->member[i];
+    sqf_report_entry *entry = &group->entry[i];
+    char name[SQF_MODULE_NAME];
+    sqf_linear_name(work->index, kind, name);
+    entry->name = name;
+    const sqf_stored_linear stored = {.scheme = entry->recipe->scheme,
+                                      .matrix = group->matrix[i],
+                                      .static_scale = group->static_scale,
+                                      .column_norm = group->column_norm};
+    SQF_TRY(sqf_model_output_linear(&pipeline->output, name, &stored, &entry->bytes, err));
+    SQF_TRY(write_bias(pipeline, work, kind, err));
+    SQF_TRY(sqf_report_add(&pipeline->report, entry, err));
+    work->output_error += entry->result.output_error;
+    work->worst_error = fmax(work->worst_error, entry->result.output_error);
+    work->matrices++;
+    return work->feeds ? make_quantized(pipeline, work, group, i, err) : SQF_OK;
+}
+
+/* The original layer borrows the weights: it goes first. */
+static void drop_original(sqf_layer_work *work, const input_group *group)
+{
+    for (size_t i = 0; i < group->count; i++) {
+        sqf_linear_destroy(work->layer.linear[group->member[i]]);
+        work->layer.linear[group->member[i]] = NULL;
+    }
+}
+
+static void drop_weights(sqf_layer_work *work, const input_group *group)
+{
+    for (size_t i = 0; i < group->count; i++) {
+        free(work->weights[group->member[i]]);
+        work->weights[group->member[i]] = NULL;
+    }
+    sqf_statistics_clear(&work->statistics[group->input]);
+}
+
+static sqf_status quantize_group(sqf_pipeline *pipeline, sqf_layer_work *work, input_group *group, sqf_error *err)
+{
+    if (group->count == 0) {
+        return SQF_OK;
+    }
+    drop_original(work, group);
+    SQF_TRY(choose_channels(pipeline, work, group, err));
+    SQF_TRY(find_input_norm(group, err));
+    for (size_t i = 0; i < group->count; i++) {
+        SQF_TRY(quantize_member(pipeline, work, group, i, err));
+    }
+    SQF_TRY(find_extras(work, group, err));
+    drop_weights(work, group);
+    for (size_t i = 0; i < group->count; i++) {
+        SQF_TRY(finish_member(pipeline, work, group, i, err));
+    }
+    return SQF_OK;
+}
+
+sqf_status sqf_layer_work_quantize(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_input_kind input, sqf_error *err)
+{
+    input_group group;
+    group_init(pipeline, work, input, &group);
+    const sqf_status status = quantize_group(pipeline, work, &group, err);
+    group_clear(&group);
+    SQF_TRY(status);
+    for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
+        if (sqf_linear_input((sqf_linear_kind)kind) == input && !work->plan->module[kind].quantized) {
+            SQF_TRY(write_dense(pipeline, work, (sqf_linear_kind)kind, err));
+        }
+    }
+    return SQF_OK;
+}
