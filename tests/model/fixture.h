@@ -77,7 +77,8 @@ static inline float *run(const fixture *f, const uint32_t *ids, size_t count, sq
 {
     sqf_error err = {0};
     float *logits = calloc(count * f->vocabulary, sizeof *logits);
-    must(sqf_session_create(f->model, 512, session, &err), &err);
+    const size_t positions = sqf_model_info_get(f->model).positions;
+    must(sqf_session_create(f->model, positions < 512 ? positions : 512, session, &err), &err);
     must(sqf_session_forward(*session, ids, count, &err), &err);
     must(sqf_session_logits(*session, 0, count, logits, &err), &err);
     return logits;
