@@ -1,0 +1,262 @@
+/* GPTQ on a block of rows: from left to right through the columns, each column's rounding error pushed into the columns
+ * right of it. Columns lie one after another with their rows side by side, so that a column of many rows is quantized
+ * at once. Ranges nest: panels of groups, groups, banks, leaves; a range is brought up to date with all errors left of
+ * it before anything is chosen inside it, which is what makes scales and masks see compensated weights. */
+#include <math.h>
+#include <string.h>
+
+#include <cblas.h>
+
+#include "ptq/gptq.h"
+
+typedef enum walk_level { LEVEL_PANELS, LEVEL_GROUPS, LEVEL_BANKS, LEVEL_LEAVES } walk_level;
+
+/* Columns of some rows while they are quantized. A column without scale has the divisor infinity, which rounds to 0. */
+typedef struct leaf_state {
+    float weights[GPTQ_LEAF][GPTQ_LANES];
+    float values[GPTQ_LEAF][GPTQ_LANES];
+    float low[GPTQ_LANES], high[GPTQ_LANES]; /* scales of the group */
+    float low_divisor[GPTQ_LANES], high_divisor[GPTQ_LANES];
+    uint32_t mask[GPTQ_LANES]; /* of one column, all ones = high */
+    float largest;             /* |error|; NaN once there was one */
+} leaf_state;
+
+/* weights [begin, end) -= U[from..begin, begin..end)^T errors[from..begin) */
+static void catch_up(const gptq_block *block, size_t from, size_t begin, size_t end)
+{
+    const gptq_plan *plan = block->plan;
+    if (!plan->compensate || from == begin) {
+        return;
+    }
+    const size_t stride = plan->out->columns;
+    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)(end - begin), GPTQ_ROWS, (int)(begin - from), -1.0f,
+                plan->job->factor->upper + from * stride + begin, (int)stride, block->weights + from * GPTQ_ROWS,
+                GPTQ_ROWS, 1.0f, block->weights + begin * GPTQ_ROWS, GPTQ_ROWS);
+}
+
+/* sqf_type_round for a whole column whose zero scales have become infinite divisors; `type` is a constant where this is
+ * inlined, so that each case is one vector loop. Half floats have no scale and are rounded one by one. */
+static inline __attribute__((always_inline)) void round_scaled(sqf_type type, const float *restrict x,
+                                                               const float *restrict divisor, float *restrict out)
+{
+    const float limit = sqf_type_limits[type];
+    for (int i = 0; i < GPTQ_LANES; i++) {
+        const float q = sqf_clamp(x[i] / divisor[i], limit);
+        const float magnitude = fabsf(q);
+        const float step = type == SQF_TYPE_FP8   ? sqf_fp8_step(q)
+                           : type != SQF_TYPE_FP4 ? 1.0f
+                           : magnitude < 2.0f     ? 0.5f
+                           : magnitude < 4.0f     ? 1.0f
+                                                  : 2.0f;
+        out[i] = sqf_round_to_step(q, step);
+    }
+}
+
+static void round_half(sqf_type type, const float *restrict x, float *restrict out)
+{
+    for (int i = 0; i < GPTQ_LANES; i++) {
+        out[i] = sqf_type_round(type, x[i], 1.0f);
+    }
+}
+
+static void round_column(sqf_type type, const float *restrict x, const float *restrict divisor, float *restrict out)
+{
+    switch (type) {
+    case SQF_TYPE_INT2:
+    case SQF_TYPE_INT3:
+    case SQF_TYPE_INT4:
+    case SQF_TYPE_INT5:
+    case SQF_TYPE_INT6:
+    case SQF_TYPE_INT8: {
+        const float limit = sqf_type_limits[type];
+        for (int i = 0; i < GPTQ_LANES; i++) {
+            out[i] = sqf_round_to_step(sqf_clamp(x[i] / divisor[i], limit), 1.0f);
+        }
+        return;
+    }
+    case SQF_TYPE_FP4: round_scaled(SQF_TYPE_FP4, x, divisor, out); return;
+    case SQF_TYPE_FP8: round_scaled(SQF_TYPE_FP8, x, divisor, out); return;
+    case SQF_TYPE_NONE: memset(out, 0, GPTQ_LANES * sizeof *out); return;
+    case SQF_TYPE_FP16: round_half(SQF_TYPE_FP16, x, out); return;
+    case SQF_TYPE_BF16: round_half(SQF_TYPE_BF16, x, out); return;
+    default: return; /* no other type passes sqf_scheme_check */
+    }
+}
+
+/* Reads the scales of the group of `column` for the rows from `lane`. */
+static void load_scales(const gptq_block *block, leaf_state *leaf, size_t lane, size_t column)
+{
+    const size_t groups = block->plan->out->group_count;
+    for (size_t i = 0; i < GPTQ_LANES; i++) {
+        const size_t at = (lane + i) * groups + block->plan->group[column];
+        leaf->low[i] = block->scale_low[at];
+        leaf->high[i] = block->scale_high[at];
+        leaf->low_divisor[i] = leaf->low[i] > 0.0f ? leaf->low[i] : INFINITY;
+        leaf->high_divisor[i] = leaf->high[i] > 0.0f ? leaf->high[i] : INFINITY;
+    }
+}
+
+static void load_mask(const gptq_block *block, leaf_state *leaf, size_t lane, size_t column)
+{
+    const size_t columns = block->plan->out->columns;
+    for (size_t i = 0; i < GPTQ_LANES; i++) {
+        leaf->mask[i] = -(uint32_t)block->mask[(lane + i) * columns + column];
+    }
+}
+
+/* The grid values of one column; w becomes the error of the column, (w - w') / U_jj. */
+static void quantize_column(const sqf_weight_spec *spec, leaf_state *leaf, float divisor, float *restrict w,
+                            float *restrict value)
+{
+    float weight[GPTQ_LANES];
+    round_column(spec->low, w, leaf->low_divisor, value);
+    if (spec->high == SQF_TYPE_NONE) {
+        for (int i = 0; i < GPTQ_LANES; i++) {
+            weight[i] = value[i] * leaf->low[i];
+        }
+    } else {
+        float high[GPTQ_LANES];
+        round_column(spec->high, w, leaf->high_divisor, high);
+        for (int i = 0; i < GPTQ_LANES; i++) {
+            value[i] = leaf->mask[i] ? high[i] : value[i];
+            weight[i] = value[i] * (leaf->mask[i] ? leaf->high[i] : leaf->low[i]);
+        }
+    }
+    for (int i = 0; i < GPTQ_LANES; i++) {
+        w[i] = (w[i] - weight[i]) / divisor;
+    }
+}
+
+/* Not a maximum alone: a NaN must stay seen. */
+static void watch_errors(leaf_state *leaf, const float *error)
+{
+    float sum = 0.0f;
+    for (int i = 0; i < GPTQ_LANES; i++) {
+        sum += fabsf(error[i]) * 0x1p-16f;
+    }
+    leaf->largest += sum;
+}
+
+static void propagate(leaf_state *leaf, const float *upper, size_t column, size_t count)
+{
+    const float *restrict error = leaf->weights[column];
+    for (size_t j = column + 1; j < count; j++) {
+        float *restrict w = leaf->weights[j];
+        const float u = upper[j];
+        for (int i = 0; i < GPTQ_LANES; i++) {
+            w[i] -= error[i] * u;
+        }
+    }
+}
+
+/* Chooses what begins at this column: the range is that of the bank or group, which the plan found to lie in the leaf.
+ */
+static void enter_in_leaf(gptq_block *block, const leaf_state *leaf, size_t lane, size_t begin, size_t column)
+{
+    const gptq_plan *plan = block->plan;
+    const unsigned kinds[] = {GPTQ_ENTER_GROUP, GPTQ_ENTER_BANK};
+    for (size_t k = 0; k < 2; k++) {
+        if (plan->enters[column] & kinds[k]) {
+            const sqf_partition *partition = kinds[k] == GPTQ_ENTER_GROUP ? &plan->out->groups : &plan->out->banks;
+            size_t first, end;
+            sqf_partition_range(partition, sqf_partition_find(partition, column), &first, &end);
+            gptq_enter(block, kinds[k], leaf->weights[column - begin], GPTQ_LANES, lane, GPTQ_LANES, first, end);
+        }
+    }
+}
+
+/* Rows lane .. lane + GPTQ_LANES of the columns [begin, end). */
+static void quantize_lanes(gptq_block *block, leaf_state *leaf, size_t lane, size_t begin, size_t end)
+{
+    const gptq_plan *plan = block->plan;
+    const size_t columns = plan->out->columns, count = end - begin;
+    for (size_t j = 0; j < count; j++) {
+        memcpy(leaf->weights[j], block->weights + (begin + j) * GPTQ_ROWS + lane, sizeof leaf->weights[j]);
+    }
+    for (size_t j = 0; j < count; j++) {
+        const size_t column = begin + j;
+        enter_in_leaf(block, leaf, lane, begin, column);
+        if (j == 0 || plan->group[column] != plan->group[column - 1]) {
+            load_scales(block, leaf, lane, column);
+        }
+        load_mask(block, leaf, lane, column);
+        quantize_column(&plan->job->spec, leaf, plan->divisor[column], leaf->weights[j], leaf->values[j]);
+        watch_errors(leaf, leaf->weights[j]);
+        if (plan->compensate) {
+            propagate(leaf, plan->job->factor->upper + column * columns + begin, j, count);
+        }
+    }
+    for (size_t j = 0; j < count; j++) {
+        memcpy(block->weights + (begin + j) * GPTQ_ROWS + lane, leaf->weights[j], sizeof leaf->weights[j]);
+    }
+    for (size_t i = 0; i < GPTQ_LANES; i++) {
+        for (size_t j = 0; j < count; j++) {
+            block->values[(lane + i) * columns + begin + j] = leaf->values[j][i];
+        }
+    }
+}
+
+static void quantize_leaf(gptq_block *block, size_t begin, size_t end)
+{
+    leaf_state leaf;
+    leaf.largest = 0.0f;
+    for (size_t lane = 0; lane < block->rows; lane += GPTQ_LANES) {
+        quantize_lanes(block, &leaf, lane, begin, end);
+    }
+    block->overflow |= !isfinite(leaf.largest);
+}
+
+/* End of the child that begins at `begin`: as many whole groups (or banks) as the level's limit holds, at least one. */
+static size_t child_end(const gptq_plan *plan, walk_level level, size_t begin, size_t end)
+{
+    if (level == LEVEL_LEAVES) {
+        return end - begin < GPTQ_LEAF ? end : begin + GPTQ_LEAF;
+    }
+    const size_t limit = level == LEVEL_PANELS ? GPTQ_PANEL : GPTQ_LEAF;
+    const sqf_partition *partition = level == LEVEL_BANKS ? &plan->out->banks : &plan->out->groups;
+    size_t index = sqf_partition_find(partition, begin);
+    size_t first, child, next;
+    sqf_partition_range(partition, index, &first, &child);
+    while (child < end) {
+        sqf_partition_range(partition, ++index, &first, &next);
+        if (next - begin > limit) {
+            break;
+        }
+        child = next;
+    }
+    return child;
+}
+
+/* A group or bank wider than a leaf: its weights are up to date, chosen for all rows before the descent. */
+static void enter_wide(gptq_block *block, unsigned what, size_t begin, size_t end)
+{
+    gptq_enter(block, what, block->weights + begin * GPTQ_ROWS, GPTQ_ROWS, 0, GPTQ_ROWS, begin, end);
+}
+
+/* All columns of [begin, end), which errors left of `begin` have reached already. */
+static void walk(gptq_block *block, walk_level level, size_t begin, size_t end)
+{
+    for (size_t child = begin, next; child < end; child = next) {
+        next = child_end(block->plan, level, child, end);
+        catch_up(block, begin, child, next);
+        if (level == LEVEL_PANELS) {
+            walk(block, LEVEL_GROUPS, child, next);
+        } else if (next - child <= GPTQ_LEAF) {
+            quantize_leaf(block, child, next);
+        } else {
+            if (level == LEVEL_GROUPS) {
+                enter_wide(block, GPTQ_ENTER_GROUP, child, next);
+            } else if (block->plan->prune) {
+                enter_wide(block, GPTQ_ENTER_BANK, child, next);
+            }
+            walk(block, level + 1, child, next);
+        }
+    }
+}
+
+void gptq_block_walk(gptq_block *block)
+{
+    block->overflow = false;
+    memset(block->mask, 0, GPTQ_ROWS * block->plan->out->columns);
+    walk(block, LEVEL_PANELS, 0, block->plan->out->columns);
+}
