@@ -1,0 +1,73 @@
+/* sqf: finds the subcommand, reads its options, runs it. Data on standard output, talk on standard error. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "command.h"
+#include "output.h"
+
+const command_fn commands[] = {
+    quantize_command,
+    eval_command,
+    run_command,
+    tokenize_command,
+    inspect_command,
+    compare_command,
+    schemes_command,
+    bench_command,
+    version_command,
+    help_command,
+    NULL,
+};
+
+const cli_command *command_find(const char *name)
+{
+    for (size_t i = 0; commands[i]; i++) {
+        if (strcmp(commands[i]()->name, name) == 0) {
+            return commands[i]();
+        }
+    }
+    return NULL;
+}
+
+/* Words that stand for a command where one is expected. */
+static const char *command_name(const char *word)
+{
+    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
+        return "help";
+    }
+    return strcmp(word, "--version") == 0 ? "version" : word;
+}
+
+static int run_parsed(const cli_command *command, const cli_arguments *arguments)
+{
+    if (arguments->help) {
+        help_print_command(stdout, command);
+        return EXIT_DONE;
+    }
+    return command->run(arguments);
+}
+
+int main(int count, char **argv)
+{
+    signals_install();
+    if (count < 2) {
+        help_print_overview(stderr);
+        return EXIT_USAGE;
+    }
+    const cli_command *command = command_find(command_name(argv[1]));
+    if (!command) {
+        return fail_usage("%.100s: unknown command, see sqf help", argv[1]);
+    }
+    cli_arguments arguments;
+    char message[USAGE_TEXT];
+    int code;
+    if (arguments_parse(command, count - 2, argv + 2, &arguments, message)) {
+        code = run_parsed(command, &arguments);
+    } else {
+        code = fail_usage("%s", message);
+    }
+    arguments_clear(&arguments);
+    progress_clear();
+    const int written = finish_output();
+    return code == EXIT_DONE ? written : code;
+}

@@ -1,0 +1,48 @@
+/* What commands share: the context with its talk and progress, errors, JSON, and standard output that is checked. */
+#ifndef SQF_CLI_OUTPUT_H
+#define SQF_CLI_OUTPUT_H
+
+#include <jansson.h>
+
+#include <sqf/context.h>
+
+#include "option.h"
+
+/* One line "sqf: ..." on standard error; the exit code that goes with it. */
+int fail_usage(const char *format, ...) SQF_PRINTF(1, 2);
+int fail_input(const char *format, ...) SQF_PRINTF(1, 2);
+/* The library's sentence; EXIT_BAD, or 128 plus the signal if that is why the call was cancelled. */
+int fail_error(const sqf_error *err);
+
+/* SIGINT and SIGTERM ask to stop: library calls are cancelled by the progress callback. A second one kills. */
+void signals_install(void);
+/* The signal that came, or 0. */
+int signals_received(void);
+
+/* A context as --threads, --quiet and --verbose say. EXIT_DONE or the code after a message. */
+int context_open(const cli_arguments *arguments, sqf_context **out);
+/* Takes the progress line off the terminal: to be called before anything is printed. */
+void progress_clear(void);
+
+/* JSON values that always exist: null for NaN and infinity, U+FFFD for bytes that are not UTF-8. */
+json_t *json_number(double value);
+json_t *json_count(uint64_t value);
+json_t *json_text(const char *bytes, size_t n);
+/* NULL gives null. */
+json_t *json_string_or_null(const char *text);
+/* The operands of a scheme's products, for eval and bench. */
+json_t *json_products(const sqf_product_counts *counts);
+
+/* Prints the object with a line end and releases it. */
+int print_json(json_t *object);
+
+/* Flushes standard output; EXIT_BAD with a message if anything printed so far could not be written. */
+int finish_output(void);
+
+/* "7.3 MB": decimal units. */
+void format_bytes(uint64_t bytes, char text[32]);
+
+/* All bytes of standard input, NUL-terminated (not counted), for free(). */
+int read_standard_input(char **bytes, size_t *n);
+
+#endif

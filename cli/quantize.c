@@ -1,0 +1,313 @@
+/* sqf quantize: a checkpoint becomes an SQ-format model. The recipe's flags are the library's recipe keys. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <sqf/quantize.h>
+
+#include "command.h"
+#include "output.h"
+
+enum { FLAGS_MAX = 64, FLAG_NAME = 32, FLAG_TEXT = 512 };
+
+/* The key that a flag stands for; NULL if it is none of the recipe's. */
+static const sqf_recipe_key *find_key(const char *flag)
+{
+    size_t count;
+    const sqf_recipe_key *keys = sqf_recipe_key_list(&count);
+    for (size_t i = 0; i < count; i++) {
+        const size_t length = strlen(keys[i].name);
+        bool same = strlen(flag) == length;
+        for (size_t c = 0; same && c < length; c++) {
+            same = flag[c] == (keys[i].name[c] == '_' ? '-' : keys[i].name[c]);
+        }
+        if (same) {
+            return &keys[i];
+        }
+    }
+    return NULL;
+}
+
+/* "bank: expected ..., found '65'" becomes "--bank 65: expected ..., found '65'". */
+static int fail_flag(const char *flag, const char *value, const sqf_recipe_key *key, const sqf_error *err)
+{
+    const char *text = err->text;
+    const size_t length = strlen(key->name);
+    if (strncmp(text, key->name, length) == 0 && strncmp(text + length, ": ", 2) == 0) {
+        text += length + 2;
+    }
+    return fail_usage("--%s %s: %s", flag, value, text);
+}
+
+/* Flags change the recipe in the order of the key list, whatever their order on the command line. */
+static int apply_flags(const cli_arguments *arguments, sqf_module_recipe *recipe)
+{
+    size_t count;
+    const sqf_recipe_key *keys = sqf_recipe_key_list(&count);
+    sqf_error err = {0};
+    for (size_t i = 0; i < count; i++) {
+        for (size_t v = 0; v < arguments->value_count; v++) {
+            const option_value *value = &arguments->values[v];
+            if (find_key(value->option->name) == &keys[i] &&
+                sqf_module_recipe_set(recipe, keys[i].name, value->text, &err) != SQF_OK) {
+                return fail_flag(value->option->name, value->text, &keys[i], &err);
+            }
+        }
+    }
+    if (sqf_scheme_check(&recipe->scheme, &err) != SQF_OK) {
+        return arguments_given(arguments, "recipe") ? fail_error(&err) : fail_usage("%s", err.text);
+    }
+    if (!arguments_given(arguments, "calib") && !sqf_weight_spec_is_dense(&recipe->scheme.weights)) {
+        return fail_usage("quantize: --calib is missing: a text file, or none to round without statistics");
+    }
+    return EXIT_DONE;
+}
+
+/* From --recipe, or the defaults of --scheme; then the flags. */
+static int make_recipe(const cli_arguments *arguments, sqf_recipe **recipe)
+{
+    const char *path = arguments_text(arguments, "recipe"), *scheme_name = arguments_text(arguments, "scheme");
+    sqf_error err = {0};
+    if (path) {
+        if (sqf_recipe_load(path, recipe, &err) != SQF_OK) {
+            return fail_error(&err);
+        }
+    } else if (!scheme_name) {
+        return fail_usage("quantize: --scheme or --recipe is missing, see sqf quantize --help");
+    } else {
+        sqf_scheme scheme;
+        if (sqf_scheme_parse(scheme_name, &scheme, &err) != SQF_OK) {
+            return fail_usage("--scheme %.100s: %s", scheme_name, err.text);
+        }
+        const sqf_module_recipe base = sqf_module_recipe_default(&scheme);
+        if (sqf_recipe_create(&base, recipe, &err) != SQF_OK) {
+            return fail_error(&err);
+        }
+    }
+    for (size_t i = 0; i < arguments->value_count; i++) {
+        const option_value *value = &arguments->values[i];
+        if (strcmp(value->option->name, "ignore") == 0 && sqf_recipe_add_ignore(*recipe, value->text, &err) != SQF_OK) {
+            return fail_usage("--ignore %.100s: %s", value->text, err.text);
+        }
+    }
+    return apply_flags(arguments, sqf_recipe_base(*recipe));
+}
+
+static sqf_quantize_options read_options(const cli_arguments *arguments)
+{
+    sqf_quantize_options options = sqf_quantize_options_default();
+    const char *calibration = arguments_text(arguments, "calib");
+    options.calibration = strcmp(calibration, "none") == 0 ? NULL : calibration;
+    options.calibration_field = arguments_text(arguments, "calib-field");
+    options.samples = arguments_count(arguments, "calib-samples");
+    options.length = arguments_count(arguments, "calib-length");
+    options.random_windows = arguments_given(arguments, "calib-random");
+    options.special = arguments_given(arguments, "special");
+    options.seed = arguments_count(arguments, "seed");
+    options.shard_bytes = arguments_count(arguments, "shard-bytes");
+    options.force = arguments_given(arguments, "force");
+    return options;
+}
+
+static json_t *summary_json(const cli_arguments *arguments, sqf_recipe *recipe, const sqf_quantize_summary *summary)
+{
+    const sqf_module_recipe *base = sqf_recipe_base(recipe);
+    char scheme[SQF_SCHEME_TEXT];
+    sqf_scheme_print(&base->scheme, SQF_SPELLING_SHORT, scheme);
+    json_t *object = json_object();
+    json_object_set_new(object, "model", json_string_or_null(arguments->operands[0]));
+    json_object_set_new(object, "output", json_string_or_null(arguments_text(arguments, "output")));
+    json_object_set_new(object, "scheme", json_string_or_null(scheme));
+    json_object_set_new(object, "seconds", json_number(summary->seconds));
+    json_object_set_new(object, "calibration_seconds", json_number(summary->calibration_seconds));
+    json_object_set_new(object, "calibration_tokens", json_count(summary->calibration_tokens));
+    json_object_set_new(object, "weights", json_count(summary->weights));
+    json_object_set_new(object, "bits_per_weight", json_number(summary->bits_per_weight));
+    json_object_set_new(object, "weights_equivalent_bits", json_number(summary->weights_equivalent_bits));
+    json_object_set_new(object, "activations_equivalent_bits", json_number(summary->activations_equivalent_bits));
+    json_object_set_new(object, "file_bytes", json_count(summary->file_bytes));
+    json_object_set_new(object, "mean_output_error", json_number(summary->mean_output_error));
+    json_object_set_new(object, "damped", json_integer(summary->damped));
+    return object;
+}
+
+static void print_summary(const cli_arguments *arguments, const sqf_quantize_summary *summary)
+{
+    char bytes[32];
+    format_bytes(summary->file_bytes, bytes);
+    printf("%s: %s, %.3f bits a weight stored (equivalent: weights %.4g, activations %.4g), %.2f s\n",
+           arguments_text(arguments, "output"), bytes, summary->bits_per_weight, summary->weights_equivalent_bits,
+           summary->activations_equivalent_bits, summary->seconds);
+    if (isfinite(summary->mean_output_error)) {
+        printf("calibrated on %" PRIu64 " tokens, mean relative output error %.4g\n", summary->calibration_tokens,
+               summary->mean_output_error);
+    }
+}
+
+static int quantize(const cli_arguments *arguments, sqf_recipe *recipe)
+{
+    sqf_context *context;
+    int code = context_open(arguments, &context);
+    if (code != EXIT_DONE) {
+        return code;
+    }
+    const sqf_quantize_options options = read_options(arguments);
+    sqf_quantize_summary summary;
+    sqf_error err = {0};
+    const sqf_status status = sqf_quantize(context, arguments->operands[0], arguments_text(arguments, "output"), recipe,
+                                           &options, &summary, &err);
+    progress_clear();
+    if (status != SQF_OK) {
+        code = fail_error(&err);
+    } else if (arguments_given(arguments, "json")) {
+        code = print_json(summary_json(arguments, recipe, &summary));
+    } else if (!arguments_given(arguments, "quiet")) {
+        print_summary(arguments, &summary);
+    }
+    sqf_context_destroy(context);
+    return code;
+}
+
+static int run_quantize(const cli_arguments *arguments)
+{
+    sqf_recipe *recipe = NULL;
+    int code = make_recipe(arguments, &recipe);
+    if (code == EXIT_DONE) {
+        code = quantize(arguments, recipe);
+    }
+    sqf_recipe_destroy(recipe);
+    return code;
+}
+
+static const cli_option file_options[] = {
+    {.name = "output",
+     .letter = 'o',
+     .kind = OPTION_TEXT,
+     .required = true,
+     .value = "OUT",
+     .text = "directory to write; must not exist without --force"},
+    {.name = "calib",
+     .kind = OPTION_TEXT,
+     .value = "FILE",
+     .standard = "none",
+     .text = "calibration text, or .jsonl; none rounds without statistics. Must be said where weights are quantized"},
+    {.name = "calib-samples",
+     .kind = OPTION_COUNT,
+     .value = "N",
+     .standard = "32",
+     .least = 1,
+     .most = 1 << 20,
+     .text = "windows of calibration text, evenly spaced over it"},
+    {.name = "calib-length",
+     .kind = OPTION_COUNT,
+     .value = "N",
+     .standard = "2048",
+     .least = 1,
+     .most = 1 << 24,
+     .text = "tokens a window; at most the model's positions"},
+    {.name = "calib-field",
+     .kind = OPTION_TEXT,
+     .value = "NAME",
+     .standard = "text",
+     .text = "member of each line of a .jsonl file that holds the text"},
+    {.name = "calib-random", .text = "draw where windows start with the seed in place of spacing them evenly"},
+    {.name = "special", .text = "encode the calibration text with the special tokens that the tokenizer prescribes"},
+    {.name = "seed",
+     .kind = OPTION_COUNT,
+     .value = "N",
+     .standard = "0",
+     .most = UINT64_MAX,
+     .text = "for random windows, importances and masks"},
+    {.name = "recipe",
+     .kind = OPTION_TEXT,
+     .value = "FILE",
+     .text = "read the recipe from a YAML file; flags then change its base"},
+    {.name = "ignore",
+     .kind = OPTION_TEXT,
+     .value = "NAME",
+     .text = "leave this module alone: its full name, or re: and a regular expression that matches the whole name. May "
+             "be given several times"},
+    {.name = "shard-bytes",
+     .kind = OPTION_COUNT,
+     .value = "N",
+     .standard = "5000000000",
+     .least = 1,
+     .most = SIZE_MAX,
+     .text = "start a new file where the current one would pass this size"},
+    {.name = "force", .text = "replace an existing output; it stays in place until the new one is complete"},
+};
+enum { FILE_OPTIONS = sizeof file_options / sizeof file_options[0] };
+
+/* The table of this command: what stands above, then one row for each recipe key. */
+static size_t build_options(cli_option options[FLAGS_MAX])
+{
+    static char names[FLAGS_MAX][FLAG_NAME], texts[FLAGS_MAX][FLAG_TEXT];
+    memcpy(options, file_options, sizeof file_options);
+    size_t key_count, count = FILE_OPTIONS;
+    const sqf_recipe_key *keys = sqf_recipe_key_list(&key_count);
+    for (size_t i = 0; i < key_count && count < FLAGS_MAX; i++, count++) {
+        snprintf(names[i], FLAG_NAME, "%s", keys[i].name);
+        for (char *c = names[i]; (c = strchr(c, '_')) != NULL;) {
+            *c = '-';
+        }
+        snprintf(texts[i], FLAG_TEXT, "%s: %s", keys[i].description, keys[i].values);
+        options[count] = (cli_option){.name = names[i], .kind = OPTION_TEXT, .value = "VALUE", .text = texts[i]};
+        if (strcmp(names[i], "scheme") == 0) {
+            options[count].value = "SCHEME";
+        } else if (keys[i].default_value[0] != '\0') {
+            options[count].standard = keys[i].default_value;
+        }
+    }
+    return count;
+}
+
+static const char description[] =
+    "Reads a Hugging Face model directory, quantizes the linear layers of its decoder one layer at a time, and writes "
+    "a "
+    "model directory: config.json with quantization_config, safetensors with content hashes, the tokenizer's files, "
+    "the "
+    "recipe that was used (recipe.yaml) and report.json. The output appears whole or not at all.\n\n"
+    "The scheme says what is quantized and how (sqf schemes lists the names); every other parameter has a default that "
+    "a flag or a recipe file changes. A recipe file holds the same keys as the flags, with _ for -, further an ignore "
+    "list, and overrides that later ones win, each with a regular expression that must match a module's whole name:\n\n"
+    "    scheme: w4a-sq6\n"
+    "    smooth: 0.6\n"
+    "    ignore:\n"
+    "      - model.layers.0.mlp.down_proj\n"
+    "      - 're:.*\\.k_proj'\n"
+    "    overrides:\n"
+    "      - match: '.*\\.down_proj'\n"
+    "        scheme: w8a8\n"
+    "        clip: mse\n\n"
+    "Embeddings, norms, biases and lm_head stay as they are.\n\n"
+    "Calibration text is encoded without special tokens. From .jsonl the member --calib-field of every line is taken. "
+    "JSON members: model, output, scheme, seconds, calibration_seconds, calibration_tokens, weights, bits_per_weight, "
+    "weights_equivalent_bits, activations_equivalent_bits, file_bytes, mean_output_error, damped (factorizations that "
+    "needed more damping). The same by tensor stands in OUT/report.json.";
+
+const cli_command *quantize_command(void)
+{
+    static const char *const examples[] = {
+        "sqf quantize models/demo -o demo-sq6 --scheme w4a-sq6 --calib models/demo/text/calib.txt --calib-length 512",
+        "sqf quantize models/demo -o demo-w4 --scheme w4a16 --calib none",
+        "sqf quantize MODEL -o OUT --scheme 'W(SQ5)A8' --importance gain --calib data.jsonl --calib-field text",
+        "sqf quantize MODEL -o OUT --recipe recipe.yaml --calib calib.txt", NULL};
+    static cli_option options[FLAGS_MAX];
+    static cli_command command = {
+        .name = "quantize",
+        .operands = "MODEL",
+        .least_operands = 1,
+        .most_operands = 1,
+        .summary = "make an SQ-format model from a checkpoint",
+        .description = description,
+        .options = options,
+        .examples = examples,
+        .run = run_quantize,
+    };
+    if (command.option_count == 0) {
+        command.option_count = build_options(options);
+    }
+    return &command;
+}

@@ -1,0 +1,112 @@
+/* sqf schemes: what every name means, with bits. */
+#include <stdio.h>
+
+#include <sqf/format.h>
+
+#include "command.h"
+#include "output.h"
+
+static json_t *scheme_json(const char *name, const char *shell_name, const char *description, const sqf_scheme *scheme)
+{
+    const sqf_scheme_bits bits = sqf_scheme_bits_of(scheme);
+    char text[SQF_SCHEME_TEXT];
+    sqf_scheme_print(scheme, SQF_SPELLING_LONG, text);
+    json_t *object = json_object();
+    json_object_set_new(object, "name", json_string(name));
+    json_object_set_new(object, "shell_name", json_string(shell_name));
+    json_object_set_new(object, "description", json_string_or_null(description));
+    json_object_set_new(object, "long_name", json_string(text));
+    json_object_set_new(object, "weights_equivalent_bits", json_number(bits.weights_equivalent));
+    json_object_set_new(object, "activations_equivalent_bits", json_number(bits.activations_equivalent));
+    json_object_set_new(object, "weights_stored_bits", json_number(bits.weights_stored));
+    json_object_set_new(object, "low_rate_share", json_number(bits.low_rate_share));
+    return object;
+}
+
+/* The entries of the table, or the one scheme that was asked for. */
+typedef struct listing {
+    bool json, long_names;
+    json_t *array;
+} listing;
+
+static void list_scheme(listing *list, const char *name, const char *shell_name, const char *description,
+                        const sqf_scheme *scheme)
+{
+    if (list->json) {
+        json_array_append_new(list->array, scheme_json(name, shell_name, description, scheme));
+        return;
+    }
+    const sqf_scheme_bits bits = sqf_scheme_bits_of(scheme);
+    printf("%-12s %-12s %8.4g %8.4g %8.4g %7.1f %%  %s\n", name, shell_name, bits.weights_equivalent,
+           bits.activations_equivalent, bits.weights_stored, 100 * bits.low_rate_share, description);
+    if (list->long_names) {
+        char text[SQF_SCHEME_TEXT];
+        sqf_scheme_print(scheme, SQF_SPELLING_LONG, text);
+        printf("    %s\n", text);
+    }
+}
+
+static void print_heading(void)
+{
+    printf("%-12s %-12s %8s %8s %8s %9s  %s\n", "scheme", "in a shell", "weights", "acts", "stored", "low rate",
+           "meaning");
+}
+
+static int run_schemes(const cli_arguments *arguments)
+{
+    listing list = {.json = arguments_given(arguments, "json"), .long_names = arguments_given(arguments, "verbose")};
+    list.array = json_array();
+    sqf_error err = {0};
+    sqf_scheme scheme;
+    if (!list.json) {
+        print_heading();
+    }
+    if (arguments->operand_count == 1) {
+        if (sqf_scheme_parse(arguments->operands[0], &scheme, &err) != SQF_OK) {
+            json_decref(list.array);
+            return fail_error(&err);
+        }
+        char name[SQF_SCHEME_TEXT], shell_name[SQF_SCHEME_TEXT];
+        sqf_scheme_print(&scheme, SQF_SPELLING_SHORT, name);
+        sqf_scheme_print(&scheme, SQF_SPELLING_SHELL, shell_name);
+        list.long_names = true;
+        list_scheme(&list, name, shell_name, "", &scheme);
+    } else {
+        size_t count;
+        const sqf_scheme_entry *entries = sqf_scheme_list(&count);
+        for (size_t i = 0; i < count; i++) {
+            if (sqf_scheme_parse(entries[i].name, &scheme, &err) != SQF_OK) {
+                json_decref(list.array);
+                return fail_error(&err);
+            }
+            list_scheme(&list, entries[i].name, entries[i].shell_name, entries[i].description, &scheme);
+        }
+    }
+    if (!list.json) {
+        json_decref(list.array);
+        return EXIT_DONE;
+    }
+    json_t *object = json_object();
+    json_object_set_new(object, "schemes", list.array);
+    return print_json(object);
+}
+
+const cli_command *schemes_command(void)
+{
+    static const char *const examples[] = {"sqf schemes", "sqf schemes 'W(64-(8/4)-0.9375)A8'", "sqf schemes --json",
+                                           NULL};
+    static const cli_command command = {
+        .name = "schemes",
+        .operands = "[SCHEME]",
+        .most_operands = 1,
+        .summary = "list the named schemes, or explain one",
+        .description =
+            "Prints what the names of schemes mean: equivalent bits of weights and activations (y = (1-s)*h + s*l), "
+            "stored bits per weight (codes, masks and scales, for whole banks), and the share of multiply-accumulates "
+            "with both operands at 4 bits or fewer. With SCHEME, in any spelling that sqf quantize accepts, explains "
+            "that one; -v adds the long form of each, which names every field.",
+        .examples = examples,
+        .run = run_schemes,
+    };
+    return &command;
+}
