@@ -92,7 +92,7 @@ SQF_API bool sqf_act_spec_is_split(const sqf_act_spec *spec);
  *  @return SQF_OK; SQF_E_ARG with a line that names the field, what was found and what is possible. */
 SQF_API sqf_status sqf_scheme_check(const sqf_scheme *scheme, sqf_error *err);
 
-/** Read a scheme's name. Three spellings, any case, all documented by sqf_scheme_help and docs/format.md section 8:
+/** Read a scheme's name. Three spellings, any case, all documented by sqf_scheme_help and docs/format.md section 9:
  *  short "W4A(SQ6)", "W(SQ5)A8", "W4A16", "BF16", "W8A8-2:4"; shell-safe "w4a-sq6", "w-sq5-a8"; operands in full
  *  "W(64-(8/4)-0.75)A8"; and the long form "low=int4,group=128;low=int4,high=int8,bank=16,high_per_bank=8" which
  *  reaches every field (weights; activations), fields left out having their defaults. Fields may also follow a name
@@ -118,7 +118,7 @@ SQF_API void sqf_scheme_print(const sqf_scheme *scheme, sqf_spelling spelling, c
 SQF_API bool sqf_scheme_equal(const sqf_scheme *a, const sqf_scheme *b);
 
 /** Bits of the two operands. Equivalent bits y = (1-s)*h + s*l; stored bits count codes, masks and scales as in
- *  docs/format.md section 9, for whole banks and rows of any length (a scale for a whole row counts 0). Unquantized
+ *  docs/format.md section 6, for whole banks and rows of any length (a scale for a whole row counts 0). Unquantized
  *  activations count 16 equivalent bits. Activations are not stored: their second figure does not exist. */
 typedef struct sqf_scheme_bits {
     double weights_equivalent, activations_equivalent;

@@ -1,4 +1,4 @@
-/* The stored layout of a quantized matrix: shapes, packing, unpacking. Spec: docs/format.md sections 4 to 6.
+/* The stored layout of a quantized matrix: shapes, packing, unpacking. Spec: docs/format.md section 7.
  * All integers and floats of more than one byte are little-endian, on every machine. */
 #include "format/matrix.h"
 

@@ -1,5 +1,5 @@
 /* A quantized weight matrix in its stored layout, and the plain form of one row that algorithms and kernels use.
- * Spec: docs/format.md sections 3 to 6. Pure functions: no I/O, no threads. */
+ * Spec: docs/format.md sections 2, 3, 7. Pure functions: no I/O, no threads. */
 #ifndef SQF_FORMAT_MATRIX_H
 #define SQF_FORMAT_MATRIX_H
 

@@ -1,4 +1,4 @@
-/* What a reader must reject in a stored matrix and in a channel list. Spec: docs/format.md sections 4 to 6.
+/* What a reader must reject in a stored matrix and in a channel list. Spec: docs/format.md section 7.
  * Order matters: counts are checked before anything is read that depends on them. */
 #include "format/matrix.h"
 

@@ -1,4 +1,4 @@
-/* Activation quantization and the dual-path product, word for word as docs/format.md sections 10 and 11 say. */
+/* Activation quantization and the dual-path product, word for word as docs/format.md sections 5 and 8 say. */
 #include "format/reference.h"
 
 #include <math.h>

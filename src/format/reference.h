@@ -1,5 +1,5 @@
 /* The scalar reference: activations quantized and the dual-path product computed literally as docs/format.md
- * sections 10 and 11 say. Slow on purpose; every kernel is checked against it. */
+ * sections 5 and 8 say. Slow on purpose; every kernel is checked against it. */
 #ifndef SQF_FORMAT_REFERENCE_H
 #define SQF_FORMAT_REFERENCE_H
 

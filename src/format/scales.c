@@ -1,4 +1,4 @@
-/* The scales of one group: absmax or least squared error, free or tied. Spec: docs/format.md section 5. */
+/* The scales of one group: absmax or least squared error, free or tied. Spec: docs/format.md section 3. */
 #include "format/matrix.h"
 
 #include <math.h>

@@ -1,5 +1,5 @@
 /* Reading a scheme's name: the short and shell-safe spellings and the fields of the long form all fill two wishes,
- * which are then resolved to specifications with the defaults. Grammar: docs/format.md section 8. */
+ * which are then resolved to specifications with the defaults. Grammar: docs/format.md section 9. */
 #include "format/scheme_text.h"
 
 #include <stdio.h>

@@ -1,5 +1,5 @@
 /* Writing a scheme's name. A short name is the shortest one that the types, banks and sparsities allow, and behind it
- * the fields that differ from what that name means. Grammar: docs/format.md section 8. */
+ * the fields that differ from what that name means. Grammar: docs/format.md section 9. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-/* What reading and writing of scheme names share. Grammar: docs/format.md section 8. */
+/* What reading and writing of scheme names share. Grammar: docs/format.md section 9. */
 #ifndef SQF_FORMAT_SCHEME_TEXT_H
 #define SQF_FORMAT_SCHEME_TEXT_H
 

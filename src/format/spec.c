@@ -1,4 +1,4 @@
-/* Specifications: what is valid, what is equal, and how many bits it takes. Spec: docs/format.md sections 7 and 8. */
+/* Specifications: what is valid, what is equal, and how many bits it takes. Spec: docs/format.md sections 6 and 9. */
 #include "base/error.h"
 #include "format/matrix.h"
 

@@ -1,4 +1,4 @@
-/* The grids of the element types: rounding to them, their codes, and half floats. Spec: docs/format.md section 2. */
+/* The grids of the element types: rounding to them, their codes, and half floats. Spec: docs/format.md section 3. */
 #ifndef SQF_FORMAT_TYPE_H
 #define SQF_FORMAT_TYPE_H
 

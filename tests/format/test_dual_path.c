@@ -185,7 +185,7 @@ static void test_every_named_scheme_multiplies(void **state)
     }
 }
 
-/* The worked example of docs/format.md section 11. */
+/* The worked example of docs/format.md section 8. */
 static void test_the_worked_example_of_a_product(void **state)
 {
     (void)state;

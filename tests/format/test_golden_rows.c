@@ -1,4 +1,4 @@
-/* The worked examples of docs/format.md section 13: rows that every reader must accept and write back byte for byte,
+/* The worked examples of docs/format.md section 11: rows that every reader must accept and write back byte for byte,
  * and rows that every reader must refuse, with the sentence that this one says. */
 #include "base/json.h"
 #include "check.h"

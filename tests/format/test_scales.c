@@ -97,7 +97,7 @@ static void test_the_search_finds_the_least_weighted_error_of_the_51_factors(voi
     assert_true(smaller > 100); /* else the search found nothing to do and this test nothing to check */
 }
 
-/* n by the formula of docs/format.md section 5, with logarithms; near whole values either side is right. */
+/* n by the formula of docs/format.md section 3, with logarithms; near whole values either side is right. */
 static void check_shift(float low, float high_max, int qmax_high, int qmax_low, int shift)
 {
     const double exact = log2((double)qmax_high * (double)low / (double)high_max);

@@ -36,7 +36,7 @@ static void test_names_bits_and_limits(void **state)
     assert_string_equal(sqf_type_dtype(SQF_TYPE_FP8), "F8_E4M3");
 }
 
-/* The value of a code by the definitions of docs/format.md section 2; NAN where there is none. */
+/* The value of a code by the definitions of docs/format.md section 3; NAN where there is none. */
 static double defined_value(sqf_type type, uint32_t code)
 {
     static const double fp4[8] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
