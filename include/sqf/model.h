@@ -69,6 +69,8 @@ SQF_API void sqf_session_destroy(sqf_session *session);
 SQF_API void sqf_session_reset(sqf_session *session);
 /** Number of tokens so far. */
 SQF_API size_t sqf_session_length(const sqf_session *session);
+/** Number of tokens that it was created for. */
+SQF_API size_t sqf_session_positions(const sqf_session *session);
 
 /** Append `count` tokens (prefill if many, decode if one).
  *  @return SQF_OK; SQF_E_ARG (no room: needed and available are named); SQF_E_VALUE (an id beyond the vocabulary; a NaN

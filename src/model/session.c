@@ -84,6 +84,11 @@ size_t sqf_session_length(const sqf_session *session)
     return session->length;
 }
 
+size_t sqf_session_positions(const sqf_session *session)
+{
+    return session->positions;
+}
+
 /* A larger copy of one layer's keys or values. */
 static sqf_status grow_cache(float **cache, size_t used, size_t capacity, sqf_error *err)
 {
