@@ -95,7 +95,9 @@ typedef struct sqf_kernels {
     void (*silu_mul)(const float *gate, const float *up, size_t n, float *y);
     void (*add)(float *x, const float *y, size_t n);
     void (*scale)(float *x, float factor, size_t n);
-    void (*axpy)(float *y, float a, const float *x, size_t n);                     /* y += a * x */
+    /* out[i] = row i of w . x, and y += sum of weights[r] * row r of x; rows of n floats, `stride` apart. */
+    void (*dots)(const float *w, size_t stride, size_t count, const float *x, size_t n, float *out);
+    void (*weighted_sum)(const float *weights, const float *x, size_t stride, size_t count, size_t n, float *y);
     void (*rotate)(float *x, const float *cosine, const float *sine, size_t half); /* rotary embedding of one head */
     float (*maximum)(const float *x, size_t n);                                    /* n >= 1 */
     /* x = exp(x - shift) in place, about 1e-7 relative, 0 below -87; returns the sum. */

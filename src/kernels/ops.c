@@ -162,11 +162,9 @@ static void tile_scores(const query_tile *self, size_t begin, size_t count)
         return;
     }
     for (size_t q = 0; q < self->count; q++) {
-        for (size_t i = 0; i < count; i++) {
-            self->scores[q * KEY_TILE + i] =
-                self->tiles->kernels->dot_fp32(key + i * key_stride, query + q * query_stride, job->head_dim) *
-                job->scale;
-        }
+        float *scores = self->scores + q * KEY_TILE;
+        self->tiles->kernels->dots(key, key_stride, count, query + q * query_stride, job->head_dim, scores);
+        self->tiles->kernels->scale(scores, job->scale, count);
     }
 }
 
@@ -207,10 +205,8 @@ static void tile_values(const query_tile *self, size_t begin, size_t count)
         return;
     }
     for (size_t q = 0; q < self->count; q++) {
-        for (size_t i = 0; i < count; i++) {
-            self->tiles->kernels->axpy(self->sums + q * job->head_dim, self->scores[q * KEY_TILE + i],
-                                       value + i * value_stride, job->head_dim);
-        }
+        self->tiles->kernels->weighted_sum(self->scores + q * KEY_TILE, value, value_stride, count, job->head_dim,
+                                           self->sums + q * job->head_dim);
     }
 }
 

@@ -1,11 +1,15 @@
-/* The vector kernels in portable vector C: compiled once for each instruction set with VECTOR_SUFFIX defined.
- * Sixteen lanes everywhere, whatever the registers are, and no contraction: every level rounds alike. */
+/* The vector kernels in portable vector C: compiled once for each instruction set, with VECTOR_SUFFIX and LANES (the
+ * floats of its registers) defined. No contraction, and sums always as 64 partial sums, element i into partial i % 64,
+ * that are folded in halves: every level rounds alike. */
 #include <string.h>
 
 #include "kernels/kernels.h"
 
-#define LANES  16
-#define INLINE static inline __attribute__((always_inline))
+#define PARTIALS     64
+#define ACCUMULATORS (PARTIALS / LANES)
+#define ROW_VECTORS  (SQF_PANEL_ROWS / LANES) /* vectors that hold one column of a panel */
+#define INLINE       static inline __attribute__((always_inline))
+#define UNROLL       _Pragma("GCC unroll 16")
 
 typedef float vf __attribute__((vector_size(4 * LANES)));
 typedef int32_t vi __attribute__((vector_size(4 * LANES)));
@@ -24,7 +28,7 @@ INLINE vf load(const float *p)
     return v;
 }
 
-/* The n < 16 floats at p, the other lanes 0. */
+/* The n < LANES floats at p, the other lanes 0. */
 INLINE vf load_part(const float *p, size_t n)
 {
     vf v = {0};
@@ -42,12 +46,22 @@ INLINE vf splat(float x)
     return (vf){0} + x;
 }
 
-INLINE float lane_sum(vf v)
+/* The sum of 64 partial sums, folded in halves whatever the width of the vectors. */
+INLINE float fold(vf *partial)
 {
+    UNROLL for (int half = ACCUMULATORS / 2; half > 0; half /= 2)
+    {
+        UNROLL for (int j = 0; j < half; j++)
+        {
+            partial[j] += partial[j + half];
+        }
+    }
     float lanes[LANES];
-    store(lanes, v);
-    for (int half = LANES / 2; half > 0; half /= 2) {
-        for (int i = 0; i < half; i++) {
+    store(lanes, partial[0]);
+    UNROLL for (int half = LANES / 2; half > 0; half /= 2)
+    {
+        UNROLL for (int i = 0; i < half; i++)
+        {
             lanes[i] += lanes[i + half];
         }
     }
@@ -112,12 +126,15 @@ INLINE vu load_halves_part(const uint8_t *p, size_t n)
 static void expand_nibbles(const uint8_t *packed, size_t steps, uint8_t *out)
 {
     for (size_t i = 0; i < steps; i++) {
-        vu v;
-        memcpy(&v, packed + 64 * i, sizeof v);
-        const vu low = v & 0x0f0f0f0fu;
-        const vu high = (v >> 4) & 0x0f0f0f0fu;
-        memcpy(out + 128 * i, &low, sizeof low);
-        memcpy(out + 128 * i + 64, &high, sizeof high);
+        UNROLL for (size_t at = 0; at < 64; at += sizeof(vu))
+        {
+            vu v;
+            memcpy(&v, packed + 64 * i + at, sizeof v);
+            const vu low = v & 0x0f0f0f0fu;
+            const vu high = (v >> 4) & 0x0f0f0f0fu;
+            memcpy(out + 128 * i + at, &low, sizeof low);
+            memcpy(out + 128 * i + 64 + at, &high, sizeof high);
+        }
     }
 }
 
@@ -177,7 +194,7 @@ static int32_t quantize(const float *x, size_t n, float scale, float limit, int8
     return total;
 }
 
-/* n stored elements from p + bytes * i as floats: 16, and fewer. */
+/* n stored elements from p + bytes * i as floats: LANES, and fewer. */
 INLINE vf wide_fp32(const uint8_t *p, size_t i)
 {
     vf v;
@@ -205,31 +222,74 @@ INLINE vf part_fp32(const uint8_t *p, size_t i, size_t n)
 DEFINE_LOADS(bf16)
 DEFINE_LOADS(fp16)
 
-/* A dot product with four accumulators of 16 lanes. */
+/* partial sums of a dot product */
 #define DEFINE_DOT(name)                                                                                               \
+    INLINE float dot_inline_##name(const uint8_t *w, const float *x, size_t n)                                         \
+    {                                                                                                                  \
+        vf partial[ACCUMULATORS] = {{0}};                                                                              \
+        size_t i = 0;                                                                                                  \
+        for (; i + PARTIALS <= n; i += PARTIALS) {                                                                     \
+            UNROLL for (int j = 0; j < ACCUMULATORS; j++)                                                              \
+            {                                                                                                          \
+                const size_t at = i + (size_t)(j * LANES);                                                             \
+                partial[j] += wide_##name(w, at) * load(x + at);                                                       \
+            }                                                                                                          \
+        }                                                                                                              \
+        UNROLL for (int j = 0; j < ACCUMULATORS; j++)                                                                  \
+        {                                                                                                              \
+            const size_t at = i + (size_t)(j * LANES);                                                                 \
+            if (at + LANES <= n) {                                                                                     \
+                partial[j] += wide_##name(w, at) * load(x + at);                                                       \
+            } else if (at < n) {                                                                                       \
+                partial[j] += part_##name(w, at, n - at) * load_part(x + at, n - at);                                  \
+            }                                                                                                          \
+        }                                                                                                              \
+        return fold(partial);                                                                                          \
+    }                                                                                                                  \
+                                                                                                                       \
     static float dot_##name(const void *weights, const float *x, size_t n)                                             \
     {                                                                                                                  \
-        const uint8_t *w = weights;                                                                                    \
-        vf a = {0}, b = {0}, c = {0}, d = {0};                                                                         \
-        size_t i = 0;                                                                                                  \
-        for (; i + 4 * LANES <= n; i += 4 * LANES) {                                                                   \
-            a += wide_##name(w, i) * load(x + i);                                                                      \
-            b += wide_##name(w, i + LANES) * load(x + i + LANES);                                                      \
-            c += wide_##name(w, i + 2 * LANES) * load(x + i + 2 * LANES);                                              \
-            d += wide_##name(w, i + 3 * LANES) * load(x + i + 3 * LANES);                                              \
-        }                                                                                                              \
-        for (; i + LANES <= n; i += LANES) {                                                                           \
-            a += wide_##name(w, i) * load(x + i);                                                                      \
-        }                                                                                                              \
-        if (i < n) {                                                                                                   \
-            b += part_##name(w, i, n - i) * load_part(x + i, n - i);                                                   \
-        }                                                                                                              \
-        return lane_sum((a + b) + (c + d));                                                                            \
+        return dot_inline_##name(weights, x, n);                                                                       \
     }
 
 DEFINE_DOT(fp32)
 DEFINE_DOT(bf16)
 DEFINE_DOT(fp16)
+
+static void dots(const float *w, size_t stride, size_t count, const float *x, size_t n, float *out)
+{
+    for (size_t i = 0; i < count; i++) {
+        out[i] = dot_inline_fp32((const uint8_t *)(const void *)(w + i * stride), x, n);
+    }
+}
+
+/* One vector of y at a time stays in registers while all rows pass by; rows in ascending order for each element. */
+static void weighted_sum(const float *weights, const float *x, size_t stride, size_t count, size_t n, float *y)
+{
+    size_t i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        vf sums[4];
+        UNROLL for (int j = 0; j < 4; j++)
+        {
+            sums[j] = load(y + i + j * LANES);
+        }
+        for (size_t r = 0; r < count; r++) {
+            UNROLL for (int j = 0; j < 4; j++)
+            {
+                sums[j] += load(x + r * stride + i + j * LANES) * weights[r];
+            }
+        }
+        UNROLL for (int j = 0; j < 4; j++)
+        {
+            store(y + i + j * LANES, sums[j]);
+        }
+    }
+    for (; i < n; i++) {
+        for (size_t r = 0; r < count; r++) {
+            y[i] += x[r * stride + i] * weights[r];
+        }
+    }
+}
 
 #define DEFINE_FROM(name)                                                                                              \
     static void from_##name(const void *from, size_t n, float *y)                                                      \
@@ -248,42 +308,50 @@ DEFINE_DOT(fp16)
 DEFINE_FROM(bf16)
 DEFINE_FROM(fp16)
 
-/* Column k (0..7) of eight columns of a panel, as 16 floats, one a row. */
-INLINE vf panel_column(sqf_form form, const uint8_t *step, unsigned k)
+/* Rows from LANES * v of column k (0..7) of eight columns of a panel, as floats. */
+INLINE vf panel_column(sqf_form form, const uint8_t *step, unsigned k, unsigned v)
 {
-    if (form == SQF_FORM_BF16) {
-        return bf16_lanes(load_halves(step + 2 * LANES * k));
+    if (form == SQF_FORM_BF16 || form == SQF_FORM_FP16) {
+        const vu halves = load_halves(step + 2 * (SQF_PANEL_ROWS * k + LANES * v));
+        return form == SQF_FORM_BF16 ? bf16_lanes(halves) : fp16_lanes(halves);
     }
-    if (form == SQF_FORM_FP16) {
-        return fp16_lanes(load_halves(step + 2 * LANES * k));
-    }
-    vu v;
+    vu four; /* columns in the bytes of a lane */
     if (form == SQF_FORM_NIBBLES) {
-        memcpy(&v, step, sizeof v);
-        v = (v >> (8 * (k % 4) + (k < 4 ? 0 : 4))) & 15;
-        return __builtin_convertvector((vi)v - SQF_NIBBLE_OFFSET, vf);
+        memcpy(&four, step + sizeof four * v, sizeof four);
+        four = (four >> (8 * (k % 4) + (k < 4 ? 0 : 4))) & 15;
+        return __builtin_convertvector((vi)four - SQF_NIBBLE_OFFSET, vf);
     }
-    memcpy(&v, step + (k < 4 ? 0 : 64), sizeof v);
-    return __builtin_convertvector((vi)(v << (24 - 8 * (k % 4))) >> 24, vf);
+    memcpy(&four, step + (k < 4 ? 0 : 64) + sizeof four * v, sizeof four);
+    return __builtin_convertvector((vi)(four << (24 - 8 * (k % 4))) >> 24, vf);
 }
 
 INLINE void panel_dot_form(sqf_form form, const uint8_t *weights, size_t columns, const float *x, const float *scales,
                            float *out)
 {
     const size_t step_bytes = sqf_form_step_bytes(form);
-    vf a = {0}, b = {0}; /* even and odd columns: two chains of additions */
+    vf a[ROW_VECTORS] = {{0}}, b[ROW_VECTORS] = {{0}}; /* even and odd columns: two chains of additions */
     size_t k = 0;
     for (; k + SQF_SEGMENT_PAD <= columns; k += SQF_SEGMENT_PAD) {
         const uint8_t *step = weights + k / SQF_SEGMENT_PAD * step_bytes;
-        for (unsigned i = 0; i < SQF_SEGMENT_PAD; i += 2) {
-            a += panel_column(form, step, i) * x[k + i];
-            b += panel_column(form, step, i + 1) * x[k + i + 1];
+        UNROLL for (unsigned i = 0; i < SQF_SEGMENT_PAD; i += 2)
+        {
+            UNROLL for (unsigned v = 0; v < ROW_VECTORS; v++)
+            {
+                a[v] += panel_column(form, step, i, v) * x[k + i];
+                b[v] += panel_column(form, step, i + 1, v) * x[k + i + 1];
+            }
         }
     }
     for (unsigned i = 0; k + i < columns; i++) {
-        a += panel_column(form, weights + k / SQF_SEGMENT_PAD * step_bytes, i) * x[k + i];
+        UNROLL for (unsigned v = 0; v < ROW_VECTORS; v++)
+        {
+            a[v] += panel_column(form, weights + k / SQF_SEGMENT_PAD * step_bytes, i, v) * x[k + i];
+        }
     }
-    store(out, load(out) + load(scales) * (a + b));
+    UNROLL for (unsigned v = 0; v < ROW_VECTORS; v++)
+    {
+        store(out + LANES * v, load(out + LANES * v) + load(scales + LANES * v) * (a[v] + b[v]));
+    }
 }
 
 static void panel_dot(sqf_form form, const uint8_t *weights, size_t columns, const float *x, const float *scales,
@@ -301,14 +369,16 @@ INLINE void panel_dequantize_form(sqf_form form, const uint8_t *weights, size_t 
                                   float *tile)
 {
     const size_t step_bytes = sqf_form_step_bytes(form);
-    const vf scale = load(scales);
     for (size_t k = 0; k < columns; k += SQF_SEGMENT_PAD) {
         const uint8_t *step = weights + k / SQF_SEGMENT_PAD * step_bytes;
         const size_t count = columns - k < SQF_SEGMENT_PAD ? columns - k : SQF_SEGMENT_PAD;
         for (unsigned i = 0; i < count; i++) {
-            float *place = tile + (k + i) * SQF_BLOCK_ROWS;
-            const vf w = panel_column(form, step, i) * scale;
-            store(place, add ? load(place) + w : w);
+            UNROLL for (unsigned v = 0; v < ROW_VECTORS; v++)
+            {
+                float *place = tile + (k + i) * SQF_BLOCK_ROWS + LANES * v;
+                const vf w = panel_column(form, step, i, v) * load(scales + LANES * v);
+                store(place, add ? load(place) + w : w);
+            }
         }
     }
 }
@@ -350,7 +420,6 @@ DEFINE_MAP(scale_gain, (const float *x, const float *gain, float factor, size_t 
 DEFINE_MAP(silu_mul, (const float *gate, const float *up, size_t n, float *y), gate, up, y,
            (a / (exponential(-a) + 1.0f)) * b)
 DEFINE_MAP(add, (float *x, const float *y, size_t n), x, y, x, a + b)
-DEFINE_MAP(axpy, (float *y, float factor, const float *x, size_t n), x, y, y, b + a * factor)
 
 static void scale(float *x, float factor, size_t n)
 {
@@ -387,8 +456,8 @@ static float maximum(const float *x, size_t n)
         const vf v = load(x + i);
         largest = SELECT(v > largest, v, largest);
     }
-    float best = largest[0];
-    for (int lane = 1; lane < LANES; lane++) {
+    float best = x[0];
+    for (int lane = 0; lane < LANES; lane++) {
         best = largest[lane] > best ? largest[lane] : best;
     }
     for (; i < n; i++) {
@@ -397,21 +466,34 @@ static float maximum(const float *x, size_t n)
     return best;
 }
 
+static float sum(const float *x, size_t n)
+{
+    vf partial[ACCUMULATORS] = {{0}};
+    for (size_t i = 0; i < n; i += PARTIALS) {
+        UNROLL for (int j = 0; j < ACCUMULATORS; j++)
+        {
+            const size_t at = i + (size_t)(j * LANES);
+            if (at + LANES <= n) {
+                partial[j] += load(x + at);
+            } else if (at < n) {
+                partial[j] += load_part(x + at, n - at);
+            }
+        }
+    }
+    return fold(partial);
+}
+
 static float exp_sum(float *x, float shift, size_t n)
 {
-    vf sum = {0};
     size_t i = 0;
     for (; i + LANES <= n; i += LANES) {
-        const vf v = exponential(load(x + i) - shift);
-        store(x + i, v);
-        sum += v;
+        store(x + i, exponential(load(x + i) - shift));
     }
     if (i < n) {
-        vf v = exponential(load_part(x + i, n - i) - shift);
+        const vf v = exponential(load_part(x + i, n - i) - shift);
         memcpy(x + i, &v, (n - i) * sizeof *x);
-        sum += load_part(x + i, n - i);
     }
-    return lane_sum(sum);
+    return sum(x, n);
 }
 
 #define JOIN_AGAIN(a, b) a##b
@@ -434,7 +516,8 @@ void JOIN(sqf_vector_add_, VECTOR_SUFFIX)(sqf_kernels *kernels)
     kernels->silu_mul = silu_mul;
     kernels->add = add;
     kernels->scale = scale;
-    kernels->axpy = axpy;
+    kernels->dots = dots;
+    kernels->weighted_sum = weighted_sum;
     kernels->rotate = rotate;
     kernels->maximum = maximum;
     kernels->exp_sum = exp_sum;

@@ -1,0 +1,384 @@
+/* Micro-benchmark of the CPU kernels: GMAC/s of products with many tokens and GB/s of products with one, for each
+ * scheme and kernel level, beside what this machine can do at most, measured in the same run.
+ *
+ * Usage: bench_kernels [THREADS] [TOKENS] */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "base/random.h"
+#include "base/thread.h"
+#include "kernels/dispatch.h"
+#include "kernels/linear.h"
+#include "kernels/ops.h"
+
+enum { ROUNDS = 5 };
+
+static void check(sqf_status status, const sqf_error *err)
+{
+    if (status != SQF_OK) {
+        fprintf(stderr, "bench_kernels: %s\n", err->text);
+        exit(1);
+    }
+}
+
+/* ---- roofs ---- */
+
+typedef struct roof_job {
+    const uint8_t *bytes;
+    size_t size; /* of one thread */
+    uint64_t *sink;
+} roof_job;
+
+static void read_task(void *user, size_t task, unsigned thread)
+{
+    (void)thread;
+    const roof_job *job = user;
+    const uint64_t *words = (const uint64_t *)(const void *)(job->bytes + task * job->size);
+    uint64_t sums[8] = {0};
+    for (size_t i = 0; i < job->size / 8; i += 8) {
+        for (size_t j = 0; j < 8; j++) {
+            sums[j] += words[i + j];
+        }
+    }
+    job->sink[task] = sums[0] + sums[1] + sums[2] + sums[3] + sums[4] + sums[5] + sums[6] + sums[7];
+}
+
+#if defined(__x86_64__)
+enum { INNER = 20000000 };
+
+/* vpmaddubsw, vpmaddwd and vpaddd in ten independent chains: 32 products each. */
+__attribute__((target("avx2"))) static void madd_task(void *user, size_t task, unsigned thread)
+{
+    (void)thread;
+    __m256i sums[10], x = _mm256_set1_epi8((char)(task + 1)), ones = _mm256_set1_epi16(1);
+#pragma GCC unroll 10
+    for (int i = 0; i < 10; i++) {
+        sums[i] = x;
+    }
+    for (int i = 0; i < INNER / 10; i++) {
+#pragma GCC unroll 10
+        for (int j = 0; j < 10; j++) {
+            __m256i pairs = _mm256_maddubs_epi16(sums[j], x);
+            sums[j] = _mm256_add_epi32(sums[j], _mm256_madd_epi16(pairs, ones));
+            __asm__ volatile("" : "+x"(sums[j]));
+        }
+    }
+    ((roof_job *)user)->sink[task] = (uint64_t)_mm256_extract_epi64(sums[0], 0);
+}
+
+/* vpdpbusd in sixteen chains: 64 products each. */
+__attribute__((target("avx512f,avx512vnni"))) static void vnni_task(void *user, size_t task, unsigned thread)
+{
+    (void)thread;
+    __m512i sums[16], x = _mm512_set1_epi32((int)(task + 0x01010101));
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) {
+        sums[i] = x;
+    }
+    for (int i = 0; i < INNER / 16; i++) {
+#pragma GCC unroll 16
+        for (int j = 0; j < 16; j++) {
+            sums[j] = _mm512_dpbusd_epi32(sums[j], x, x);
+            __asm__ volatile("" : "+v"(sums[j]));
+        }
+    }
+    int32_t lanes[16];
+    memcpy(lanes, &sums[0], sizeof lanes);
+    ((roof_job *)user)->sink[task] = (uint64_t)(uint32_t)lanes[0];
+}
+#endif
+
+/* Best seconds of ROUNDS runs of one task a thread. */
+static double best_seconds(sqf_pool *pool, sqf_task_fn fn, void *job)
+{
+    double best = 1e9;
+    for (int round = 0; round < ROUNDS; round++) {
+        const double begin = sqf_clock_seconds();
+        sqf_pool_run(pool, sqf_pool_threads(pool), fn, job);
+        const double seconds = sqf_clock_seconds() - begin;
+        best = seconds < best ? seconds : best;
+    }
+    return best;
+}
+
+static void print_roofs(unsigned threads)
+{
+    sqf_error err;
+    sqf_pool *pool;
+    roof_job job = {.size = (size_t)256 << 20};
+    check(sqf_pool_create(threads, &pool, &err), &err);
+    uint8_t *bytes;
+    check(SQF_ALLOC(&job.sink, threads, "sink", &err), &err);
+    check(SQF_ALLOC(&bytes, job.size * threads, "memory", &err), &err);
+    memset(bytes, 1, job.size * threads);
+    job.bytes = bytes;
+    const double seconds = best_seconds(pool, read_task, &job);
+    printf("roof: read %.1f GB/s\n", (double)job.size * threads / seconds * 1e-9);
+#if defined(__x86_64__)
+    if (sqf_kernels_find("avx2")) {
+        printf("roof: vpmaddubsw + vpmaddwd + vpaddd %.0f GMAC/s\n",
+               32.0 * INNER * threads / best_seconds(pool, madd_task, &job) * 1e-9);
+    }
+    if (sqf_kernels_find("avx512vnni")) {
+        printf("roof: vpdpbusd %.0f GMAC/s\n", 64.0 * INNER * threads / best_seconds(pool, vnni_task, &job) * 1e-9);
+    }
+#endif
+    free(bytes);
+    free(job.sink);
+    sqf_pool_destroy(pool);
+}
+
+/* ---- products ---- */
+
+typedef struct weights {
+    sqf_scheme scheme;
+    size_t rows, columns;
+    sqf_matrix matrix;
+    int32_t *channels;
+    uint16_t *dense;
+} weights;
+
+static sqf_type value_type(const sqf_weight_spec *spec, bool high)
+{
+    return high ? spec->high : spec->low;
+}
+
+static void fill_row(sqf_random *random, weights *w, sqf_row *row)
+{
+    const sqf_weight_spec *spec = &w->matrix.spec;
+    for (size_t b = 0; b < sqf_partition_count(&w->matrix.banks); b++) {
+        size_t begin, end;
+        sqf_partition_range(&w->matrix.banks, b, &begin, &end);
+        const size_t high = sqf_bank_high(spec->bank, spec->high_per_bank, end - begin);
+        for (size_t k = begin; k < end; k++) {
+            row->mask[k] = spec->high != SQF_TYPE_NONE && k - begin < high;
+            const sqf_type type = value_type(spec, row->mask[k] != 0);
+            const float x = (float)(sqf_random_unit(random) * 2.0 - 1.0) * sqf_type_max(type);
+            row->value[k] = type == SQF_TYPE_NONE ? 0.0f : sqf_type_round(type, x, 1.0f);
+        }
+    }
+    for (size_t g = 0; g < w->matrix.group_count; g++) {
+        row->scale_low[g] = row->scale_high[g] = 0.01f;
+        if (spec->scales == SQF_SCALES_TIED) {
+            row->shift[g] = 2;
+            row->scale_high[g] = row->scale_low[g] * 0.25f;
+        }
+    }
+}
+
+/* Random weights: every row alike, which costs nothing in time and little to make. */
+static void make_weights(const char *scheme, size_t rows, size_t columns, weights *w)
+{
+    sqf_error err;
+    sqf_random random = {1};
+    *w = (weights){.rows = rows, .columns = columns};
+    check(sqf_scheme_parse(scheme, &w->scheme, &err), &err);
+    if (sqf_weight_spec_is_dense(&w->scheme.weights)) {
+        check(SQF_ALLOC(&w->dense, rows * columns, "weights", &err), &err);
+        for (size_t i = 0; i < rows * columns; i++) {
+            w->dense[i] = (uint16_t)(0x3f80 + i % 64);
+        }
+        return;
+    }
+    const sqf_act_spec *act = &w->scheme.activations;
+    size_t border = columns;
+    if (sqf_act_spec_is_split(act) && act->mask == SQF_MASK_STATIC) {
+        border = sqf_act_low_channels(act, columns);
+        check(SQF_ALLOC(&w->channels, columns, "channels", &err), &err);
+        for (size_t k = 0; k < columns; k++) {
+            w->channels[k] = (int32_t)k;
+        }
+    }
+    check(sqf_matrix_create(&w->scheme.weights, rows, columns, border, w->channels, &w->matrix, &err), &err);
+    sqf_row row;
+    check(sqf_row_create(&w->matrix, &row, &err), &err);
+    fill_row(&random, w, &row);
+    for (size_t n = 0; n < rows; n++) {
+        sqf_matrix_pack_row(&w->matrix, n, &row);
+    }
+    sqf_row_clear(&row);
+}
+
+static void free_weights(weights *w)
+{
+    if (w->dense) {
+        free(w->dense);
+    } else {
+        sqf_matrix_clear(&w->matrix);
+        free(w->channels);
+    }
+}
+
+typedef struct timing {
+    double prepare, forward;
+} timing;
+
+static timing time_product(sqf_context *context, const sqf_linear *linear, sqf_input *input, const float *x,
+                           size_t tokens, float *y)
+{
+    sqf_error err;
+    timing best = {1e9, 1e9};
+    const double start = sqf_clock_seconds();
+    for (int round = 0; round < ROUNDS || sqf_clock_seconds() - start < 0.2; round++) {
+        const double begin = sqf_clock_seconds();
+        check(sqf_input_prepare(context, input, linear, x, tokens, &err), &err);
+        const double middle = sqf_clock_seconds();
+        check(sqf_linear_forward(context, linear, input, y, &err), &err);
+        const double end = sqf_clock_seconds();
+        best.prepare = middle - begin < best.prepare ? middle - begin : best.prepare;
+        best.forward = end - middle < best.forward ? end - middle : best.forward;
+    }
+    return best;
+}
+
+enum { COPIES_MAX = 64 };
+
+/* Layers enough that one token reads more than the caches hold; `cycle` is the time of one of them. */
+static double time_decode(sqf_context *context, const sqf_linear_params *params, size_t copies, const float *x,
+                          float *y)
+{
+    sqf_error err;
+    sqf_linear *layers[COPIES_MAX];
+    sqf_input *input;
+    check(sqf_input_create(&input, &err), &err);
+    for (size_t i = 0; i < copies; i++) {
+        check(sqf_linear_create(context, params, &layers[i], &err), &err);
+    }
+    double best = 1e9;
+    for (int round = 0; round < ROUNDS; round++) {
+        const double begin = sqf_clock_seconds();
+        for (size_t i = 0; i < copies; i++) {
+            check(sqf_input_prepare(context, input, layers[i], x, 1, &err), &err);
+            check(sqf_linear_forward(context, layers[i], input, y, &err), &err);
+        }
+        const double seconds = (sqf_clock_seconds() - begin) / (double)copies;
+        best = seconds < best ? seconds : best;
+    }
+    for (size_t i = 0; i < copies; i++) {
+        sqf_linear_destroy(layers[i]);
+    }
+    sqf_input_destroy(input);
+    return best;
+}
+
+static void bench_scheme(const char *level, unsigned threads, const char *scheme, size_t rows, size_t columns,
+                         size_t tokens)
+{
+    sqf_error err;
+    sqf_context *context;
+    const sqf_context_options options = {.threads = threads, .cpu = level};
+    check(sqf_context_create(&options, &context, &err), &err);
+    weights w;
+    make_weights(scheme, rows, columns, &w);
+    const sqf_linear_params params = {.name = scheme,
+                                      .rows = rows,
+                                      .columns = columns,
+                                      .dense = w.dense,
+                                      .dense_type = SQF_TYPE_BF16,
+                                      .matrix = w.dense ? NULL : &w.matrix,
+                                      .activations = w.scheme.activations};
+    float *x, *y;
+    check(SQF_ALLOC(&x, tokens * columns, "input", &err), &err);
+    check(SQF_ALLOC(&y, tokens * rows, "output", &err), &err);
+    for (size_t i = 0; i < tokens * columns; i++) {
+        x[i] = (float)(i % 101) - 50.0f;
+    }
+    sqf_linear *linear;
+    sqf_input *input;
+    check(sqf_input_create(&input, &err), &err);
+    const double begin = sqf_clock_seconds();
+    check(sqf_linear_create(context, &params, &linear, &err), &err);
+    const double load = sqf_clock_seconds() - begin;
+    const timing many = time_product(context, linear, input, x, tokens, y);
+    const double bits = w.dense ? 16.0 : sqf_scheme_bits_of(&w.scheme).weights_stored;
+    const double bytes = bits / 8.0 * (double)rows * (double)columns;
+    /* Dense layers borrow one array: only a matrix beyond the caches would be read from memory. */
+    const size_t copies = w.dense ? 1 : 160e6 / bytes < COPIES_MAX ? (size_t)(160e6 / bytes) : COPIES_MAX;
+    const double one = time_decode(context, &params, copies, x, y);
+    printf("%-10s %-14s N=%zu K=%zu: M=%zu %7.1f GMAC/s, input %5.2f GB/s;  M=1 %6.2f GB/s stored, %6.1f us; "
+           "load %.0f Mweights/s\n",
+           level, scheme, rows, columns, tokens, (double)(tokens * rows * columns) / many.forward * 1e-9,
+           (double)(tokens * columns * sizeof *x) / many.prepare * 1e-9, bytes / one * 1e-9, one * 1e6,
+           (double)(rows * columns) / load * 1e-6);
+    fflush(stdout);
+    sqf_input_destroy(input);
+    sqf_linear_destroy(linear);
+    free_weights(&w);
+    free(x);
+    free(y);
+    sqf_context_destroy(context);
+}
+
+/* Attention of a prompt, and of one token after 4096, in the shape of a 1B model. */
+static void bench_attention(const char *level, unsigned threads)
+{
+    sqf_error err;
+    sqf_context *context;
+    const sqf_context_options options = {.threads = threads, .cpu = level};
+    check(sqf_context_create(&options, &context, &err), &err);
+    const size_t heads = 32, kv_heads = 8, dim = 64, length = 4096;
+    float *query, *cache, *out;
+    check(SQF_ALLOC(&query, length * heads * dim, "query", &err), &err);
+    check(SQF_ALLOC(&cache, (length + 1) * kv_heads * dim, "cache", &err), &err);
+    check(SQF_ALLOC(&out, length * heads * dim, "out", &err), &err);
+    const size_t tokens[2] = {512, 1}, past[2] = {0, 4096};
+    for (int i = 0; i < 2; i++) {
+        const sqf_attention_job job = {query, cache, cache, out, tokens[i], past[i], heads, kv_heads, dim, 0, 0.125f};
+        double best = 1e9;
+        for (int round = 0; round < ROUNDS; round++) {
+            const double begin = sqf_clock_seconds();
+            check(sqf_attention(context, &job, &err), &err);
+            const double seconds = sqf_clock_seconds() - begin;
+            best = seconds < best ? seconds : best;
+        }
+        printf("%-10s attention of %zu tokens after %zu: %.2f ms\n", level, tokens[i], past[i], best * 1e3);
+    }
+    const size_t n = 512 * 8192;
+    float *gate, *up;
+    check(SQF_ALLOC(&gate, n, "gate", &err), &err);
+    check(SQF_ALLOC(&up, n, "up", &err), &err);
+    double best = 1e9;
+    for (int round = 0; round < ROUNDS; round++) {
+        const double begin = sqf_clock_seconds();
+        sqf_silu_mul(context, gate, up, n, gate);
+        const double seconds = sqf_clock_seconds() - begin;
+        best = seconds < best ? seconds : best;
+    }
+    printf("%-10s silu: %.2f ns an element\n", level, best * 1e9 / (double)n);
+    free(gate);
+    free(up);
+    free(query);
+    free(cache);
+    free(out);
+    sqf_context_destroy(context);
+}
+
+int main(int argc, char **argv)
+{
+    static const char *const schemes[] = {"BF16",     "W8A8",     "W4A8",  "W4A4",  "W4A(SQ6)", "W4A(SQ5)",
+                                          "W(SQ6)A8", "W(SQ5)A8", "W4A16", "W8A16", "W8A8-2:4", "W(SQ6)A4"};
+    const unsigned threads = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 10) : 1;
+    const size_t tokens = argc > 2 ? strtoul(argv[2], NULL, 10) : 512;
+    const char *only = argc > 3 ? argv[3] : NULL;
+    print_roofs(threads);
+    for (const char *const *level = sqf_cpu_levels(); *level; level++) {
+        for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++) {
+            if (strcmp(*level, "scalar") == 0 || (only && strcmp(only, schemes[i]) != 0)) {
+                continue; /* minutes, and nobody asks how slow it is */
+            }
+            bench_scheme(*level, threads, schemes[i], 2048, 2048, tokens);
+            bench_scheme(*level, threads, schemes[i], 2048, 8192, tokens);
+        }
+        if (!only || strcmp(only, "attention") == 0) {
+            bench_attention(*level, threads);
+        }
+    }
+    return 0;
+}
