@@ -48,17 +48,17 @@ static sqf_status load_norms(const sqf_pipeline *pipeline, size_t index, sqf_lay
 }
 
 /* The name of a module's tensor: "model.layers.3.mlp.down_proj.weight". */
-static void tensor_name(size_t layer, sqf_linear_kind kind, const char *suffix, char name[SQF_MODULE_NAME + 8])
+static void tensor_name(size_t layer, sqf_linear_kind kind, const char *suffix, char name[SQF_MODULE_NAME])
 {
     char module[SQF_MODULE_NAME];
     sqf_linear_name(layer, kind, module);
-    snprintf(name, SQF_MODULE_NAME + 8, "%s.%s", module, suffix);
+    sqf_tensor_name(module, suffix, name);
 }
 
 static sqf_status load_linear(const sqf_pipeline *pipeline, sqf_layer_work *work, sqf_linear_kind kind, sqf_error *err)
 {
     const sqf_config *config = &pipeline->checkpoint.config;
-    char name[SQF_MODULE_NAME + 8];
+    char name[SQF_MODULE_NAME];
     size_t rows, columns;
     if (!work->forward && !work->plan->module[kind].quantized) {
         return SQF_OK; /* copied without being looked at */
@@ -138,7 +138,7 @@ static sqf_status write_bias(sqf_pipeline *pipeline, const sqf_layer_work *work,
 {
     const bool folded = (kind == SQF_LINEAR_V && work->factors[SQF_INPUT_O]) ||
                         (kind == SQF_LINEAR_UP && work->factors[SQF_INPUT_DOWN]);
-    char name[SQF_MODULE_NAME + 8];
+    char name[SQF_MODULE_NAME];
     size_t rows, columns;
     if (!sqf_linear_has_bias(&pipeline->checkpoint.config, kind)) {
         return SQF_OK;
@@ -192,7 +192,7 @@ static sqf_status write_dense(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_
 {
     const sqf_module_plan *plan = &work->plan->module[kind];
     const sqf_type type = plan->recipe.scheme.weights.low;
-    char name[SQF_MODULE_NAME + 8];
+    char name[SQF_MODULE_NAME];
     size_t rows, columns;
     tensor_name(work->index, kind, "weight", name);
     sqf_linear_shape(&pipeline->checkpoint.config, kind, &rows, &columns);
@@ -273,9 +273,11 @@ static sqf_status choose_channels(const sqf_pipeline *pipeline, const sqf_layer_
     if (!sqf_act_spec_is_split(act) || act->mask != SQF_MASK_STATIC) {
         return SQF_OK;
     }
+    const sqf_statistics none = {.channels = group->columns}; /* enough for a random mask */
     SQF_TRY(SQF_ALLOC(&group->channels, group->columns, "channels", err));
-    return sqf_activation_mask(group->statistics, act, recipe->mask, group->weights, group->rows, group->count,
-                               mask_seed(pipeline, work, group->input), group->channels, &group->border, err);
+    return sqf_activation_mask(group->statistics ? group->statistics : &none, act, recipe->mask, group->weights,
+                               group->rows, group->count, mask_seed(pipeline, work, group->input), group->channels,
+                               &group->border, err);
 }
 
 static sqf_status find_input_norm(input_group *group, sqf_error *err)
