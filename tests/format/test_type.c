@@ -26,6 +26,8 @@ static void test_names_bits_and_limits(void **state)
         assert_true(sqf_type_max((sqf_type)i) == expected[i].max);
         assert_true(sqf_type_parse(expected[i].name, &parsed) && parsed == (sqf_type)i);
     }
+    assert_true(sqf_type_is_integer(SQF_TYPE_FP4) && sqf_type_is_integer(SQF_TYPE_INT8));
+    assert_false(sqf_type_is_integer(SQF_TYPE_FP8) || sqf_type_is_integer(SQF_TYPE_NONE));
     sqf_type type;
     assert_true(sqf_type_parse("INT4", &type) && type == SQF_TYPE_INT4);
     assert_false(sqf_type_parse("int7", &type));
