@@ -14,6 +14,7 @@ const command_fn commands[] = {
     compare_command,
     schemes_command,
     bench_command,
+    survey_command,
     version_command,
     help_command,
     NULL,
