@@ -97,6 +97,22 @@ static void test_the_search_finds_the_least_weighted_error_of_the_51_factors(voi
     assert_true(smaller > 100); /* else the search found nothing to do and this test nothing to check */
 }
 
+static void test_ties_of_the_search_go_to_the_larger_factor(void **state)
+{
+    (void)state;
+    const float x[3] = {0.7f, -0.2f, 5.0f}, weight[3] = {0, 0, 0}; /* every factor has the error 0 */
+    const uint8_t mask[3] = {0, 0, 1};
+    for (int scales = 0; scales < 2; scales++) {
+        const sqf_weight_spec spec = {.low = SQF_TYPE_INT4,
+                                      .high = SQF_TYPE_INT8,
+                                      .bank = 1,
+                                      .scale_type = SQF_TYPE_FP32,
+                                      .scales = (sqf_scales)scales};
+        const sqf_group_scales s = sqf_group_scales_choose(&spec, x, mask, weight, 3, true);
+        assert_true(s.low == 0.7f / 7.0f);
+    }
+}
+
 /* n by the formula of docs/format.md section 3, with logarithms; near whole values either side is right. */
 static void check_shift(float low, float high_max, int qmax_high, int qmax_low, int shift)
 {
@@ -167,6 +183,7 @@ int main(void)
         cmocka_unit_test(test_absmax_scales_are_maxima_divided_by_the_largest_value),
         cmocka_unit_test(test_without_a_mask_all_elements_are_low),
         cmocka_unit_test(test_the_search_finds_the_least_weighted_error_of_the_51_factors),
+        cmocka_unit_test(test_ties_of_the_search_go_to_the_larger_factor),
         cmocka_unit_test(test_tied_scales_follow_the_formula_and_fit_one_grid),
         cmocka_unit_test(test_types_that_cannot_be_tied_have_no_shift),
     };
