@@ -3,6 +3,10 @@
  * that are folded in halves: every level rounds alike. */
 #include <string.h>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #include "kernels/kernels.h"
 
 #define PARTIALS     64
@@ -318,8 +322,14 @@ INLINE vf panel_column(sqf_form form, const uint8_t *step, unsigned k, unsigned 
     vu four; /* columns in the bytes of a lane */
     if (form == SQF_FORM_NIBBLES) {
         memcpy(&four, step + sizeof four * v, sizeof four);
-        four = (four >> (8 * (k % 4) + (k < 4 ? 0 : 4))) & 15;
-        return __builtin_convertvector((vi)four - SQF_NIBBLE_OFFSET, vf);
+        four >>= 8 * (k % 4) + (k < 4 ? 0 : 4);
+#if defined(__AVX512F__)
+        /* One look-up that ignores the upper bits, in place of mask, difference and conversion. */
+        const vf values = {-7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7, 8};
+        return (vf)_mm512_permutexvar_ps((__m512i)four, (__m512)values);
+#else
+        return __builtin_convertvector((vi)(four & 15) - SQF_NIBBLE_OFFSET, vf);
+#endif
     }
     memcpy(&four, step + (k < 4 ? 0 : 64) + sizeof four * v, sizeof four);
     return __builtin_convertvector((vi)(four << (24 - 8 * (k % 4))) >> 24, vf);
