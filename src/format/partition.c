@@ -69,7 +69,8 @@ static uint32_t ordered_key(float x)
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
-/* The k-th largest key (k >= 1), digit by digit from the top, and in *ties how many of the k equal it. */
+/* A key (k >= 1) that at least k keys reach, and in *ties how many of those equal to it are to be chosen beside all the
+ * larger ones. Found digit by digit from the top; a digit whose keys are all wanted ends the search. */
 static uint32_t kth_key(const float *score, size_t n, size_t k, size_t *ties)
 {
     uint32_t prefix = 0, fixed = 0; /* the digits found so far and the bits that they cover */
@@ -85,12 +86,15 @@ static uint32_t kth_key(const float *score, size_t n, size_t k, size_t *ties)
         }
         prefix |= digit << shift;
         fixed |= 15u << shift;
+        if (count[digit] == k) {
+            break;
+        }
     }
     *ties = k;
     return prefix;
 }
 
-/* A radix selection: eight passes whatever the scores are, no scratch memory. */
+/* A radix selection: at most eight passes whatever the scores are, no scratch memory. */
 void sqf_select_top(const float *score, size_t n, size_t k, uint8_t *mask)
 {
     size_t ties = 0;
