@@ -12,6 +12,7 @@ const command_fn commands[] = {
     tokenize_command,
     inspect_command,
     compare_command,
+    survey_command,
     schemes_command,
     bench_command,
     survey_command,

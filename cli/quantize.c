@@ -192,7 +192,7 @@ static const cli_option file_options[] = {
      .kind = OPTION_TEXT,
      .value = "FILE",
      .standard = "none",
-     .text = "calibration text, or .jsonl; none rounds without statistics. Must be said where weights are quantized"},
+     .text = "calibration text, or .jsonl; none rounds without statistics. Must be said unless nothing is quantized"},
     {.name = "calib-samples",
      .kind = OPTION_COUNT,
      .value = "N",
@@ -240,25 +240,34 @@ static const cli_option file_options[] = {
 };
 enum { FILE_OPTIONS = sizeof file_options / sizeof file_options[0] };
 
-/* The table of this command: what stands above, then one row for each recipe key. */
-static size_t build_options(cli_option options[FLAGS_MAX])
+/* A recipe key as an option. Names and texts of all keys stay in static memory. */
+static cli_option key_option(const sqf_recipe_key *key, size_t index)
 {
     static char names[FLAGS_MAX][FLAG_NAME], texts[FLAGS_MAX][FLAG_TEXT];
-    memcpy(options, file_options, sizeof file_options);
-    size_t key_count, count = FILE_OPTIONS;
+    snprintf(names[index], FLAG_NAME, "%s", key->name);
+    for (char *c = names[index]; (c = strchr(c, '_')) != NULL;) {
+        *c = '-';
+    }
+    snprintf(texts[index], FLAG_TEXT, "%s: %s", key->description, key->values);
+    return (cli_option){.name = names[index],
+                        .kind = OPTION_TEXT,
+                        .value = index == 0 ? "SCHEME" : "VALUE",
+                        .standard = key->default_value[0] != '\0' ? key->default_value : NULL,
+                        .text = texts[index]};
+}
+
+/* The output, the scheme (the first key), where the text comes from, and the other keys. */
+static size_t build_options(cli_option options[FLAGS_MAX])
+{
+    size_t key_count, count = 0;
     const sqf_recipe_key *keys = sqf_recipe_key_list(&key_count);
-    for (size_t i = 0; i < key_count && count < FLAGS_MAX; i++, count++) {
-        snprintf(names[i], FLAG_NAME, "%s", keys[i].name);
-        for (char *c = names[i]; (c = strchr(c, '_')) != NULL;) {
-            *c = '-';
-        }
-        snprintf(texts[i], FLAG_TEXT, "%s: %s", keys[i].description, keys[i].values);
-        options[count] = (cli_option){.name = names[i], .kind = OPTION_TEXT, .value = "VALUE", .text = texts[i]};
-        if (strcmp(names[i], "scheme") == 0) {
-            options[count].value = "SCHEME";
-        } else if (keys[i].default_value[0] != '\0') {
-            options[count].standard = keys[i].default_value;
-        }
+    options[count++] = file_options[0];
+    options[count++] = key_option(&keys[0], 0);
+    for (size_t i = 1; i < FILE_OPTIONS; i++) {
+        options[count++] = file_options[i];
+    }
+    for (size_t i = 1; i < key_count && count < FLAGS_MAX; i++) {
+        options[count++] = key_option(&keys[i], i);
     }
     return count;
 }

@@ -37,7 +37,7 @@ static void list_scheme(listing *list, const char *name, const char *shell_name,
         return;
     }
     const sqf_scheme_bits bits = sqf_scheme_bits_of(scheme);
-    printf("%-12s %-12s %8.4g %8.4g %8.4g %7.1f %%  %s\n", name, shell_name, bits.weights_equivalent,
+    printf("%-23s %-24s %8.4g %8.4g %8.4g %7.1f %%  %s\n", name, shell_name, bits.weights_equivalent,
            bits.activations_equivalent, bits.weights_stored, 100 * bits.low_rate_share, description);
     if (list->long_names) {
         char text[SQF_SCHEME_TEXT];
@@ -46,49 +46,61 @@ static void list_scheme(listing *list, const char *name, const char *shell_name,
     }
 }
 
-static void print_heading(void)
+static void print_heading(const listing *list)
 {
-    printf("%-12s %-12s %8s %8s %8s %9s  %s\n", "scheme", "in a shell", "weights", "acts", "stored", "low rate",
-           "meaning");
+    if (!list->json) {
+        printf("%-23s %-24s %8s %8s %8s %9s  %s\n", "scheme", "in a shell", "weights", "acts", "stored", "low rate",
+               "meaning");
+    }
+}
+
+static sqf_status list_one(listing *list, const char *text, sqf_error *err)
+{
+    sqf_scheme scheme;
+    char name[SQF_SCHEME_TEXT], shell_name[SQF_SCHEME_TEXT];
+    const sqf_status status = sqf_scheme_parse(text, &scheme, err);
+    if (status == SQF_OK) {
+        sqf_scheme_print(&scheme, SQF_SPELLING_SHORT, name);
+        sqf_scheme_print(&scheme, SQF_SPELLING_SHELL, shell_name);
+        list->long_names = true;
+        print_heading(list);
+        list_scheme(list, name, shell_name, "", &scheme);
+    }
+    return status;
+}
+
+static sqf_status list_all(listing *list, sqf_error *err)
+{
+    size_t count;
+    const sqf_scheme_entry *entries = sqf_scheme_list(&count);
+    print_heading(list);
+    for (size_t i = 0; i < count; i++) {
+        sqf_scheme scheme;
+        const sqf_status status = sqf_scheme_parse(entries[i].name, &scheme, err);
+        if (status != SQF_OK) {
+            return status;
+        }
+        list_scheme(list, entries[i].name, entries[i].shell_name, entries[i].description, &scheme);
+    }
+    return SQF_OK;
 }
 
 static int run_schemes(const cli_arguments *arguments)
 {
-    listing list = {.json = arguments_given(arguments, "json"), .long_names = arguments_given(arguments, "verbose")};
-    list.array = json_array();
+    listing list = {.json = arguments_given(arguments, "json"),
+                    .long_names = arguments_given(arguments, "verbose"),
+                    .array = json_array()};
     sqf_error err = {0};
-    sqf_scheme scheme;
-    if (!list.json) {
-        print_heading();
+    const sqf_status status =
+        arguments->operand_count == 1 ? list_one(&list, arguments->operands[0], &err) : list_all(&list, &err);
+    int code = status == SQF_OK ? EXIT_DONE : fail_error(&err);
+    if (code == EXIT_DONE && list.json) {
+        json_t *object = json_object();
+        json_object_set(object, "schemes", list.array);
+        code = print_json(object);
     }
-    if (arguments->operand_count == 1) {
-        if (sqf_scheme_parse(arguments->operands[0], &scheme, &err) != SQF_OK) {
-            json_decref(list.array);
-            return fail_error(&err);
-        }
-        char name[SQF_SCHEME_TEXT], shell_name[SQF_SCHEME_TEXT];
-        sqf_scheme_print(&scheme, SQF_SPELLING_SHORT, name);
-        sqf_scheme_print(&scheme, SQF_SPELLING_SHELL, shell_name);
-        list.long_names = true;
-        list_scheme(&list, name, shell_name, "", &scheme);
-    } else {
-        size_t count;
-        const sqf_scheme_entry *entries = sqf_scheme_list(&count);
-        for (size_t i = 0; i < count; i++) {
-            if (sqf_scheme_parse(entries[i].name, &scheme, &err) != SQF_OK) {
-                json_decref(list.array);
-                return fail_error(&err);
-            }
-            list_scheme(&list, entries[i].name, entries[i].shell_name, entries[i].description, &scheme);
-        }
-    }
-    if (!list.json) {
-        json_decref(list.array);
-        return EXIT_DONE;
-    }
-    json_t *object = json_object();
-    json_object_set_new(object, "schemes", list.array);
-    return print_json(object);
+    json_decref(list.array);
+    return code;
 }
 
 const cli_command *schemes_command(void)
