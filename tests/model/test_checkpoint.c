@@ -558,6 +558,58 @@ static void test_overrides_must_name_modules(void **state)
     }
 }
 
+/* Puts one space behind the header, so that no tensor is aligned, or flips a bit of the last byte. */
+static void edit_file(const tiny *t, bool shift)
+{
+    sqf_error err = {0};
+    sqf_buffer file, edited = {0};
+    char path[96];
+    uint64_t length;
+    snprintf(path, sizeof path, "%s/model.safetensors", t->path);
+    must(sqf_file_read(path, 1 << 24, &file, &err), &err);
+    memcpy(&length, file.data, sizeof length);
+    const size_t header_end = 8 + (size_t)length;
+    length += shift;
+    must(sqf_buffer_append(&edited, &length, sizeof length, &err), &err);
+    must(sqf_buffer_append(&edited, file.data + 8, header_end - 8, &err), &err);
+    must(sqf_buffer_append(&edited, " ", shift ? 1 : 0, &err), &err);
+    must(sqf_buffer_append(&edited, file.data + header_end, file.size - header_end, &err), &err);
+    edited.data[edited.size - 1] = (char)(edited.data[edited.size - 1] ^ (shift ? 0 : 1));
+    must(sqf_file_write(path, edited.data, edited.size, &err), &err);
+    free(file.data);
+    free(edited.data);
+}
+
+static void test_unaligned_files_compute_the_same(void **state)
+{
+    tiny pair[2];
+    sqf_product_counts counts;
+    (void)state;
+    make_pair(&pair[0], &pair[1], "low=int8,group=16;low=int8,high=int8,bank=16,high_per_bank=4", NULL);
+    for (size_t i = 0; i < 2; i++) {
+        float *aligned = logits_of(&pair[i], &counts);
+        edit_file(&pair[i], true);
+        float *unaligned = logits_of(&pair[i], &counts);
+        assert_memory_equal(aligned, unaligned, sizeof *aligned * TOKENS * SMALL_VOCABULARY);
+        free(aligned);
+        free(unaligned);
+        tiny_remove(&pair[i]);
+    }
+}
+
+static void test_flipped_bit_fails_its_hash(void **state)
+{
+    tiny quantized, dense;
+    (void)state;
+    make_pair(&quantized, &dense, "low=int8,group=16;low=int8", NULL);
+    edit_file(&quantized, false);
+    edit_file(&dense, false);
+    expect_refusal(&quantized, SQF_E_HASH, "content hash: expected");
+    expect_refusal(&dense, SQF_E_HASH, "content hash: expected");
+    tiny_remove(&quantized);
+    tiny_remove(&dense);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -568,6 +620,8 @@ int main(void)
         cmocka_unit_test(test_damaged_quantized_models_are_refused),
         cmocka_unit_test(test_facts_of_a_quantized_model),
         cmocka_unit_test(test_overrides_must_name_modules),
+        cmocka_unit_test(test_unaligned_files_compute_the_same),
+        cmocka_unit_test(test_flipped_bit_fails_its_hash),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

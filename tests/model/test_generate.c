@@ -115,6 +115,26 @@ static void test_reasons_to_stop(void **state)
     close_demo(&d);
 }
 
+/* A penalty that outweighs every logit: no token of the prompt or of the text comes again. */
+static void test_prompt_and_text_count_for_the_penalty(void **state)
+{
+    demo d;
+    (void)state;
+    open_demo(&d);
+    const sqf_generate_options options = {.max_tokens = 24, .sampling = {.repetition_penalty = 1000}};
+    sqf_generation g = generate(&d, 512, &options);
+    for (size_t i = 0; i < g.ids.count; i++) {
+        for (size_t j = 0; j < i; j++) {
+            assert_int_not_equal(g.ids.data[i], g.ids.data[j]);
+        }
+        for (size_t j = 0; j < d.count; j++) {
+            assert_int_not_equal(g.ids.data[i], d.prompt[j]);
+        }
+    }
+    sqf_ids_clear(&g.ids);
+    close_demo(&d);
+}
+
 static void test_bad_calls_are_refused(void **state)
 {
     demo d;
@@ -140,6 +160,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_greedy_text_is_pytorchs),
         cmocka_unit_test(test_reasons_to_stop),
+        cmocka_unit_test(test_prompt_and_text_count_for_the_penalty),
         cmocka_unit_test(test_bad_calls_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
