@@ -1,7 +1,7 @@
 /* Micro-benchmark of the CPU kernels: GMAC/s of products with many tokens and GB/s of products with one, for each
  * scheme and kernel level, beside what this machine can do at most, measured in the same run.
  *
- * Usage: bench_kernels [THREADS] [TOKENS] */
+ * Usage: bench_kernels [THREADS] [TOKENS] [SCHEME or "attention"] */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -240,7 +240,7 @@ static timing time_product(sqf_context *context, const sqf_linear *linear, sqf_i
 
 enum { COPIES_MAX = 64 };
 
-/* Layers enough that one token reads more than the caches hold; `cycle` is the time of one of them. */
+/* Seconds of one token through one layer, with layers enough that they do not fit the caches. */
 static double time_decode(sqf_context *context, const sqf_linear_params *params, size_t copies, const float *x,
                           float *y)
 {
@@ -303,10 +303,9 @@ static void bench_scheme(const char *level, unsigned threads, const char *scheme
     const size_t copies = w.dense ? 1 : 160e6 / bytes < COPIES_MAX ? (size_t)(160e6 / bytes) : COPIES_MAX;
     const double one = time_decode(context, &params, copies, x, y);
     printf("%-10s %-14s N=%zu K=%zu: M=%zu %7.1f GMAC/s, input %5.2f GB/s;  M=1 %6.2f GB/s stored, %6.1f us; "
-           "load %.0f Mweights/s\n",
+           "load %.1f ms\n",
            level, scheme, rows, columns, tokens, (double)(tokens * rows * columns) / many.forward * 1e-9,
-           (double)(tokens * columns * sizeof *x) / many.prepare * 1e-9, bytes / one * 1e-9, one * 1e6,
-           (double)(rows * columns) / load * 1e-6);
+           (double)(tokens * columns * sizeof *x) / many.prepare * 1e-9, bytes / one * 1e-9, one * 1e6, load * 1e3);
     fflush(stdout);
     sqf_input_destroy(input);
     sqf_linear_destroy(linear);

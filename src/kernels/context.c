@@ -62,6 +62,7 @@ sqf_status sqf_context_create(const sqf_context_options *options, sqf_context **
     SQF_TRY(SQF_ALLOC(&context, 1, "context", err));
     context->options = options ? *options : sqf_context_options_default();
     context->kernels = kernels;
+    context->options.cpu = kernels->name; /* the caller's string need not live on */
     const unsigned threads = context->options.threads ? context->options.threads : available_processors();
     const sqf_status status = sqf_pool_create(threads, &context->pool, err);
     if (status != SQF_OK) {

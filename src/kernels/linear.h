@@ -35,7 +35,8 @@ size_t sqf_linear_columns(const sqf_linear *linear);
 /* True if both read their input in the same quantized form, so that one sqf_input serves both. */
 bool sqf_linear_same_input(const sqf_linear *a, const sqf_linear *b);
 
-/* A quantized input with buffers that grow and are reused. One thread at a time. */
+/* A quantized input with buffers that grow and are reused. One thread at a time: a forward pass keeps its scratch here.
+ * It refers to the layer that it was last prepared for, which must live as long as the input is used. */
 typedef struct sqf_input sqf_input;
 sqf_status sqf_input_create(sqf_input **out, sqf_error *err);
 void sqf_input_destroy(sqf_input *input);
@@ -51,7 +52,8 @@ sqf_status sqf_input_prepare(sqf_context *context, sqf_input *input, const sqf_l
 sqf_status sqf_linear_forward(sqf_context *context, const sqf_linear *linear, const sqf_input *input, float *y,
                               sqf_error *err);
 
-/* x [tokens, K] with quantization undone, in original channel order, for error measurement: out [tokens, K]. */
+/* x [tokens, K] with quantization undone, in the channel order in which x came, for error measurement: out [tokens, K].
+ */
 void sqf_input_dequantize(const sqf_input *input, float *out);
 
 #endif

@@ -502,11 +502,58 @@ static void one_input_serves_layers_that_read_it_alike(void **state)
     sqf_context_destroy(context);
 }
 
+/* Sums of 140000 products of 127 * 127 do not fit int32: the row must be cut. */
+static void a_row_too_long_for_int32_sums_is_cut(void **state)
+{
+    (void)state;
+    sqf_error err;
+    enum { ROWS = 2, COLUMNS = 140000 };
+    const sqf_weight_spec spec = {.low = SQF_TYPE_INT8, .bank = 64, .scale_type = SQF_TYPE_FP32};
+    sqf_matrix matrix;
+    sqf_row row;
+    assert_ok(sqf_matrix_create(&spec, ROWS, COLUMNS, COLUMNS, NULL, &matrix, &err), &err);
+    assert_ok(sqf_row_create(&matrix, &row, &err), &err);
+    float *x = malloc(COLUMNS * sizeof *x), y[ROWS];
+    for (size_t n = 0; n < ROWS; n++) {
+        for (size_t k = 0; k < COLUMNS; k++) {
+            row.value[k] = n == 0 ? 127.0f : -127.0f;
+            x[k] = 127.0f;
+        }
+        row.scale_low[0] = 1.0f;
+        sqf_matrix_pack_row(&matrix, n, &row);
+    }
+    for (const char *const *level = sqf_cpu_levels(); *level; level++) {
+        const sqf_context_options options = {.threads = 1, .cpu = *level};
+        const sqf_linear_params params = {.name = "long",
+                                          .rows = ROWS,
+                                          .columns = COLUMNS,
+                                          .matrix = &matrix,
+                                          .activations = {.low = SQF_TYPE_INT8, .clip = 1.0f}};
+        sqf_context *context;
+        sqf_linear *linear;
+        sqf_input *input;
+        assert_ok(sqf_context_create(&options, &context, &err), &err);
+        assert_ok(sqf_linear_create(context, &params, &linear, &err), &err);
+        assert_ok(sqf_input_create(&input, &err), &err);
+        assert_ok(sqf_input_prepare(context, input, linear, x, 1, &err), &err);
+        assert_ok(sqf_linear_forward(context, linear, input, y, &err), &err);
+        const double want = 127.0 * 127.0 * COLUMNS;
+        assert_true(fabs((double)y[0] - want) <= 1e-6 * want && fabs((double)y[1] + want) <= 1e-6 * want);
+        sqf_input_destroy(input);
+        sqf_linear_destroy(linear);
+        sqf_context_destroy(context);
+    }
+    free(x);
+    sqf_row_clear(&row);
+    sqf_matrix_clear(&matrix);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_scheme_agrees_with_the_reference),
         cmocka_unit_test(dense_products_agree_with_double),
+        cmocka_unit_test(a_row_too_long_for_int32_sums_is_cut),
         cmocka_unit_test(one_input_serves_layers_that_read_it_alike),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
