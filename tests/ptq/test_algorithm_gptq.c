@@ -24,9 +24,9 @@ static layer make_layer(sqf_random *random, size_t rows, size_t columns, size_t 
     l.channels = make_array(columns, sizeof *l.channels);
     for (size_t j = 0; j < columns; j++) {
         l.norm[j] = (float)sqrt(l.statistics.sum_square[j]);
-        /* every third channel goes behind the border until it is full */
-        l.channels[j] = (int32_t)j;
     }
+    memset(l.weights + 3 * columns, 0, columns * sizeof *l.weights); /* a row whose scales are all 0 */
+    /* every third channel goes behind the border until that part is full */
     const size_t high = columns - border;
     size_t low_at = 0, high_at = 0;
     for (size_t j = 0; j < columns; j++) {
@@ -438,6 +438,29 @@ static void test_values_that_are_no_numbers_are_named(void **state)
     free_layer(&l);
 }
 
+/* A factor whose rows are huge, as no Hessian has them: what propagates is beyond the range of floats. */
+static void test_compensation_that_overflows_is_an_error(void **state)
+{
+    (void)state;
+    sqf_random random = {test_seed("overflow", 37)};
+    layer l = make_layer(&random, 200, 64, 64);
+    sqf_factor factor = make_factor(&l, NULL);
+    for (size_t i = 0; i < 64; i++) {
+        for (size_t j = i + 1; j < 64; j++) {
+            factor.upper[i * 64 + j] = 1e30f;
+        }
+    }
+    sqf_matrix_job job = make_job(&l, "low=int4,group=32");
+    job.factor = &factor;
+    sqf_matrix matrix;
+    sqf_error err;
+    assert_fails(sqf_matrix_quantize(context, &job, &matrix, NULL, &err), SQF_E_VALUE, &err,
+                 "layer: rows from 0: the compensated weights overflow");
+    assert_null(matrix.owned);
+    sqf_factor_clear(&factor);
+    free_layer(&l);
+}
+
 static void test_jobs_that_lack_calibration_are_refused_or_fall_back(void **state)
 {
     (void)state;
@@ -483,6 +506,7 @@ int main(void)
         cmocka_unit_test(test_random_masks_follow_seed_name_and_row),
         cmocka_unit_test(test_weights_of_dead_channels_become_zero),
         cmocka_unit_test(test_values_that_are_no_numbers_are_named),
+        cmocka_unit_test(test_compensation_that_overflows_is_an_error),
         cmocka_unit_test(test_jobs_that_lack_calibration_are_refused_or_fall_back),
     };
     context = make_context(2);
