@@ -13,10 +13,10 @@
 typedef struct sqf_statistics {
     size_t channels;
     uint64_t tokens;
-    float *hessian;    /* [K, K] sum of x x^T while adding; (2/T) sum x x^T, symmetric and full, after finish; or NULL */
-    float *max_abs;    /* [K] max |x_j| */
-    double *sum_abs;   /* [K] */
-    double *sum;       /* [K] */
+    float *hessian;  /* [K, K] sum of x x^T while adding; (2/T) sum x x^T, symmetric and full, after finish; or NULL */
+    float *max_abs;  /* [K] max |x_j| */
+    double *sum_abs; /* [K] */
+    double *sum;     /* [K] */
     double *sum_square; /* [K] */
 } sqf_statistics;
 
@@ -44,35 +44,36 @@ sqf_status sqf_activation_mask(const sqf_statistics *statistics, const sqf_act_s
 /* The factor of a damped Hessian: U upper triangular with U^T U = (H + lambda I)^-1. */
 typedef struct sqf_factor {
     size_t channels;
-    float *upper;             /* [K, K] row-major, zero below the diagonal */
-    float *inverse_diagonal;  /* [K] diag of (H + lambda I)^-1 */
-    float *hessian_diagonal;  /* [K] diag of H before damping */
-    uint8_t *dead;            /* [K] 1 = the channel was never active; its weights become 0 */
-    double damping;           /* the fraction of mean(diag H) that was used; larger than asked if Cholesky failed */
+    float *upper;            /* [K, K] row-major, zero below the diagonal */
+    float *inverse_diagonal; /* [K] diag of (H + lambda I)^-1 */
+    float *hessian_diagonal; /* [K] diag of H before damping */
+    uint8_t *dead;           /* [K] 1 = the channel was never active; its weights become 0 */
+    double damping;          /* the fraction of mean(diag H) that was used; larger than asked if Cholesky failed */
     unsigned retries;
 } sqf_factor;
 
 /* hessian [K, K] full symmetric in the ORIGINAL order (not changed); channels [K] or NULL permutes it (stored order).
- * One Cholesky in reversed order and one triangular inverse; blocked, tiles in parallel. Raises the damping tenfold up to three times
- * and logs it; then SQF_E_VALUE naming `name`. */
+ * lambda = damping * mean(diag H) over all K channels; a dead channel (diagonal 0) gets the diagonal 1 + lambda.
+ * One Cholesky in reversed order and one triangular inverse; blocked, tiles in parallel. Where that fails it raises the
+ * damping tenfold (0 becomes 0.01) up to three times and logs each as a warning; then SQF_E_VALUE naming `name`. */
 sqf_status sqf_factor_create(sqf_context *context, const char *name, const float *hessian, size_t channel_count,
                              const int32_t *channels, double damping, sqf_factor *out, sqf_error *err);
 void sqf_factor_clear(sqf_factor *factor);
 
 typedef struct sqf_matrix_job {
-    const char *name;              /* for messages */
+    const char *name; /* for messages */
     sqf_weight_spec spec;
-    const float *weights;          /* [rows, columns] original channel order, smoothed; not changed */
+    const float *weights; /* [rows, columns] original channel order, smoothed; not changed */
     size_t rows, columns, border;
-    const int32_t *channels;       /* stored order, or NULL */
-    const sqf_factor *factor;      /* stored order; NULL = no calibration (then compensate must be NONE) */
-    const float *input_norm;       /* [columns] ||x_j||_2, original order, for Wanda; may be NULL otherwise */
-    const float *hessian;          /* [columns, columns] original order, to measure the output error; may be NULL */
+    const int32_t *channels;  /* stored order, or NULL */
+    const sqf_factor *factor; /* stored order; NULL = no calibration (then compensate must be NONE) */
+    const float *input_norm;  /* [columns] ||x_j||_2, original order, for Wanda; may be NULL otherwise */
+    const float *hessian;     /* [columns, columns] original order, to measure the output error; may be NULL */
     sqf_importance importance;
     sqf_prune prune;
     sqf_compensate compensate;
     sqf_clip clip;
-    uint64_t seed;                 /* random importance; results depend on (seed, name, row), not on threads */
+    uint64_t seed; /* random importance; results depend on (seed, name, row), not on threads */
 } sqf_matrix_job;
 
 typedef struct sqf_matrix_result {
@@ -80,8 +81,17 @@ typedef struct sqf_matrix_result {
     double output_error; /* tr((W-W') H (W-W')^T) / tr(W H W^T); NaN without a Hessian */
 } sqf_matrix_result;
 
-/* Algorithm 1 (and GPTQ, RTN, SparseGPT, Wanda as its special cases): quantizes a matrix into stored form. `out` is created.
- * NaN or infinity in weights: SQF_E_VALUE naming tensor, row, column. */
+/* Algorithm 1 (and GPTQ, RTN, SparseGPT, Wanda as its special cases): quantizes a matrix into stored form. `out` is
+ * created, and empty after a failure; result may be NULL. Blocks of rows in parallel, each thread with a workspace of
+ * about 1.2 kB a column. Choices that the specification leaves open:
+ *  - with a low type, masks of all banks of a group and its scales are chosen on entering the group; with low = none its
+ *    scale on entering the group, from all of its weights, and each mask on entering the bank. All from weights that
+ *    carry the errors of every column before;
+ *  - `gain` ranks with the scales that the masks by `obs` would give the group;
+ *  - without a factor `obs`, `hinv` and `sparsegpt` rank by magnitude, `gain` by the error saved alone;
+ *  - the search of clip = mse weights errors with diag(H), without a factor all alike.
+ * SQF_E_VALUE: NaN or infinity in weights (tensor, row and column are named), or compensated weights that overflow;
+ * SQF_E_ARG: GPTQ without a factor, Wanda without norms; SQF_E_SHAPE: a factor of another width. */
 sqf_status sqf_matrix_quantize(sqf_context *context, const sqf_matrix_job *job, sqf_matrix *out,
                                sqf_matrix_result *result, sqf_error *err);
 
