@@ -134,7 +134,7 @@ static inline void tiny_create(tiny *t, const json_t *config_json, sqf_dtype dty
 static inline void tiny_remove(const tiny *t)
 {
     char command[128];
-    snprintf(command, sizeof command, "rm -rf '%s'", t->path);
+    snprintf(command, sizeof command, "rm -rf '%.63s'", t->path);
     assert_int_equal(system(command), 0);
 }
 

@@ -29,7 +29,7 @@ CASES = [
     case("llama-plain-f16-one-key-head", "LlamaForCausalLM", "F16", num_key_value_heads=1, tie_word_embeddings=True),
     case("llama-rope-llama3-bf16", "LlamaForCausalLM", "BF16", tie_word_embeddings=True, rope_theta=500.0,
          rope_scaling={"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                       "original_max_position_embeddings": 32}),
+                       "original_max_position_embeddings": 128}),
     case("llama-rope-linear-new-spelling-all-biases-untied", "LlamaForCausalLM", attention_bias=True, mlp_bias=True,
          tie_word_embeddings=False, rope_parameters={"rope_type": "linear", "factor": 2.5, "rope_theta": 1000.0}),
     case("mistral-window-head-dim-apart", "MistralForCausalLM", "BF16", sliding_window=7, head_dim=10,
