@@ -75,8 +75,9 @@ static void print_progress(const char *what, uint64_t done, uint64_t total, doub
     if (done > 0) {
         format_duration((double)(total - done) / rate, left);
     }
-    fprintf(stderr, "%s%s %" PRIu64 " of %" PRIu64 " (%.0f %%), %.3g/s, %s left%s", display.terminal ? "\r" : "", what,
-            done, total, 100.0 * (double)done / (double)total, rate, left, display.terminal ? "\033[K" : "\n");
+    fprintf(stderr, "%s%s %" PRIu64 " of %" PRIu64 " (%.0f %%), %.*f/s, %s left%s", display.terminal ? "\r" : "", what,
+            done, total, 100.0 * (double)done / (double)total, rate < 10 ? 2 : 0, rate, left,
+            display.terminal ? "\033[K" : "\n");
     display.line_shown = display.terminal;
 }
 

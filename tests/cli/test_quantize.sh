@@ -28,7 +28,8 @@ cmp sq6/model.safetensors again/model.safetensors || complain "the recipe file g
 expect 0 "*are identical;*0 of * codes and 0 scales differ" "*" "$sqf" compare sq6 again
 
 # flags reach the recipe, and a W(SQ) model has its masks
-expect 0 '*"scheme"*' "" quantize -o wsq --scheme w-sq6-a8 --bank 32 --sparsity 0.75 --importance gain --smooth off --json -q
+expect 0 '*"scheme"*' "" \
+    quantize -o wsq --scheme w-sq6-a8 --bank 32 --sparsity 0.75 --importance gain --smooth off --json -q
 expect_members output seconds bits_per_weight weights_equivalent_bits file_bytes mean_output_error
 is "$(member weights_equivalent_bits) == 5"
 expect 0 "*weights held high * (25.00 %)*" "" "$sqf" inspect wsq model.layers.1.mlp.up_proj

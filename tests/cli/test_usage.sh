@@ -41,7 +41,8 @@ expect_error 2 "--scheme w99: *" "$sqf" quantize m -o out --scheme w99 --calib n
 expect_error 2 "--bank 0: expected a whole number from 1 to 65536, found '0'" \
     "$sqf" quantize m -o out --scheme w-sq6-a8 --calib none --bank 0
 expect_error 2 "--smooth 2: expected *off*" "$sqf" quantize m -o out --scheme w4a8 --calib none --smooth 2
-expect_error 2 "--mask-mode often: expected static*" "$sqf" quantize m -o out --scheme w4a-sq6 --calib none --mask-mode often
+expect_error 2 "--mask-mode often: expected static*" \
+    "$sqf" quantize m -o out --scheme w4a-sq6 --calib none --mask-mode often
 expect_error 2 "--ignore re:(: *" "$sqf" quantize m -o out --scheme w4a8 --calib none --ignore 're:('
 
 expect 0 "scheme*W4A(SQ6)*w4a-sq6*" "" "$sqf" schemes
