@@ -16,6 +16,7 @@ typedef struct evaluation {
     sqf_eval_result result;
 } evaluation;
 
+/* The same members for the model, at the outer level, and for the reference, in an object of its own. */
 static void add_score(json_t *object, const sqf_eval_score *score)
 {
     json_object_set_new(object, "perplexity", json_number(score->perplexity));
@@ -27,6 +28,7 @@ static void add_score(json_t *object, const sqf_eval_score *score)
     json_object_set_new(object, "products", json_products(&score->products));
 }
 
+/* Members that exist with a reference only. */
 static void add_comparison(json_t *object, const evaluation *e, const cli_arguments *arguments)
 {
     const sqf_eval_result *result = &e->result;

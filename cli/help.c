@@ -84,6 +84,7 @@ static void print_paragraphs(FILE *file, const char *text)
     }
 }
 
+/* A spelling too long for its column gets a line of its own. */
 static void print_options(FILE *file, const char *title, const cli_option *options, size_t count)
 {
     fprintf(file, "\n%s:\n", title);

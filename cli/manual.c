@@ -130,6 +130,7 @@ void manual_print_markdown(FILE *file)
     }
 }
 
+/* No date: the pages of a version are the same bytes whenever they are made. */
 static void print_page_head(FILE *file, const char *name, const char *summary)
 {
     fprintf(file, ".TH \"%s\" 1 \"\" \"sqformat %s\"\n.SH NAME\n%s \\- %s\n.SH SYNOPSIS\n", name, sqf_version(), name,
@@ -167,6 +168,7 @@ static void print_command_page(FILE *file, const void *user)
     fputs(".SH SEE ALSO\n\\fBsqf\\fR(1)\n", file);
 }
 
+/* One page, every write checked. */
 static int write_page(const char *directory, const char *name, void (*print)(FILE *, const void *), const void *user)
 {
     char path[4096];

@@ -32,6 +32,7 @@ static const cli_option *find_in(const cli_option *options, size_t count, const 
     return NULL;
 }
 
+/* A command's own options come before the common ones. */
 static const cli_option *find_name(const cli_command *command, const char *name, size_t length)
 {
     const cli_option *found = find_in(command->options, command->option_count, name, length);
@@ -117,6 +118,7 @@ void option_expected(const cli_option *option, char *text, size_t size)
     }
 }
 
+/* Whether the value means something for this row of the table. */
 static bool value_valid(const cli_option *option, const char *text)
 {
     uint64_t count;
@@ -217,6 +219,7 @@ static bool take_short(const cli_command *command, int count, char **argv, int *
     return true;
 }
 
+/* What can only be said at the end of the line: operands, and options that must be there. */
 static bool check_complete(const cli_arguments *arguments, char *message)
 {
     const cli_command *command = arguments->command;
@@ -306,6 +309,7 @@ void arguments_clear(cli_arguments *arguments)
     *arguments = (cli_arguments){0};
 }
 
+/* The last occurrence counts. */
 static const option_value *find_value(const cli_arguments *arguments, const char *name)
 {
     for (size_t i = arguments->value_count; i-- > 0;) {

@@ -125,6 +125,7 @@ json_t *json_products(const sqf_product_counts *counts)
     return object;
 }
 
+/* Indented, so that figures can be picked out by eye and by grep. */
 int print_json(json_t *object)
 {
     progress_clear();

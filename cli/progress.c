@@ -20,6 +20,7 @@ static struct {
 
 static volatile sig_atomic_t received;
 
+/* Nothing but this may happen in a signal handler. */
 static void remember(int number)
 {
     received = number;
@@ -81,6 +82,7 @@ static void print_progress(const char *what, uint64_t done, uint64_t total, doub
     display.line_shown = display.terminal;
 }
 
+/* The library's callback. Rate and time left are those of the current kind of work (layers, tokens, ...). */
 static bool show_progress(void *user, const char *what, uint64_t done, uint64_t total)
 {
     (void)user;

@@ -95,6 +95,7 @@ static int make_recipe(const cli_arguments *arguments, sqf_recipe **recipe)
     return apply_flags(arguments, sqf_recipe_base(*recipe));
 }
 
+/* Everything but the recipe. */
 static sqf_quantize_options read_options(const cli_arguments *arguments)
 {
     sqf_quantize_options options = sqf_quantize_options_default();

@@ -161,6 +161,7 @@ static sqf_status generate(runner *r, const char *bytes, size_t n, sqf_error *er
     return status;
 }
 
+/* Tokens as the vocabulary spells them: a piece of a character is no valid text. */
 static json_t *top_json(const runner *r)
 {
     json_t *array = json_array();
@@ -220,6 +221,7 @@ static void print_top(const runner *r)
     }
 }
 
+/* The text has been streamed already, except for JSON. */
 static int finish(const runner *r)
 {
     const sqf_generation *g = &r->generation;
@@ -243,6 +245,7 @@ static int finish(const runner *r)
     return EXIT_DONE;
 }
 
+/* Messages of the library name the file; an interrupted generation keeps what was printed. */
 static int run_model(runner *r, const char *bytes, size_t n)
 {
     sqf_error err = {0};

@@ -68,6 +68,7 @@ static int parse_ids(const char *bytes, size_t n, uint32_t **out, size_t *count)
     return ids ? EXIT_DONE : fail_input("standard input: out of memory");
 }
 
+/* Without --json exactly the bytes, no line end added: the round trip is exact. */
 static int print_text(const char *text, size_t n, bool json)
 {
     if (!json) {

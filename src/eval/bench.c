@@ -41,6 +41,7 @@ void sqf_cpu_name(char name[SQF_BENCH_CPU])
     fclose(file);
 }
 
+/* What is the same in every run. */
 typedef struct bench {
     sqf_context *context;
     sqf_session *session;
@@ -81,6 +82,7 @@ static sqf_status time_tokens(const bench *b, size_t count, size_t step, size_t 
     return SQF_OK;
 }
 
+/* Any tokens will do: the time of a dense model does not depend on them. A fixed seed makes runs comparable. */
 static sqf_status make_ids(size_t count, size_t vocabulary, uint32_t **ids, sqf_error *err)
 {
     SQF_TRY(SQF_ALLOC(ids, count, "tokens", err));

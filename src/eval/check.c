@@ -10,6 +10,7 @@ typedef struct check {
     sqf_error first; /* problem */
 } check;
 
+/* The first problem becomes the sentence of the whole check. */
 static void report_item(check *c, const char *item, sqf_status status, sqf_error *problem)
 {
     c->summary.items++;
@@ -34,6 +35,7 @@ static sqf_status check_tensor(const check *c, const sqf_checkpoint *checkpoint,
                                 tensor->dimensions == 2 ? tensor->shape[1] : 0, &tensor, err);
 }
 
+/* Loading a module checks its hashes, every code, count and scale, and its channel list. */
 static sqf_status check_module(const check *c, const sqf_checkpoint *checkpoint, const sqf_inspect_entry *entry,
                                sqf_error *err)
 {
@@ -44,6 +46,7 @@ static sqf_status check_module(const check *c, const sqf_checkpoint *checkpoint,
     return status;
 }
 
+/* A problem with one tensor does not keep the others from being checked; a cancelled call does. */
 static sqf_status check_entries(check *c, const sqf_inspection *inspection, sqf_error *err)
 {
     const sqf_checkpoint *checkpoint = &inspection->model.checkpoint;
@@ -59,6 +62,7 @@ static sqf_status check_entries(check *c, const sqf_inspection *inspection, sqf_
     return SQF_OK;
 }
 
+/* Models of other makers record no hashes: how many there are is part of the answer. */
 static void count_tensors(check *c, const sqf_checkpoint *checkpoint)
 {
     c->summary.tensors = sqf_tensors_count(checkpoint->tensors);
@@ -69,6 +73,7 @@ static void count_tensors(check *c, const sqf_checkpoint *checkpoint)
     }
 }
 
+/* A directory without a tokenizer is whole: it can still be evaluated on ids. */
 static sqf_status check_tokenizer(check *c, const char *directory, sqf_error *err)
 {
     char *path;
@@ -84,6 +89,7 @@ static sqf_status check_tokenizer(check *c, const char *directory, sqf_error *er
     return SQF_OK;
 }
 
+/* Without sound headers there is nothing to look at further. */
 static sqf_status check_directory(check *c, const char *directory, sqf_error *err)
 {
     static const char structure[] = "configuration, headers and shapes";

@@ -31,6 +31,7 @@ typedef struct comparison {
     size_t done, total;
 } comparison;
 
+/* Makes the rows of a module readable, quantized or not. */
 static sqf_status side_open(side *s, sqf_context *context, const char *module, size_t rows, size_t columns,
                             sqf_error *err)
 {
@@ -83,6 +84,7 @@ typedef struct tensor_sums {
     float largest;
 } tensor_sums;
 
+/* Squares are summed in float64: a matrix has up to 2^31 elements of like size. */
 static void add_row(tensor_sums *sums, const float *a, const float *b, float factor, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
@@ -99,6 +101,7 @@ static double relative(double square_error, double square)
     return square_error == 0 ? 0 : sqrt(square_error / square);
 }
 
+/* Adds the tensor to the summary and hands it out. */
 static void finish_tensor(comparison *c, sqf_compare_entry *entry, const tensor_sums *sums)
 {
     entry->relative_error = relative(sums->square_error, sums->square);
@@ -131,12 +134,14 @@ static void compare_codes(const side *a, const side *b, sqf_compare_entry *entry
     entry->codes += matrix->columns;
 }
 
+/* Codes are comparable where scheme and sections agree. Another order of channels shows as codes that differ. */
 static bool same_layout(const side *a, const side *b)
 {
     return !a->tensor && !b->tensor && a->stored.matrix.border == b->stored.matrix.border &&
            sqf_scheme_equal(&a->stored.scheme, &b->stored.scheme);
 }
 
+/* Codes are compared as they are stored, weights after B was scaled back. */
 static void compare_rows(comparison *c, const unfold *u, sqf_compare_entry *entry)
 {
     tensor_sums sums = {0};
@@ -159,6 +164,7 @@ static void compare_rows(comparison *c, const unfold *u, sqf_compare_entry *entr
     finish_tensor(c, entry, &sums);
 }
 
+/* One weight matrix of both models. */
 static sqf_status compare_matrix(comparison *c, const char *module, size_t rows, size_t columns, const unfold *u,
                                  sqf_error *err)
 {
@@ -226,6 +232,7 @@ typedef struct layer_factors {
     float *output;          /* [columns of o]: 1 / value, spread over the query heads of each group */
 } layer_factors;
 
+/* A linear layer with its bias; what smoothing did to a bias shows as an error. */
 static sqf_status compare_linear(comparison *c, size_t layer, sqf_linear_kind kind, const unfold *u, sqf_error *err)
 {
     char module[SQF_MODULE_NAME], name[SQF_MODULE_NAME];
@@ -240,6 +247,8 @@ static sqf_status compare_linear(comparison *c, size_t layer, sqf_linear_kind ki
     return compare_plain_vector(c, name, rows, err);
 }
 
+/* o reads what v wrote: the factors fitted to rows of v undo those in columns of o. Query heads of a group share one
+ * head of v. */
 static sqf_status compare_attention(comparison *c, size_t layer, layer_factors *f, sqf_error *err)
 {
     const sqf_config *config = &c->a.checkpoint->config;
@@ -263,6 +272,7 @@ static sqf_status compare_attention(comparison *c, size_t layer, layer_factors *
     return compare_linear(c, layer, SQF_LINEAR_O, &output, err);
 }
 
+/* down reads gate times up: the factors sit in the rows of up. */
 static sqf_status compare_mlp(comparison *c, size_t layer, layer_factors *f, sqf_error *err)
 {
     const sqf_config *config = &c->a.checkpoint->config;

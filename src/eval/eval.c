@@ -36,6 +36,7 @@ sqf_eval_options sqf_eval_options_default(void)
     return (sqf_eval_options){.window = 2048};
 }
 
+/* The context counts for everything that runs on it; a model's own share is a difference. */
 static void add_products(sqf_product_counts *sum, sqf_product_counts before, sqf_product_counts after)
 {
     sum->dense += after.dense - before.dense;
@@ -62,6 +63,7 @@ static sqf_status runner_step(runner *r, const uint32_t *ids, size_t window, siz
     return status;
 }
 
+/* A session as long as one window: memory does not grow with the text. */
 static sqf_status runner_create(runner *r, sqf_context *context, const sqf_model *model, size_t window, sqf_error *err)
 {
     r->context = context;
@@ -178,6 +180,7 @@ static sqf_status choose_windows(evaluation *e, const request *r, size_t count, 
     return SQF_OK;
 }
 
+/* Positions beyond those trained on give figures, but no meaning; a shorter window is the caller's choice to make. */
 static sqf_status check_positions(const sqf_model_info *info, size_t window, sqf_error *err)
 {
     if (window > info->positions) {
@@ -224,6 +227,7 @@ static void evaluation_clear(evaluation *e)
     sqf_token_scores_clear(&e->scores);
 }
 
+/* All windows, and the bytes of text that their scored tokens stand for. */
 static sqf_status run_windows(evaluation *e, const request *r, const uint32_t *ids, uint64_t *bytes, sqf_error *err)
 {
     const bool skip_special = r->options->special || r->options->windowing == SQF_WINDOWING_LLAMA_CPP;
@@ -236,6 +240,7 @@ static sqf_status run_windows(evaluation *e, const request *r, const uint32_t *i
     return SQF_OK;
 }
 
+/* Tokens run, not tokens scored, measure speed: the second halves of llama.cpp need the first ones too. */
 static void finish_score(const runner *r, size_t tokens, sqf_eval_score *score)
 {
     score->seconds = r->seconds;
@@ -256,6 +261,7 @@ static void finish_result(const evaluation *e, uint64_t bytes, sqf_eval_result *
     }
 }
 
+/* The three public calls end here. `first` may be NULL. */
 static sqf_status eval_ids(const request *r, const uint32_t *ids, size_t count, const uint32_t *first,
                            sqf_eval_result *result, sqf_error *err)
 {
@@ -278,6 +284,7 @@ static sqf_status eval_ids(const request *r, const uint32_t *ids, size_t count, 
     return status;
 }
 
+/* Encoding is the same for both models: the reference is asked about the model's tokens. */
 static sqf_status eval_text(const request *r, const char *text, size_t n, sqf_eval_result *result, sqf_error *err)
 {
     const bool halves = r->options->windowing == SQF_WINDOWING_LLAMA_CPP;

@@ -33,6 +33,7 @@ static bool is_stored_part(const char *name, size_t *length)
     return dot && strncmp(dot, ".sq_", 4) == 0;
 }
 
+/* Figures that follow from scheme, bytes and elements. */
 static void finish_entry(sqf_named_entry *e)
 {
     sqf_inspect_entry *entry = &e->entry;
@@ -42,6 +43,7 @@ static void finish_entry(sqf_named_entry *e)
     entry->stored_bits = entry->elements ? 8.0 * (double)entry->bytes / (double)entry->elements : 0;
 }
 
+/* One entry stands for all the tensors of a module; its bytes are theirs together. */
 static sqf_status add_quantized(sqf_inspection *inspection, const char *module, sqf_linear_kind kind,
                                 const sqf_scheme *scheme, sqf_error *err)
 {
@@ -67,6 +69,7 @@ static sqf_status add_quantized(sqf_inspection *inspection, const char *module, 
     return SQF_OK;
 }
 
+/* A tensor of its own: norms, biases, embeddings, and linear layers that are not quantized. */
 static void add_tensor(sqf_inspection *inspection, const sqf_tensor *tensor)
 {
     sqf_named_entry *e = &inspection->entries[inspection->count++];
@@ -85,6 +88,7 @@ static void add_tensor(sqf_inspection *inspection, const sqf_tensor *tensor)
     finish_entry(e);
 }
 
+/* There are at most as many entries as tensors: every module has at least one. */
 static sqf_status add_entries(sqf_inspection *inspection, sqf_error *err)
 {
     const sqf_checkpoint *checkpoint = &inspection->model.checkpoint;
@@ -185,6 +189,7 @@ const sqf_inspect_entry *sqf_inspection_at(const sqf_inspection *inspection, siz
     return &inspection->entries[index].entry;
 }
 
+/* The entry named by `length` bytes of `name` and a suffix. */
 static const sqf_inspect_entry *find_exact(const sqf_inspection *inspection, const char *name, size_t length,
                                            const char *suffix)
 {
@@ -218,14 +223,19 @@ typedef struct tally {
     uint64_t low, zero, limit;
 } tally;
 
+/* A largest of 0 means that none was seen yet. Scales of 0 belong to groups without weights and say nothing. */
 static void tally_scales(const float *scales, size_t count, float *least, float *largest)
 {
     for (size_t i = 0; i < count; i++) {
+        if (scales[i] == 0) {
+            continue;
+        }
         *least = *largest == 0 || scales[i] < *least ? scales[i] : *least;
         *largest = scales[i] > *largest ? scales[i] : *largest;
     }
 }
 
+/* Values are on the grid, so that comparing with its ends is exact. */
 static void tally_row(tally *t, const sqf_matrix *matrix, const sqf_row *row)
 {
     const float limit = sqf_type_max(matrix->spec.low);

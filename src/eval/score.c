@@ -71,6 +71,7 @@ static double divergence(const float *reference, double reference_log_sum, const
     return kl > 0 ? kl : 0; /* rounding can take 0 below it; NaN is caught before */
 }
 
+/* What the rows of one call share. */
 typedef struct score_job {
     sqf_token_scores *scores;
     const float *logits, *reference;
@@ -79,6 +80,7 @@ typedef struct score_job {
     uint8_t *bad; /* [rows] */
 } score_job;
 
+/* Each row writes places of its own, so that the order of the rows does not matter. */
 static void score_row(void *user, size_t row, unsigned thread)
 {
     (void)thread;
@@ -146,6 +148,7 @@ static void summarize_model(const double *nll, size_t n, sqf_eval_score *score)
     score->perplexity_error = score->perplexity * m.error; /* d exp(x) = exp(x) dx */
 }
 
+/* Both models saw the same tokens: differences are taken token by token, where most of the spread cancels. */
 static void summarize_comparison(const sqf_token_scores *scores, sqf_eval_result *result)
 {
     const size_t n = scores->count;

@@ -228,9 +228,10 @@ static void test_an_inspection_lists_and_finds_tensors(void **state)
 static float fold_factor(const char *name, size_t row, size_t column)
 {
     const char *module = strrchr(name, '.') - 6;
-    const int by_input = (int)(column % 5) - 2;       /* a channel of q, k, v, gate, up */
-    const int by_value = (int)(row % 64 % 3) - 1;     /* a row of v, the same in every group of heads */
-    const int by_output = (int)(column % 64 % 3) - 1; /* a column of o, 64 a head */
+    const int by_input = (int)(column % 5) - 2;                     /* a channel of q, k, v, gate, up */
+    const int by_value = (int)(row % 64 % 3) - 1 + (int)(row / 64); /* a row of v: another one in each key/value head */
+    const int by_output =
+        (int)(column % 64 % 3) - 1 + (int)(column / 128); /* a column of o: two heads share one of v */
     const int by_up = (int)(row % 7) - 3, by_down = (int)(column % 7) - 3;
     if (strstr(name, "layernorm")) {
         return ldexpf(1, -((int)(row % 5) - 2));
