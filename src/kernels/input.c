@@ -75,10 +75,7 @@ static void count_planes(input_layout *layout)
     const bool split = sqf_act_spec_is_split(spec);
     const bool low = sqf_type_is_integer(spec->low);
     const bool high = split && sqf_type_is_integer(spec->high);
-    layout->planes = is_dynamic(spec) ? PARTS : low || high;
-    if (is_dynamic(spec) && !low && !high) {
-        layout->planes = 0;
-    }
+    layout->planes = !low && !high ? 0 : is_dynamic(spec) ? PARTS : 1;
     layout->float_part = (!low && spec->low != SQF_TYPE_NONE) || (split && !high);
 }
 
