@@ -91,6 +91,7 @@ static sqf_status get_dense(const sqf_checkpoint *checkpoint, sqf_pool *pool, co
                             size_t columns, const sqf_tensor **out, sqf_error *err)
 {
     const sqf_tensor *tensor;
+    *out = NULL;
     SQF_TRY(sqf_tensors_get(checkpoint->tensors, name, rows, columns, &tensor, err));
     if (sqf_dtype_type(tensor->dtype) == SQF_TYPE_NONE) {
         return sqf_fail(err, SQF_E_SUPPORT, "%s: tensor %s: dtype: expected BF16, F16 or F32, found %s", tensor->file,
