@@ -138,9 +138,14 @@ static void print_summary(const cli_arguments *arguments, const sqf_quantize_sum
 {
     char bytes[32];
     format_bytes(summary->file_bytes, bytes);
-    printf("%s: %s, %.3f bits a weight stored (equivalent: weights %.4g, activations %.4g), %.2f s\n",
-           arguments_text(arguments, "output"), bytes, summary->bits_per_weight, summary->weights_equivalent_bits,
-           summary->activations_equivalent_bits, summary->seconds);
+    printf("%s: %s, ", arguments_text(arguments, "output"), bytes);
+    if (summary->weights > 0) {
+        printf("%.3f bits a weight stored (equivalent: weights %.4g, activations %.4g)", summary->bits_per_weight,
+               summary->weights_equivalent_bits, summary->activations_equivalent_bits);
+    } else {
+        printf("nothing quantized");
+    }
+    printf(", %.2f s\n", summary->seconds);
     if (isfinite(summary->mean_output_error)) {
         printf("calibrated on %" PRIu64 " tokens, mean relative output error %.4g\n", summary->calibration_tokens,
                summary->mean_output_error);

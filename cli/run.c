@@ -125,12 +125,13 @@ static sqf_status create_session(runner *r, size_t max_tokens, sqf_error *err)
 {
     const size_t positions = sqf_model_info_get(r->model).positions;
     const size_t prompt = r->prompt.count;
-    size_t room = positions;
     if (prompt > positions) {
-        room = prompt; /* refused with both numbers */
-    } else if (max_tokens < positions - prompt) {
-        room = prompt + max_tokens > 0 ? prompt + max_tokens : 1;
+        snprintf(err->text, sizeof err->text, "prompt: found %zu tokens, expected at most the model's %zu positions",
+                 prompt, positions);
+        return err->status = SQF_E_ARG;
     }
+    size_t room = max_tokens < positions - prompt ? prompt + max_tokens : positions;
+    room = room > 0 ? room : 1; /* an empty prompt is refused further on */
     return sqf_session_create(r->model, room, &r->session, err);
 }
 

@@ -68,6 +68,9 @@ grep -q '"ids": \[\]' "$scratch/out" || complain "-n 0: ids were drawn"
 expect 0 "*" "" "$sqf" run "$model" -p "$prompt" -n 12 --temp 1 --seed 5 -q
 drawn=$(cat "$scratch/out")
 expect 0 "$drawn" "" "$sqf" run "$model" -p "$prompt" -n 12 --temp 1 --seed 5 -q --threads 1
+input=$text
+expect_error 1 "prompt: found * tokens, expected at most the model's 2048 positions" "$sqf" run "$model" -q
+input=
 expect_error 1 "nowhere/*" "$sqf" run nowhere -p x
 
 expect 0 "*" "" "$sqf" bench "$model" --prefill 16 --decode 4 --repetitions 2 --json -q

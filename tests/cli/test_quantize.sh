@@ -35,6 +35,9 @@ is "$(member weights_equivalent_bits) == 5"
 expect 0 "*weights held high * (25.00 %)*" "" "$sqf" inspect wsq model.layers.1.mlp.up_proj
 expect 0 "*" "" "$sqf" quantize "$model" -o rtn --scheme w4a16 --calib none -q
 
+expect 0 "bf16: *nothing quantized*" "*" "$sqf" quantize "$model" -o bf16 --scheme bf16
+expect 0 "38 of 38 tensors are identical*" "" sh -c '"$1" compare "$2" bf16 | tail -1' - "$sqf" "$model"
+
 # what exists stays unless --force says otherwise
 expect_error 1 "rtn: *" "$sqf" quantize "$model" -o rtn --scheme w8a16 --calib none
 cmp -s rtn/config.json sq6/config.json && complain "rtn was replaced"
