@@ -134,12 +134,33 @@ static void make_statistics(sqf_pipeline *pipeline, sqf_layer_work *work)
     }
 }
 
+/* Factors of o_proj's input as they are before the two query heads of a group share them. */
+static void unshared_factors(sqf_layer_work *work, float factors[40])
+{
+    sqf_error err = {0};
+    const float *weights = work->weights[SQF_LINEAR_O];
+    const size_t rows = 40;
+    must(sqf_smooth_factors(&work->statistics[SQF_INPUT_O], &weights, &rows, 1, work->plan->alpha[SQF_INPUT_O], factors,
+                            &err),
+         &err);
+}
+
+static void check_shared(const float *shared, const float *alone)
+{
+    for (size_t group = 0; group < 2; group++) {
+        for (size_t d = 0; d < 10; d++) {
+            const size_t first = group * 20 + d, second = first + 10;
+            assert_true(shared[first] == fmaxf(alone[first], alone[second]) && shared[second] == shared[first]);
+        }
+    }
+}
+
 static void check_smoothing(const char *architecture, const char *type)
 {
     enum { TOKENS = 20 };
     small s;
     sqf_error err = {0};
-    float before[TOKENS * 40], after[TOKENS * 40], key[TOKENS * 20], value[TOKENS * 20];
+    float before[TOKENS * 40], after[TOKENS * 40], key[TOKENS * 20], value[TOKENS * 20], alone[40];
     small_create(&s, architecture, type, false, SQF_DTYPE_F32);
     sqf_pipeline pipeline = {.context = s.context, .key = key, .value = value};
     const sqf_layer_plan plan = {.alpha = {0.5f, 0.7f, 0.3f, 0.5f}};
@@ -149,8 +170,10 @@ static void check_smoothing(const char *architecture, const char *type)
     must(sqf_layer_work_load(&pipeline, &work, &err), &err);
     run_layer(&pipeline, &work, before, TOKENS);
     make_statistics(&pipeline, &work);
+    unshared_factors(&work, alone);
     const float norm = work.layer.attention_norm[0], weight = work.weights[SQF_LINEAR_V][5];
     must(sqf_layer_work_smooth(&pipeline, &work, &err), &err);
+    check_shared(work.factors[SQF_INPUT_O], alone);
     assert_true(norm != work.layer.attention_norm[0] && weight != work.weights[SQF_LINEAR_V][5]);
     run_layer(&pipeline, &work, after, TOKENS);
     double worst = 0;
