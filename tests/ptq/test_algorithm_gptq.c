@@ -458,6 +458,12 @@ static void test_compensation_that_overflows_is_an_error(void **state)
                  "layer: rows from 0: the compensated weights overflow");
     assert_null(matrix.owned);
     sqf_factor_clear(&factor);
+
+    /* an infinity without any NaN, in the last column */
+    factor = make_factor(&l, NULL);
+    factor.upper[64 * 64 - 1] = 1e-44f;
+    assert_fails(sqf_matrix_quantize(context, &job, &matrix, NULL, &err), SQF_E_VALUE, &err, "overflow");
+    sqf_factor_clear(&factor);
     free_layer(&l);
 }
 
