@@ -224,8 +224,8 @@ static size_t whitespace_behind(const char *text, size_t n, size_t at)
 typedef struct cut {
     const char *text;
     size_t n;
-    size_t taken;                /* the end of the last token with the whitespace that it took */
-    size_t run_start, run_end;   /* the last whitespace seen behind a token: looked at once */
+    size_t taken;              /* the end of the last token with the whitespace that it took */
+    size_t run_start, run_end; /* the last whitespace seen behind a token: looked at once */
 } cut;
 
 static size_t strip_right(cut *c, size_t end)

@@ -273,8 +273,7 @@ sqf_status sqf_bpe_encode(const sqf_bpe *bpe, const char *text, size_t n, sqf_bp
 /* -- Loading -- */
 
 /* A merge as the file writes it: "left right" or ["left", "right"]. */
-static bool read_pair(const json_t *json, const char **left, size_t *left_size, const char **right,
-                      size_t *right_size)
+static bool read_pair(const json_t *json, const char **left, size_t *left_size, const char **right, size_t *right_size)
 {
     if (json_is_string(json)) {
         const char *text = json_string_value(json);
@@ -404,10 +403,17 @@ static sqf_status load_options(sqf_bpe *bpe, const json_t *json, sqf_error *err)
 
 sqf_status sqf_bpe_load(const json_t *json, const sqf_vocabulary *vocabulary, sqf_bpe *out, sqf_error *err)
 {
-    static const char *const KNOWN[] = {"type",          "dropout",       "unk_token",
-                                        "fuse_unk",      "byte_fallback", "continuing_subword_prefix",
-                                        "ignore_merges", "vocab",         "end_of_word_suffix",
-                                        "merges",        NULL};
+    static const char *const KNOWN[] = {"type",
+                                        "dropout",
+                                        "unk_token",
+                                        "fuse_unk",
+                                        "byte_fallback",
+                                        "continuing_subword_prefix",
+                                        "ignore_merges",
+                                        "vocab",
+                                        "end_of_word_suffix",
+                                        "merges",
+                                        NULL};
     *out = (sqf_bpe){.vocabulary = vocabulary, .unknown = SQF_NO_ID};
     SQF_TRY(sqf_settings_known(json, KNOWN, WHERE, err));
     SQF_TRY(load_options(out, json, err));

@@ -18,9 +18,9 @@ typedef struct sqf_bpe {
     const sqf_vocabulary *vocabulary; /* borrowed */
     sqf_merge *merges;                /* hash table */
     size_t merge_mask;
-    uint32_t unknown;    /* SQF_NO_ID = none */
+    uint32_t unknown;     /* SQF_NO_ID = none */
     bool unknown_missing; /* unk_token is named but not in the vocabulary: an error once it is needed */
-    uint32_t bytes[256]; /* ids of "<0x00>" to "<0xFF>", SQF_NO_ID where missing */
+    uint32_t bytes[256];  /* ids of "<0x00>" to "<0xFF>", SQF_NO_ID where missing */
     bool fuse_unknown, byte_fallback, ignore_merges;
     char *prefix, *suffix; /* continuing_subword_prefix, end_of_word_suffix; owned, "" = none */
     size_t prefix_size, suffix_size;

@@ -89,7 +89,10 @@ static sqf_status run_byte_level(const sqf_decoder *step, work *w, sqf_error *er
 /* A digit as Rust's from_str_radix(16) reads it. */
 static int hexadecimal(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
 }
 
 /* "<0xA0>"; a sign in place of the first digit ("<0x+5>") counts as the library's number parser has it. */
@@ -272,8 +275,12 @@ static sqf_status load_step(void *user, const json_t *json, const char *type, co
     static const struct {
         const char *type;
         sqf_status (*load)(sqf_decoder *step, const json_t *json, const char *where, sqf_error *err);
-    } KINDS[] = {{"ByteLevel", load_byte_level}, {"ByteFallback", load_byte_fallback}, {"Fuse", load_fuse},
-                 {"Replace", load_replace},      {"Strip", load_strip},                {"Metaspace", load_metaspace}};
+    } KINDS[] = {{"ByteLevel", load_byte_level},
+                 {"ByteFallback", load_byte_fallback},
+                 {"Fuse", load_fuse},
+                 {"Replace", load_replace},
+                 {"Strip", load_strip},
+                 {"Metaspace", load_metaspace}};
     sqf_decoders *list = user;
     for (size_t i = 0; i < sizeof KINDS / sizeof *KINDS; i++) {
         if (strcmp(KINDS[i].type, type) == 0) {
@@ -311,8 +318,7 @@ static sqf_status join_by_spaces(const sqf_texts *tokens, sqf_buffer *out, sqf_e
     return SQF_OK;
 }
 
-sqf_status sqf_decoders_run(const sqf_decoders *decoders, sqf_texts *tokens, bool raw, sqf_buffer *out,
-                            sqf_error *err)
+sqf_status sqf_decoders_run(const sqf_decoders *decoders, sqf_texts *tokens, bool raw, sqf_buffer *out, sqf_error *err)
 {
     sqf_matcher matcher = {0};
     sqf_status status = SQF_OK;

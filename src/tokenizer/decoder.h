@@ -32,7 +32,6 @@ void sqf_decoders_clear(sqf_decoders *decoders);
 
 /* Appends the text of `tokens`, which is used up.
  * raw: bytes that are not UTF-8 are left as they are, for a stream that may still complete them. */
-sqf_status sqf_decoders_run(const sqf_decoders *decoders, sqf_texts *tokens, bool raw, sqf_buffer *out,
-                            sqf_error *err);
+sqf_status sqf_decoders_run(const sqf_decoders *decoders, sqf_texts *tokens, bool raw, sqf_buffer *out, sqf_error *err);
 
 #endif

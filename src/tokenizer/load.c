@@ -112,8 +112,7 @@ static sqf_status fill_vocabulary(sqf_vocabulary *vocabulary, const token_lists 
     SQF_TRY(sqf_vocabulary_create(vocabulary, size, json_object_size(lists->model) + lists->added_count, bytes, err));
     json_object_foreach(lists->model, text, id)
     {
-        SQF_TRY(
-            sqf_vocabulary_add(vocabulary, text, strlen(text), (uint32_t)json_integer_value(id), true, err));
+        SQF_TRY(sqf_vocabulary_add(vocabulary, text, strlen(text), (uint32_t)json_integer_value(id), true, err));
     }
     for (size_t i = 0; i < lists->added_count; i++) {
         SQF_TRY(add_added(vocabulary, &lists->added[i], err));
@@ -128,8 +127,7 @@ static sqf_status normalize_added(sqf_tokenizer *tokenizer, added_entry *entry, 
     if (tokenizer->normalizers.count == 0) {
         return SQF_OK;
     }
-    sqf_status status =
-        sqf_normalizers_text(&tokenizer->normalizers, entry->token.text, entry->token.size, &text, err);
+    sqf_status status = sqf_normalizers_text(&tokenizer->normalizers, entry->token.text, entry->token.size, &text, err);
     if (status == SQF_OK && !tokenizer->decoded) {
         status = SQF_ALLOC(&tokenizer->decoded, tokenizer->vocabulary.size, "added tokens", err);
     }
@@ -175,12 +173,13 @@ static sqf_status check_lengths(const json_t *root, sqf_error *err)
         return sqf_fail(err, SQF_E_SUPPORT, "%s: truncation: expected null, found settings that cut texts short",
                         FILE_NAME);
     }
-    const json_t *strategy = json_object_get(padding, "strategy"), *multiple = json_object_get(padding, "pad_to_multiple_of");
+    const json_t *strategy = json_object_get(padding, "strategy"),
+                 *multiple = json_object_get(padding, "pad_to_multiple_of");
     const bool harmless = json_is_string(strategy) && strcmp(json_string_value(strategy), "BatchLongest") == 0 &&
                           (!multiple || json_is_null(multiple));
     if (padding && !json_is_null(padding) && !harmless) {
-        return sqf_fail(err, SQF_E_SUPPORT, "%s: padding: expected null or BatchLongest, found settings that lengthen texts",
-                        FILE_NAME);
+        return sqf_fail(err, SQF_E_SUPPORT,
+                        "%s: padding: expected null or BatchLongest, found settings that lengthen texts", FILE_NAME);
     }
     return SQF_OK;
 }
@@ -217,8 +216,8 @@ static sqf_status find_model(const json_t *root, json_t **model, sqf_error *err)
     return SQF_OK;
 }
 
-static sqf_status load_vocabulary(sqf_tokenizer *tokenizer, const json_t *root, const json_t *model,
-                                  token_lists *lists, sqf_error *err)
+static sqf_status load_vocabulary(sqf_tokenizer *tokenizer, const json_t *root, const json_t *model, token_lists *lists,
+                                  sqf_error *err)
 {
     SQF_TRY(sqf_json_member(model, "vocab", JSON_OBJECT, "tokenizer.json: model", &lists->model, err));
     SQF_TRY(read_added_list(root, lists, err));

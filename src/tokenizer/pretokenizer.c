@@ -223,8 +223,8 @@ static sqf_status load_scheme(const json_t *json, const char *where, sqf_prepend
             *out = (sqf_prepend)i;
             return prefix || *out == SQF_PREPEND_NEVER
                        ? SQF_OK
-                       : sqf_fail(err, SQF_E_FORMAT, "%s: add_prefix_space: false and prepend_scheme: \"%s\" contradict",
-                                  where, scheme);
+                       : sqf_fail(err, SQF_E_FORMAT,
+                                  "%s: add_prefix_space: false and prepend_scheme: \"%s\" contradict", where, scheme);
         }
     }
     return sqf_fail(err, SQF_E_SUPPORT, "%s: prepend_scheme \"%s\" is not known", where, scheme);
@@ -232,8 +232,8 @@ static sqf_status load_scheme(const json_t *json, const char *where, sqf_prepend
 
 sqf_status sqf_metaspace_load(const json_t *json, const char *where, sqf_metaspace *out, sqf_error *err)
 {
-    static const char *const KNOWN[] = {"type",  "replacement", "prepend_scheme", "add_prefix_space",
-                                        "split", "str_rep",     NULL};
+    static const char *const KNOWN[] = {"type",    "replacement", "prepend_scheme", "add_prefix_space", "split",
+                                        "str_rep", NULL};
     const char *replacement;
     SQF_TRY(sqf_settings_known(json, KNOWN, where, err));
     SQF_TRY(sqf_settings_string(json, "replacement", where, &replacement, err));

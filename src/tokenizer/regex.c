@@ -9,8 +9,8 @@
 
 enum {
     STACK_START = 32 << 10,
-    STACK_MAX = 64 << 20,     /* bytes; reserved, not used, until an expression needs them */
-    MATCH_LIMIT = 10000000,   /* steps of one attempt to match */
+    STACK_MAX = 64 << 20,   /* bytes; reserved, not used, until an expression needs them */
+    MATCH_LIMIT = 10000000, /* steps of one attempt to match */
     NESTING_LIMIT = 100
 };
 
@@ -134,8 +134,8 @@ sqf_status sqf_regex_match(const sqf_regex *regex, const char *text, size_t n, s
     size_t covered = 0, from = 0;
     bool matched = false;
     while (from <= n && n > 0) {
-        const int code = pcre2_match(regex->code, (PCRE2_SPTR)text, n, from, PCRE2_NO_UTF_CHECK, matcher->data,
-                                     matcher->context);
+        const int code =
+            pcre2_match(regex->code, (PCRE2_SPTR)text, n, from, PCRE2_NO_UTF_CHECK, matcher->data, matcher->context);
         if (code == PCRE2_ERROR_NOMATCH) {
             break;
         }

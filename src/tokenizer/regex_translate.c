@@ -6,12 +6,9 @@
 #include <string.h>
 
 #include "tokenizer/regex.h"
+#include "tokenizer/regex_sets.h"
 #include "tokenizer/unicode.h"
 
-/* Sets of characters, as the inside of a PCRE2 class. */
-#define SET_SPACE "\\t-\\r \\x{85}\\p{Z}"
-#define SET_WORD  "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
-#define SET_HEX   "0-9A-Fa-f"
 /* PCRE2's own \s has U+180E in addition, so its \S lacks it. */
 #define SET_NOT_SPACE "\\S\\x{180e}"
 #define SET_NOT_HEX   "\\x{0}-\\x{2f}:-@G-`g-\\x{10ffff}"
@@ -150,104 +147,6 @@ static sqf_status read_escaped_character(parser *p, uint32_t *c)
     }
 }
 
-typedef struct named_set {
-    const char *name; /* lower case, without blanks, '-' and '_' */
-    const char *set;  /* the inside of a class */
-} named_set;
-
-/* Names that Oniguruma knows and PCRE2 does not, or knows with another meaning. */
-static const named_set PROPERTIES[] = {
-    {"any", "\\x{0}-\\x{10ffff}"},
-    {"letter", "\\p{L}"},
-    {"casedletter", "\\p{L&}"},
-    {"lc", "\\p{L&}"},
-    {"uppercaseletter", "\\p{Lu}"},
-    {"lowercaseletter", "\\p{Ll}"},
-    {"titlecaseletter", "\\p{Lt}"},
-    {"modifierletter", "\\p{Lm}"},
-    {"otherletter", "\\p{Lo}"},
-    {"mark", "\\p{M}"},
-    {"combiningmark", "\\p{M}"},
-    {"nonspacingmark", "\\p{Mn}"},
-    {"spacingmark", "\\p{Mc}"},
-    {"enclosingmark", "\\p{Me}"},
-    {"number", "\\p{N}"},
-    {"decimalnumber", "\\p{Nd}"},
-    {"digit", "\\p{Nd}"},
-    {"letternumber", "\\p{Nl}"},
-    {"othernumber", "\\p{No}"},
-    {"punctuation", "\\p{P}"},
-    {"connectorpunctuation", "\\p{Pc}"},
-    {"dashpunctuation", "\\p{Pd}"},
-    {"openpunctuation", "\\p{Ps}"},
-    {"closepunctuation", "\\p{Pe}"},
-    {"initialpunctuation", "\\p{Pi}"},
-    {"finalpunctuation", "\\p{Pf}"},
-    {"otherpunctuation", "\\p{Po}"},
-    {"symbol", "\\p{S}"},
-    {"mathsymbol", "\\p{Sm}"},
-    {"currencysymbol", "\\p{Sc}"},
-    {"modifiersymbol", "\\p{Sk}"},
-    {"othersymbol", "\\p{So}"},
-    {"separator", "\\p{Z}"},
-    {"spaceseparator", "\\p{Zs}"},
-    {"lineseparator", "\\p{Zl}"},
-    {"paragraphseparator", "\\p{Zp}"},
-    {"other", "\\p{C}"},
-    {"control", "\\p{Cc}"},
-    {"cntrl", "\\p{Cc}"},
-    {"format", "\\p{Cf}"},
-    {"surrogate", "\\p{Cs}"},
-    {"privateuse", "\\p{Co}"},
-    {"unassigned", "\\p{Cn}"},
-    {"alpha", "\\p{Alphabetic}"},
-    {"alphabetic", "\\p{Alphabetic}"},
-    {"alnum", "\\p{Alphabetic}\\p{Nd}"},
-    {"upper", "\\p{Uppercase}"},
-    {"uppercase", "\\p{Uppercase}"},
-    {"lower", "\\p{Lowercase}"},
-    {"lowercase", "\\p{Lowercase}"},
-    {"punct", "\\p{P}$+<=>^`|~"},
-    {"space", SET_SPACE},
-    {"whitespace", SET_SPACE},
-    {"blank", "\\p{Zs}\\t"},
-    {"xdigit", SET_HEX},
-    {"asciihexdigit", SET_HEX},
-    {"ascii", "\\x{0}-\\x{7f}"},
-    {"word", SET_WORD},
-    {"emoji", "\\p{Emoji}"},
-    {"extendedpictographic", "\\p{Extended_Pictographic}"},
-    {"ideographic", "\\p{Ideographic}"},
-};
-
-/* General categories by their short names. */
-static bool is_category(const char *name)
-{
-    static const char *const GROUPS[] = {"c", "l", "m", "n", "p", "s", "z", "cc", "cf", "cn", "co", "cs", "ll",
-                                         "lm", "lo", "lt", "lu", "mc", "me", "mn", "nd", "nl", "no", "pc", "pd",
-                                         "pe", "pf", "pi", "po", "ps", "sc", "sk", "sm", "so", "zl", "zp", "zs"};
-    for (size_t i = 0; i < sizeof GROUPS / sizeof *GROUPS; i++) {
-        if (strcmp(GROUPS[i], name) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* The inside of a class for a property's name. Every other name is a script's (not its extensions). */
-static sqf_status put_property(const parser *p, sqf_buffer *out, const char *name)
-{
-    for (size_t i = 0; i < sizeof PROPERTIES / sizeof *PROPERTIES; i++) {
-        if (strcmp(PROPERTIES[i].name, name) == 0) {
-            return put(p, out, PROPERTIES[i].set);
-        }
-    }
-    if (is_category(name)) {
-        return sqf_buffer_print(out, p->err, "\\p{%c%s}", name[0] - 'a' + 'A', name + 1);
-    }
-    return sqf_buffer_print(out, p->err, "\\p{sc:%s}", name);
-}
-
 /* A set of characters: `set` is the inside of a class; negated means its complement. */
 typedef struct set {
     sqf_buffer text;
@@ -280,7 +179,7 @@ static sqf_status read_property(parser *p, set *out)
     }
     p->at++;
     name[n] = '\0';
-    return put_property(p, &out->text, name);
+    return sqf_regex_put_property(&out->text, name, p->err);
 }
 
 /* An escape that stands for a set; *is_set = false if it does not, and nothing is read. `p->at` is behind the
@@ -288,24 +187,24 @@ static sqf_status read_property(parser *p, set *out)
 static sqf_status read_set_escape(parser *p, set *out, bool *is_set)
 {
     const char letter = *p->at;
-    const char *text;
+    const char *name;
     *is_set = true;
     switch (letter) {
     case 'p':
     case 'P': p->at++; return read_property(p, out);
     case 'd':
-    case 'D': text = "\\p{Nd}"; break;
+    case 'D': name = "digit"; break;
     case 's':
-    case 'S': text = SET_SPACE; break;
+    case 'S': name = "space"; break;
     case 'w':
-    case 'W': text = SET_WORD; break;
+    case 'W': name = "word"; break;
     case 'h':
-    case 'H': text = SET_HEX; break;
+    case 'H': name = "xdigit"; break;
     default: *is_set = false; return SQF_OK;
     }
     p->at++;
     out->negated = letter >= 'A' && letter <= 'Z';
-    return put(p, &out->text, text);
+    return sqf_regex_put_property(&out->text, name, p->err);
 }
 
 /* A union in the making: `simple` is the inside of a class, `others` are alternatives of one character each. */
@@ -332,10 +231,10 @@ static sqf_status union_add_set(const parser *p, class_union *u, const set *s)
     if (!s->negated) {
         return put(p, &u->simple, s->text.data);
     }
-    if (strcmp(s->text.data, SET_SPACE) == 0) {
+    if (strcmp(s->text.data, SQF_SET_SPACE) == 0) {
         return put(p, &u->simple, SET_NOT_SPACE);
     }
-    if (strcmp(s->text.data, SET_HEX) == 0) {
+    if (strcmp(s->text.data, SQF_SET_HEX) == 0) {
         return put(p, &u->simple, SET_NOT_HEX);
     }
     SQF_TRY(put(p, &u->others, "|[^"));
@@ -347,8 +246,7 @@ static sqf_status union_add_set(const parser *p, class_union *u, const set *s)
 static sqf_status union_put(const parser *p, const class_union *u, sqf_buffer *out)
 {
     if (u->others.size == 0) {
-        return u->simple.size == 0 ? put(p, out, "(?!)")
-                                   : sqf_buffer_print(out, p->err, "[%s]", u->simple.data);
+        return u->simple.size == 0 ? put(p, out, "(?!)") : sqf_buffer_print(out, p->err, "[%s]", u->simple.data);
     }
     SQF_TRY(put(p, out, "(?:"));
     if (u->simple.size == 0) {
@@ -390,7 +288,7 @@ static sqf_status read_posix(parser *p, class_union *u, bool *found)
     }
     for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++) {
         if (strcmp(NAMES[i], name) == 0) {
-            sqf_status status = put_property(p, &s.text, name);
+            sqf_status status = sqf_regex_put_property(&s.text, name, p->err);
             if (status == SQF_OK) {
                 status = union_add_set(p, u, &s);
             }
@@ -575,7 +473,7 @@ static sqf_status parse_special_group(parser *p, atom_kind *kind)
     static const struct {
         const char *text;
         atom_kind kind;
-    } OPENINGS[] = {{"?:", ATOM_GROUP},   {"?>", ATOM_GROUP},   {"?=", ATOM_ANCHOR},
+    } OPENINGS[] = {{"?:", ATOM_GROUP},  {"?>", ATOM_GROUP},   {"?=", ATOM_ANCHOR},
                     {"?!", ATOM_ANCHOR}, {"?<=", ATOM_ANCHOR}, {"?<!", ATOM_ANCHOR}};
     char options[16];
     for (size_t i = 0; i < sizeof OPENINGS / sizeof *OPENINGS; i++) {
@@ -642,14 +540,9 @@ static sqf_status parse_special_escape(parser *p, atom_kind *kind, bool *found)
         atom_kind kind;
         const char *text;
     } ESCAPES[] = {
-        {'A', ATOM_ANCHOR, "\\A"},
-        {'z', ATOM_ANCHOR, "\\z"},
-        {'Z', ATOM_ANCHOR, "\\Z"},
-        {'b', ATOM_ANCHOR, "(?:(?<=[" SET_WORD "])(?![" SET_WORD "])|(?<![" SET_WORD "])(?=[" SET_WORD "]))"},
-        {'B', ATOM_ANCHOR, "(?:(?<=[" SET_WORD "])(?=[" SET_WORD "])|(?<![" SET_WORD "])(?![" SET_WORD "]))"},
-        {'N', ATOM_CHARACTER, "[^\\n]"},
-        {'O', ATOM_CHARACTER, "(?s:.)"},
-        {'R', ATOM_GROUP, "(?>\\r\\n|[\\n-\\r\\x{85}\\x{2028}\\x{2029}])"},
+        {'A', ATOM_ANCHOR, "\\A"},       {'z', ATOM_ANCHOR, "\\z"},
+        {'Z', ATOM_ANCHOR, "\\Z"},       {'N', ATOM_CHARACTER, "[^\\n]"},
+        {'O', ATOM_CHARACTER, "(?s:.)"}, {'R', ATOM_GROUP, "(?>\\r\\n|[\\n-\\r\\x{85}\\x{2028}\\x{2029}])"},
     };
     for (size_t i = 0; i < sizeof ESCAPES / sizeof *ESCAPES; i++) {
         if (*p->at == ESCAPES[i].letter) {
@@ -663,17 +556,48 @@ static sqf_status parse_special_escape(parser *p, atom_kind *kind, bool *found)
     return SQF_OK;
 }
 
+/* \b and \B, by lookarounds on the characters of a word. */
+static sqf_status put_word_boundary(parser *p, bool negated)
+{
+    sqf_buffer word = {0};
+    const char *second = negated ? "=" : "!", *third = negated ? "!" : "=";
+    sqf_status status = sqf_regex_put_property(&word, "word", p->err);
+    if (status == SQF_OK) {
+        status = put(p, &word, SQF_SET_WORD_EXTRA);
+    }
+    if (status == SQF_OK) {
+        status = sqf_buffer_print(p->out, p->err, "(?:(?<=[%s])(?%s[%s])|(?<![%s])(?%s[%s]))", word.data, second,
+                                  word.data, word.data, third, word.data);
+    }
+    free(word.data);
+    return status;
+}
+
+/* \w outside of a class. */
+static bool is_word_escape(char letter)
+{
+    return letter == 'w' || letter == 'W';
+}
+
 static sqf_status parse_escape(parser *p, atom_kind *kind)
 {
     bool found;
     set s = {0};
     uint32_t c;
-    p->at++;
+    const char letter = *++p->at;
+    if (letter == 'b' || letter == 'B') {
+        p->at++;
+        *kind = ATOM_ANCHOR;
+        return put_word_boundary(p, letter == 'B');
+    }
     SQF_TRY(parse_special_escape(p, kind, &found));
     if (found) {
         return SQF_OK;
     }
     sqf_status status = read_set_escape(p, &s, &found);
+    if (status == SQF_OK && is_word_escape(letter)) {
+        status = put(p, &s.text, SQF_SET_WORD_EXTRA);
+    }
     if (status == SQF_OK && found) {
         status = sqf_buffer_print(p->out, p->err, s.negated ? "[^%s]" : "[%s]", s.text.data);
     }

@@ -54,8 +54,8 @@ sqf_status sqf_settings_pattern(const json_t *object, const char *where, sqf_reg
     const bool literal = json_object_get(pattern, "String") != NULL;
     const char *text;
     if (json_object_size(pattern) != 1) {
-        return sqf_fail(err, SQF_E_FORMAT, "%s: pattern: expected one member, \"String\" or \"Regex\", found %zu", where,
-                        json_object_size(pattern));
+        return sqf_fail(err, SQF_E_FORMAT, "%s: pattern: expected one member, \"String\" or \"Regex\", found %zu",
+                        where, json_object_size(pattern));
     }
     SQF_TRY(sqf_settings_string(pattern, literal ? "String" : "Regex", where, &text, err));
     return sqf_regex_compile(text, literal, where, out, err);

@@ -130,8 +130,8 @@ static sqf_status append_result(const sqf_tokenizer *tokenizer, const sqf_ids *t
     return SQF_OK;
 }
 
-sqf_status sqf_tokenizer_encode(const sqf_tokenizer *tokenizer, const char *bytes, size_t n, bool special,
-                                sqf_ids *ids, sqf_error *err)
+sqf_status sqf_tokenizer_encode(const sqf_tokenizer *tokenizer, const char *bytes, size_t n, bool special, sqf_ids *ids,
+                                sqf_error *err)
 {
     encoder e = {.tokenizer = tokenizer};
     const size_t before = ids->count;

@@ -125,8 +125,8 @@ static bool is_enclosed_letter(uint32_t c)
 bool sqf_is_word(uint32_t c)
 {
     const utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)c);
-    return (category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_NL) ||
-           category == UTF8PROC_CATEGORY_PC || c == 0x200c || c == 0x200d || is_enclosed_letter(c);
+    return (category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_NL) || category == UTF8PROC_CATEGORY_PC ||
+           c == 0x200c || c == 0x200d || is_enclosed_letter(c);
 }
 
 sqf_status sqf_append_lowercase(sqf_buffer *out, uint32_t c, sqf_error *err)
@@ -162,6 +162,13 @@ static sqf_status points_reserve(points *list, size_t more, sqf_error *err)
     return SQF_OK;
 }
 
+/* Compatibility mappings of Unicode 10 and later: the tables of the library that writes tokenizer files are older. */
+static bool is_younger_mapping(uint32_t c)
+{
+    return c == 0x32ff || (c >= 0xa7f2 && c <= 0xa7f4) || c == 0xab69 || (c >= 0x10781 && c <= 0x107ba) ||
+           (c >= 0x1e030 && c <= 0x1e06d) || c == 0x1f16c || (c >= 0x1fbf0 && c <= 0x1fbf9);
+}
+
 static sqf_status decompose(points *list, const char *text, size_t n, utf8proc_option_t options, sqf_error *err)
 {
     for (size_t at = 0; at < n;) {
@@ -171,9 +178,12 @@ static sqf_status decompose(points *list, const char *text, size_t n, utf8proc_o
         sqf_utf8_next(text + at, n - at, &code_point, &length);
         at += length;
         SQF_TRY(points_reserve(list, MAX_DECOMPOSITION, err));
-        const utf8proc_ssize_t written =
-            utf8proc_decompose_char((utf8proc_int32_t)code_point, list->data + list->count, MAX_DECOMPOSITION, options,
-                                    &boundary);
+        if ((options & UTF8PROC_COMPAT) && is_younger_mapping(code_point)) {
+            list->data[list->count++] = (utf8proc_int32_t)code_point;
+            continue;
+        }
+        const utf8proc_ssize_t written = utf8proc_decompose_char((utf8proc_int32_t)code_point, list->data + list->count,
+                                                                 MAX_DECOMPOSITION, options, &boundary);
         if (written < 0 || written > MAX_DECOMPOSITION) {
             return sqf_fail(err, SQF_E_SUPPORT, "normalization: U+%04X has no decomposition", (unsigned)code_point);
         }

@@ -128,7 +128,8 @@ static void the_demo_model_encodes_as_its_reference_says(void **state)
     if (sqf_tokenizer_load(DIRECTORY, &tokenizer, &err) != SQF_OK) {
         fail_msg("%s", err.text);
     }
-    json_t *reference = load_json(DIRECTORY, "tokenizer_reference.json"), *items = json_object_get(reference, "items"), *item;
+    json_t *reference = load_json(DIRECTORY, "tokenizer_reference.json"), *items = json_object_get(reference, "items"),
+           *item;
     size_t i;
     assert_int_equal(sqf_tokenizer_vocabulary_size(tokenizer), 2048);
     assert_true(json_array_size(items) > 0);

@@ -4,12 +4,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define ADDED(content, id, normalized)                                                                             \
-    "{\"id\":" #id ",\"content\":\"" content "\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,"          \
+#define ADDED(content, id, normalized)                                                                                 \
+    "{\"id\":" #id ",\"content\":\"" content "\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,"             \
     "\"normalized\":" #normalized ",\"special\":true}"
 #define MODEL(members) "{\"model\":{\"type\":\"BPE\"," members "}}"
-#define SPLIT(pattern) \
-    ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"" pattern "\"},\"behavior\":\"Isolated\",\"invert\":false}"
+#define SPLIT(pattern)                                                                                                 \
+    ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"" pattern                                         \
+    "\"},\"behavior\":\"Isolated\",\"invert\":false}"
 
 static void expect_refusal(const char *json, sqf_status status, const char *part)
 {
@@ -97,7 +98,8 @@ static void damaged_files_are_refused_with_the_place(void **state)
         {SMALL(",\"added_tokens\":[" ADDED("x", 0, false) "]"), "same id 0"},
         {SMALL(",\"added_tokens\":[" ADDED("a", 7, false) "]"), "\"a\""},
         {SMALL(",\"added_tokens\":[" ADDED("x", 7, false) "," ADDED("x", 7, false) "]"), "\"x\""},
-        {SMALL(",\"normalizer\":{\"type\":\"Lowercase\"},\"added_tokens\":[" ADDED("X", 7, true) "," ADDED("x", 8, true) "]"),
+        {SMALL(",\"normalizer\":{\"type\":\"Lowercase\"},\"added_tokens\":[" ADDED("X", 7, true) "," ADDED("x", 8,
+                                                                                                           true) "]"),
          "twice"},
         {SMALL(",\"normalizer\":7"), "normalizer"},
         {SMALL(",\"normalizer\":{}"), "type"},
@@ -157,7 +159,8 @@ static void deep_nesting_is_refused(void **state)
 static void every_prefix_of_a_file_is_refused(void **state)
 {
     (void)state;
-    static const char JSON[] = SMALL(",\"decoder\":{\"type\":\"ByteLevel\"},\"added_tokens\":[" ADDED("x", 6, true) "]");
+    static const char JSON[] =
+        SMALL(",\"decoder\":{\"type\":\"ByteLevel\"},\"added_tokens\":[" ADDED("x", 6, true) "]");
     for (size_t n = 0; n < sizeof JSON - 1; n++) {
         sqf_tokenizer *tokenizer;
         sqf_error err = {0};
@@ -198,8 +201,10 @@ static void the_configuration_counts_only_without_a_template(void **state)
                                "\"eos_token\":{\"content\":\"c\",\"lstrip\":false}}";
     static const char BEGIN[] = "{\"add_bos_token\":true,\"bos_token\":\"b\",\"eos_token\":\"c\"}";
     static const char TEMPLATE[] =
-        SMALL(",\"post_processor\":{\"type\":\"Sequence\",\"processors\":[{\"type\":\"ByteLevel\"},{\"type\":\"TemplateProcessing\","
-              "\"single\":[{\"Sequence\":{\"id\":\"A\",\"type_id\":0}},{\"SpecialToken\":{\"id\":\"x\",\"type_id\":0}}],\"pair\":[],"
+        SMALL(",\"post_processor\":{\"type\":\"Sequence\",\"processors\":[{\"type\":\"ByteLevel\"},{\"type\":"
+              "\"TemplateProcessing\","
+              "\"single\":[{\"Sequence\":{\"id\":\"A\",\"type_id\":0}},{\"SpecialToken\":{\"id\":\"x\",\"type_id\":0}}]"
+              ",\"pair\":[],"
               "\"special_tokens\":{\"x\":{\"id\":\"x\",\"ids\":[4],\"tokens\":[\"ab\"]}}}]}");
     static const uint32_t AROUND[] = {1, 0, 2}, BEFORE[] = {1, 0}, OWN[] = {0, 4}, ALONE[] = {0};
     expect_around(SMALL(""), BOTH, AROUND, 3);
@@ -218,8 +223,8 @@ static void a_configuration_that_cannot_be_obeyed_is_refused(void **state)
         sqf_tokenizer *tokenizer;
         sqf_error err = {0};
         const char *json = SMALL("");
-        assert_int_equal(
-            sqf_tokenizer_parse(json, strlen(json), CONFIGS[i], strlen(CONFIGS[i]), &tokenizer, &err), SQF_E_FORMAT);
+        assert_int_equal(sqf_tokenizer_parse(json, strlen(json), CONFIGS[i], strlen(CONFIGS[i]), &tokenizer, &err),
+                         SQF_E_FORMAT);
         assert_null(tokenizer);
         assert_non_null(strstr(err.text, "tokenizer_config.json"));
     }

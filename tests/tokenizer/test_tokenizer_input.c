@@ -4,17 +4,18 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-#define SPLIT(pattern) \
-    ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"" pattern "\"},\"behavior\":\"Isolated\",\"invert\":false}"
-#define BYTES_MODEL                                                                                             \
-    "{\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,\"unk_token\":\"<unk>\",\"vocab\":{\"<unk>\":0,"        \
-    "\"<0xE4>\":1,\"<0xBD>\":2,\"<0xA0>\":3,\"<0xEF>\":4,\"<0xBF>\":5,\"\\u2581\":6,\"a\":7,\"\\u2581a\":8},"    \
-    "\"merges\":[\"\\u2581 a\"]},\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":["                        \
-    "{\"type\":\"Prepend\",\"prepend\":\"\\u2581\"},{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},"       \
-    "\"content\":\"\\u2581\"}]},\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\","         \
-    "\"pattern\":{\"String\":\"\\u2581\"},\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},"   \
-    "{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]},\"added_tokens\":[{\"id\":0,"               \
-    "\"content\":\"<unk>\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":false,"        \
+#define SPLIT(pattern)                                                                                                 \
+    ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"" pattern                                         \
+    "\"},\"behavior\":\"Isolated\",\"invert\":false}"
+#define BYTES_MODEL                                                                                                    \
+    "{\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,\"unk_token\":\"<unk>\",\"vocab\":{\"<unk>\":0,"              \
+    "\"<0xE4>\":1,\"<0xBD>\":2,\"<0xA0>\":3,\"<0xEF>\":4,\"<0xBF>\":5,\"\\u2581\":6,\"a\":7,\"\\u2581a\":8},"          \
+    "\"merges\":[\"\\u2581 a\"]},\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":["                              \
+    "{\"type\":\"Prepend\",\"prepend\":\"\\u2581\"},{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},"             \
+    "\"content\":\"\\u2581\"}]},\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\","               \
+    "\"pattern\":{\"String\":\"\\u2581\"},\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},"         \
+    "{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]},\"added_tokens\":[{\"id\":0,"                     \
+    "\"content\":\"<unk>\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":false,"              \
     "\"special\":true}]}"
 
 static void each_invalid_subpart_counts_as_one_replacement_character(void **state)
@@ -24,7 +25,10 @@ static void each_invalid_subpart_counts_as_one_replacement_character(void **stat
         const char *bytes, *same_as;
     } CASES[] = {{"a\xff", "a\xef\xbf\xbd"},
                  {"\xe4\xbd", "\xef\xbf\xbd"},
-                 {"\xe4\xbd" "a", "\xef\xbf\xbd" "a"},
+                 {"\xe4\xbd"
+                  "a",
+                  "\xef\xbf\xbd"
+                  "a"},
                  {"\xc0\x80", "\xef\xbf\xbd\xef\xbf\xbd"},
                  {"\xed\xa0\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"},
                  {"\xf4\x90\x80\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"},
@@ -32,8 +36,8 @@ static void each_invalid_subpart_counts_as_one_replacement_character(void **stat
     sqf_tokenizer *tokenizer = parse(BYTES_MODEL);
     for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
         sqf_ids ids = {0};
-        assert_int_equal(
-            sqf_tokenizer_encode(tokenizer, CASES[i].same_as, strlen(CASES[i].same_as), false, &ids, NULL), SQF_OK);
+        assert_int_equal(sqf_tokenizer_encode(tokenizer, CASES[i].same_as, strlen(CASES[i].same_as), false, &ids, NULL),
+                         SQF_OK);
         expect_ids(tokenizer, CASES[i].bytes, strlen(CASES[i].bytes), false, ids.data, ids.count);
         sqf_ids_clear(&ids);
     }
@@ -43,9 +47,10 @@ static void each_invalid_subpart_counts_as_one_replacement_character(void **stat
 static void a_nul_byte_is_a_character_like_any_other(void **state)
 {
     (void)state;
-    sqf_tokenizer *tokenizer = parse(
-        "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"\\u0100\":1},\"merges\":[]},\"pre_tokenizer\":"
-        "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false},\"decoder\":{\"type\":\"ByteLevel\"}}");
+    sqf_tokenizer *tokenizer =
+        parse("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"\\u0100\":1},\"merges\":[]},\"pre_tokenizer\":"
+              "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false},\"decoder\":{\"type\":"
+              "\"ByteLevel\"}}");
     static const uint32_t EXPECTED[] = {0, 1, 0, 1};
     char *text;
     size_t n;
@@ -60,10 +65,11 @@ static void a_nul_byte_is_a_character_like_any_other(void **state)
 static void an_empty_text_has_no_ids_but_the_template(void **state)
 {
     (void)state;
-    sqf_tokenizer *tokenizer = parse(
-        SMALL(",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"c\",\"type_id\":0}},"
-              "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],\"pair\":[],\"special_tokens\":{\"c\":{\"id\":\"c\",\"ids\":[2,1],"
-              "\"tokens\":[\"c\",\"b\"]}}}"));
+    sqf_tokenizer *tokenizer = parse(SMALL(",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{"
+                                           "\"SpecialToken\":{\"id\":\"c\",\"type_id\":0}},"
+                                           "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],\"pair\":[],\"special_"
+                                           "tokens\":{\"c\":{\"id\":\"c\",\"ids\":[2,1],"
+                                           "\"tokens\":[\"c\",\"b\"]}}}"));
     static const uint32_t AROUND[] = {2, 1};
     expect_ids(tokenizer, "", 0, false, NULL, 0);
     expect_ids(tokenizer, NULL, 0, false, NULL, 0);
@@ -96,7 +102,8 @@ static void long_texts_of_every_kind_end(void **state)
         SMALL(""),
         SMALL(SPLIT("\\\\s+$") ",\"normalizer\":{\"type\":\"NFKC\"}"),
         SMALL(SPLIT("\\\\s*[\\\\r\\\\n]+|\\\\p{L}+x|\\\\s+(?!\\\\S)|\\\\s+")),
-        SMALL(",\"added_tokens\":[{\"id\":9,\"content\":\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab\",\"single_word\":false,"
+        SMALL(",\"added_tokens\":[{\"id\":9,\"content\":\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab\",\"single_"
+              "word\":false,"
               "\"lstrip\":true,\"rstrip\":true,\"normalized\":false,\"special\":false},{\"id\":10,\"content\":\" \","
               "\"single_word\":false,\"lstrip\":true,\"rstrip\":true,\"normalized\":false,\"special\":false}]"),
     };
@@ -148,9 +155,9 @@ static void *encode_many(void *user)
 static void threads_share_one_tokenizer(void **state)
 {
     (void)state;
-    sqf_tokenizer *tokenizer = parse(
-        SMALL(",\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"d+\"},\"content\":\"a\"},\"pre_tokenizer\":"
-              "{\"type\":\"ByteLevel\",\"add_prefix_space\":false},\"decoder\":{\"type\":\"ByteLevel\"}"));
+    sqf_tokenizer *tokenizer = parse(SMALL(
+        ",\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"d+\"},\"content\":\"a\"},\"pre_tokenizer\":"
+        "{\"type\":\"ByteLevel\",\"add_prefix_space\":false},\"decoder\":{\"type\":\"ByteLevel\"}"));
     pthread_t threads[THREADS];
     for (int i = 0; i < THREADS; i++) {
         assert_int_equal(pthread_create(&threads[i], NULL, encode_many, tokenizer), 0);
@@ -185,7 +192,13 @@ static void a_stream_gives_whole_characters_only(void **state)
     static const uint32_t WHOLE[] = {8, 1, 2, 3, 8};
     static const char *const WHOLE_TEXTS[] = {"a", "", "", "\xe4\xbd\xa0", " a", ""};
     static const uint32_t BROKEN[] = {1, 2, 7, 3, 1};
-    static const char *const BROKEN_TEXTS[] = {"", "", "\xef\xbf\xbd" "a", "\xef\xbf\xbd", "", "\xef\xbf\xbd"};
+    static const char *const BROKEN_TEXTS[] = {"",
+                                               "",
+                                               "\xef\xbf\xbd"
+                                               "a",
+                                               "\xef\xbf\xbd",
+                                               "",
+                                               "\xef\xbf\xbd"};
     expect_stream(tokenizer, NULL, 0, WHOLE, WHOLE_TEXTS, 5);
     expect_stream(tokenizer, NULL, 0, BROKEN, BROKEN_TEXTS, 5);
     sqf_tokenizer_destroy(tokenizer);

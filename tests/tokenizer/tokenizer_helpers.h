@@ -17,8 +17,8 @@
 
 /* A byte-level model of the letters a, b, c, the space and a few merges; `parts` are further members of the root,
  * each with a comma in front. */
-#define SMALL_MODEL                                                                                     \
-    "\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"c\":2,\"\\u0120\":3,\"ab\":4,\"abc\":5}," \
+#define SMALL_MODEL                                                                                                    \
+    "\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"c\":2,\"\\u0120\":3,\"ab\":4,\"abc\":5},"                \
     "\"merges\":[\"a b\",[\"ab\",\"c\"]]}"
 #define SMALL(parts) "{" SMALL_MODEL parts "}"
 
