@@ -77,6 +77,8 @@ expect 0 "*" "" "$sqf" bench "$model" --prefill 16 --decode 4 --repetitions 2 --
 expect_members prefill_tokens_per_s decode_tokens_per_s bits_per_weight weight_bytes cpu threads
 [ "$(sed -n '/"prefill_tokens_per_s"/,/]/p' "$scratch/out" | grep -c '^    [0-9]')" -eq 2 ] ||
     complain "bench: expected two repetitions"
+expect 0 "$model: BF16, * bits a weight*prefill * tokens/s*decode * tokens/s" "" "$sqf" bench "$model" -p 16 -n 4 -r 2
+expect 0 "$model: BF16, *decode * tokens/s" "" "$sqf" bench "$model" -p 0 -n 1 -r 1 --threads 1
 expect_error 1 "*2048*4096*" "$sqf" bench "$model" --prefill 4096
 
 expect 0 "*LlamaForCausalLM*4 layers*model.layers.3.mlp.down_proj.weight*256x768*BF16*" "" "$sqf" inspect "$model"
@@ -85,6 +87,8 @@ expect 0 "*" "" "$sqf" inspect "$model" --json
 expect_members architecture layers parameters weight_bytes tensors
 [ "$(member parameters)" = 3672320 ] || complain "parameters: $(member parameters)"
 expect 0 "*: ok, *" "" "$sqf" inspect "$model" --check
+expect 0 "*" "*model.norm.weight: ok*tokenizer.json: ok" "$sqf" inspect "$model" --check --json --verbose
+expect_members ok items tensors hashed bytes problems
 expect_error 1 "$model: tensor model.nothing: *" "$sqf" inspect "$model" model.nothing
 
 expect 0 "*are identical; relative error over all 0" "" "$sqf" compare "$model" "$model"

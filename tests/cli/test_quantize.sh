@@ -72,6 +72,8 @@ rm -rf stopped-finished
 cp -r sq6 damaged
 printf '\377' | dd of=damaged/model.safetensors bs=1 seek=300000 conv=notrunc 2>/dev/null
 expect 1 "" "sqf: damaged/model.safetensors: *" "$sqf" inspect damaged --check
+expect 1 '{*"ok": false*"problems": *"item":*"status": "SQF_E_HASH"*}' "sqf: damaged/model.safetensors: *" \
+    "$sqf" inspect damaged --check --json
 expect_error 1 "damaged/model.safetensors: *" "$sqf" eval damaged --text "$text" --window 128
 left=$(ls -A | grep -E '^bad$|tmp|^\.' || true)
 [ -z "$left" ] || complain "left behind: $left"

@@ -28,6 +28,12 @@ for special in "" --special; do
     cmp "$input" back || complain "round trip $special"
 done
 
+# half a character is no valid text: JSON gets U+FFFD for each of its bytes, and what is valid around it stays
+printf 'a\303\251\344\270\255\360\237\230\200' >"$input"
+ids=$("$sqf" tokenize tokenizer <"$input")
+echo "${ids% *}" >"$input"
+expect 0 "{*\"text\": \"a$(printf '\303\251\344\270\255\357\277\275')*\"*}" "" "$sqf" tokenize tokenizer --decode --json
+
 echo "1 2 x" >"$input"
 expect_error 1 "standard input: byte 4: expected ids separated by blanks" "$sqf" tokenize tokenizer --decode
 echo "1 -2" >"$input"
