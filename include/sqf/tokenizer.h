@@ -23,6 +23,9 @@ SQF_API void sqf_ids_clear(sqf_ids *ids);
 
 /** Load tokenizer.json (and, where present, add_bos_token / add_eos_token of tokenizer_config.json) of a directory.
  *
+ * The model must be BPE. What the parts mean is what the library of the name "tokenizers" does with them; any part, and
+ * any member of a part, that is not known is refused by name. `truncation` must be null, and `padding` one that leaves
+ * a single text as it is. tokenizer_config.json is asked only if the post-processor prescribes nothing.
  * @param out  the tokenizer; NULL on every failure. The caller owns it: sqf_tokenizer_destroy.
  * @return SQF_OK; SQF_E_IO; SQF_E_FORMAT (damaged); SQF_E_SUPPORT (a part of another kind than this library knows; the
  *         message names it: nothing is ever ignored); SQF_E_MEMORY. */
@@ -33,16 +36,25 @@ SQF_API void sqf_tokenizer_destroy(sqf_tokenizer *tokenizer);
 
 /** Encode bytes.
  *
- * Bytes that are not UTF-8 are handled as the documentation of the tokenizer says (docs/architecture.md): a defined
- * result for every input. Time is O(n log n).
+ * Every input has a defined result: each maximal subpart of the bytes that is not UTF-8 counts as one U+FFFD (Unicode
+ * 15, section 3.9); NUL is a character like any other; a character without a token becomes the unknown token, or
+ * nothing where the model names none. Time is O(n log n) in the bytes, apart from regular expressions of the file that
+ * are themselves slower; Oniguruma's syntax is understood as far as it can be translated. Any number of threads may
+ * encode with one tokenizer at a time.
+ * @param bytes    [n]; may be NULL if n is 0.
  * @param special  true: put the tokens around the text that the post-processor (or add_bos_token) prescribes.
- * @param ids      the ids are appended.
- * @return SQF_OK; SQF_E_MEMORY; SQF_E_VALUE (a piece of the text has no token and the tokenizer has no unknown token). */
+ * @param ids      the ids are appended; as it was on failure.
+ * @return SQF_OK; SQF_E_MEMORY; SQF_E_VALUE (a character has no token and the unknown token that the model names does
+ *         not exist; a regular expression of the file exceeds its limits on this text). */
 SQF_API sqf_status sqf_tokenizer_encode(const sqf_tokenizer *tokenizer, const char *bytes, size_t n, bool special,
                                         sqf_ids *ids, sqf_error *err);
 
-/** Decode ids to bytes, for free(); NUL-terminated (not counted).
+/** Decode ids to UTF-8, for free(); NUL-terminated (not counted).
+ *
+ *  What the tokens leave open is as the file's decoders say: bytes that are not UTF-8 come out as U+FFFD. Ids below
+ *  sqf_tokenizer_vocabulary_size without a token give nothing. Any number of threads may decode at a time.
  *  @param skip_special  leave out the tokens marked special.
+ *  @param bytes         the text; NULL on every failure. @param n its bytes.
  *  @return SQF_OK; SQF_E_VALUE (an id beyond the vocabulary; the message names it); SQF_E_MEMORY. */
 SQF_API sqf_status sqf_tokenizer_decode(const sqf_tokenizer *tokenizer, const uint32_t *ids, size_t count,
                                         bool skip_special, char **bytes, size_t *n, sqf_error *err);
@@ -64,7 +76,8 @@ typedef struct sqf_text_stream sqf_text_stream;
 SQF_API sqf_status sqf_text_stream_create(const sqf_tokenizer *tokenizer, const uint32_t *prompt, size_t count,
                                           sqf_text_stream **out, sqf_error *err);
 
-/** Add an id; special tokens give no text. *text (borrowed, valid until the next call, NUL-terminated) is what became
+/** Add an id; special tokens and ids without a token (a model may have more rows than its tokenizer has tokens) give no
+ *  text. *text (borrowed, valid until the next call, NUL-terminated) is what became
  *  certain, possibly empty. Bytes that can never become valid UTF-8 come out as U+FFFD. */
 SQF_API sqf_status sqf_text_stream_push(sqf_text_stream *stream, uint32_t id, const char **text, sqf_error *err);
 
