@@ -82,8 +82,8 @@ typedef struct sqf_check_summary {
 } sqf_check_summary;
 
 /** Check a whole model directory: configuration, headers, shapes, every hash, every code, count, scale and channel
- * list, NaN and infinity in what is not quantized, and the tokenizer where there is one. Goes on after a problem with a
- * tensor.
+ * list, NaN and infinity in what is not quantized, generation settings, and the tokenizer where there is one. Goes on
+ * after a problem with one of them.
  *
  * @param report   called once an item; may be NULL.
  * @param summary  may be NULL; filled as far as the check came.
