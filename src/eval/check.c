@@ -89,6 +89,14 @@ static sqf_status check_tokenizer(check *c, const char *directory, sqf_error *er
     return SQF_OK;
 }
 
+/* End ids and sampling defaults, which a plain look at a directory does not read. */
+static void check_generation(check *c, sqf_inspection *inspection)
+{
+    sqf_error problem = {0};
+    const sqf_status status = sqf_model_load_generation(&inspection->model, &problem);
+    report_item(c, "generation settings", status, &problem);
+}
+
 /* Without sound headers there is nothing to look at further. */
 static sqf_status check_directory(check *c, const char *directory, sqf_error *err)
 {
@@ -99,6 +107,7 @@ static sqf_status check_directory(check *c, const char *directory, sqf_error *er
     report_item(c, structure, status, &problem);
     if (status == SQF_OK) {
         count_tensors(c, &inspection->model.checkpoint);
+        check_generation(c, inspection);
         status = check_entries(c, inspection, err);
         sqf_inspection_close(inspection);
         SQF_TRY(status);

@@ -169,6 +169,7 @@ void sqf_inspection_close(sqf_inspection *inspection)
 {
     if (inspection) {
         sqf_checkpoint_close(&inspection->model.checkpoint);
+        free(inspection->model.end_ids);
         free(inspection->entries);
         free(inspection);
     }

@@ -161,18 +161,28 @@ static sqf_status check_schemes(const sqf_checkpoint *checkpoint, sqf_error *err
     SQF_TRY(sqf_module_schemes_check(checkpoint->schemes, is_module, &checkpoint->config, err));
     for (size_t i = 0; i < sizeof dense / sizeof *dense; i++) {
         if (json_object_get(overrides, dense[i])) {
-            return sqf_fail(err, SQF_E_SUPPORT, "%s: quantization_config: overrides: %s is never quantized",
+            return sqf_fail(err, SQF_E_SUPPORT, "%s/config.json: quantization_config: overrides: %s is never quantized",
                             checkpoint->directory, dense[i]);
         }
     }
     return SQF_OK;
 }
 
+/* Messages about quantization_config name the file that it stands in. */
+static sqf_status load_schemes(sqf_checkpoint *checkpoint, const char *directory, sqf_error *err)
+{
+    char *path;
+    SQF_TRY(sqf_path_join(&path, directory, "config.json", err));
+    const sqf_status status = sqf_module_schemes_load(checkpoint->config_json, path, &checkpoint->schemes, err);
+    free(path);
+    return status;
+}
+
 static sqf_status open_parts(sqf_checkpoint *checkpoint, const char *directory, sqf_error *err)
 {
     SQF_TRY(sqf_copy_text(&checkpoint->directory, directory, strlen(directory), err));
     SQF_TRY(sqf_config_load(directory, &checkpoint->config, &checkpoint->config_json, err));
-    SQF_TRY(sqf_module_schemes_load(checkpoint->config_json, directory, &checkpoint->schemes, err));
+    SQF_TRY(load_schemes(checkpoint, directory, err));
     SQF_TRY(check_schemes(checkpoint, err));
     SQF_TRY(sqf_tensors_open(directory, &checkpoint->tensors, err));
     const size_t count = sqf_tensors_count(checkpoint->tensors);
