@@ -16,7 +16,6 @@ const cli_command *survey_command(void);
 const cli_command *schemes_command(void);
 const cli_command *bench_command(void);
 const cli_command *version_command(void);
-const cli_command *survey_command(void);
 const cli_command *help_command(void);
 
 /* All of them in the order of the help; NULL-terminated. */

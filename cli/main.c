@@ -15,7 +15,6 @@ const command_fn commands[] = {
     survey_command,
     schemes_command,
     bench_command,
-    survey_command,
     version_command,
     help_command,
     NULL,
