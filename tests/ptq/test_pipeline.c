@@ -523,6 +523,9 @@ static void test_the_demo_model_loses_what_the_format_promises(void **state)
     print_message("BF16 %.3f W8A8 %.3f W(SQ6)A8 %.3f W4A8 %.3f W4A(SQ6) %.3f W4A4 %.3f\n", dense, w8, sq6, w4, masked,
                   a4);
     assert_true(fabs(w8 / dense - 1) < 0.008 && fabs(sq6 / dense - 1) < 0.008);
+    const double fixed = demo_perplexity(&s, "scheme: W8A8\nact_scale: static");
+    print_message("W8A8 with static scales %.3f\n", fixed);
+    assert_true(fixed / dense < 1.04);
     assert_true(w4 / dense < 1.05 && masked / dense < 1.08 && masked < a4 && a4 / dense > 1.05 && a4 / dense < 1.4);
     small_remove(&s);
 }
