@@ -243,13 +243,17 @@ static sqf_status load_parts(sqf_tokenizer *tokenizer, const json_t *root, token
     return status;
 }
 
-static sqf_status load_config(sqf_tokenizer *tokenizer, const char *bytes, size_t n, sqf_error *err)
+/* The file must be sound even where the post-processor has the say and its flags do not count. */
+static sqf_status load_config(sqf_tokenizer *tokenizer, const char *bytes, size_t n, bool counts, sqf_error *err)
 {
     json_t *config;
+    sqf_status status = SQF_OK;
     SQF_TRY(sqf_json_parse(bytes, n, "tokenizer_config.json", &config, err));
-    const sqf_status status = json_is_object(config)
-                                  ? sqf_template_load_config(config, tokenizer, err)
-                                  : sqf_fail(err, SQF_E_FORMAT, "tokenizer_config.json: expected an object");
+    if (!json_is_object(config)) {
+        status = sqf_fail(err, SQF_E_FORMAT, "tokenizer_config.json: expected an object");
+    } else if (counts) {
+        status = sqf_template_load_config(config, tokenizer, err);
+    }
     json_decref(config);
     return status;
 }
@@ -267,8 +271,8 @@ sqf_status sqf_tokenizer_parse(const char *json, size_t n, const char *config, s
     if (status == SQF_OK) {
         status = load_parts(tokenizer, root, &lists, &prescribes, err);
     }
-    if (status == SQF_OK && config && !prescribes) {
-        status = load_config(tokenizer, config, config_size, err);
+    if (status == SQF_OK && config) {
+        status = load_config(tokenizer, config, config_size, !prescribes, err);
     }
     free(lists.added);
     json_decref(root);

@@ -25,13 +25,15 @@ void sqf_vocabulary_clear(sqf_vocabulary *vocabulary)
     *vocabulary = (sqf_vocabulary){0};
 }
 
-/* The slot of a text, or the free one where it would be. */
-static size_t find_slot(const sqf_vocabulary *v, const char *text, size_t n)
+/* The slot of a text, or the free one where it would be; *tag is its hash's. */
+static size_t find_slot(const sqf_vocabulary *v, const char *text, size_t n, uint32_t *tag)
 {
-    size_t slot = (size_t)XXH3_64bits(text, n) & v->slot_mask;
-    while (v->slots[slot] != 0) {
-        const sqf_token *token = &v->tokens[v->slots[slot] - 1];
-        if (token->length == n && memcmp(v->texts.data + token->offset, text, n) == 0) {
+    const uint64_t hash = XXH3_64bits(text, n);
+    size_t slot = (size_t)hash & v->slot_mask;
+    *tag = (uint32_t)(hash >> 32);
+    while (v->slots[slot].entry != 0) {
+        const sqf_token *token = &v->tokens[v->slots[slot].entry - 1];
+        if (v->slots[slot].tag == *tag && token->length == n && memcmp(v->texts.data + token->offset, text, n) == 0) {
             break;
         }
         slot = (slot + 1) & v->slot_mask;
@@ -46,21 +48,23 @@ sqf_status sqf_vocabulary_add(sqf_vocabulary *v, const char *text, size_t n, uin
         return sqf_fail(err, SQF_E_FORMAT, "tokenizer.json: tokens \"%.64s\" and \"%.64s\" have the same id %u",
                         v->texts.data + token->offset, text, (unsigned)id);
     }
-    const size_t slot = find_slot(v, text, n);
-    if (v->slots[slot] != 0) {
+    uint32_t tag;
+    const size_t slot = find_slot(v, text, n, &tag);
+    if (v->slots[slot].entry != 0) {
         return sqf_fail(err, SQF_E_FORMAT, "tokenizer.json: token \"%.64s\" has two ids, %u and %u", text,
-                        (unsigned)(v->slots[slot] - 1), (unsigned)id);
+                        (unsigned)(v->slots[slot].entry - 1), (unsigned)id);
     }
     *token = (sqf_token){.offset = v->texts.size, .length = (uint32_t)n, .present = true, .model = model};
     SQF_TRY(sqf_buffer_append(&v->texts, text, n, err));
     SQF_TRY(sqf_buffer_append(&v->texts, "", 1, err));
-    v->slots[slot] = id + 1;
+    v->slots[slot] = (sqf_vocabulary_slot){.entry = id + 1, .tag = tag};
     return SQF_OK;
 }
 
 bool sqf_vocabulary_find(const sqf_vocabulary *v, const char *text, size_t n, uint32_t *id)
 {
-    const uint32_t entry = v->slots[find_slot(v, text, n)];
+    uint32_t tag;
+    const uint32_t entry = v->slots[find_slot(v, text, n, &tag)].entry;
     *id = entry - 1;
     return entry != 0;
 }

@@ -12,11 +12,16 @@ typedef struct sqf_token {
     bool special;
 } sqf_token;
 
+typedef struct sqf_vocabulary_slot {
+    uint32_t entry; /* an id plus one, 0 = free */
+    uint32_t tag;   /* of the text's hash: most texts that differ are told apart without being looked at */
+} sqf_vocabulary_slot;
+
 typedef struct sqf_vocabulary {
     sqf_buffer texts;
-    sqf_token *tokens; /* [size], by id */
-    size_t size;       /* the largest id plus one */
-    uint32_t *slots;   /* hash table of ids plus one, 0 = free */
+    sqf_token *tokens;          /* [size], by id */
+    size_t size;                /* the largest id plus one */
+    sqf_vocabulary_slot *slots; /* hash table */
     size_t slot_mask;
 } sqf_vocabulary;
 
