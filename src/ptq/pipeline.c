@@ -28,9 +28,17 @@ typedef struct collection {
 static sqf_status collect_input(void *user, sqf_input_kind kind, const float *x, size_t tokens, size_t channels,
                                 sqf_error *err)
 {
+    static const char *const readers[SQF_INPUT_COUNT] = {"self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj",
+                                                         "mlp.down_proj"};
     const collection *c = user;
     (void)channels;
-    return sqf_statistics_add(c->pipeline->context, &c->work->statistics[kind], x, tokens, err);
+    const sqf_status status = sqf_statistics_add(c->pipeline->context, &c->work->statistics[kind], x, tokens, err);
+    if (status == SQF_OK) {
+        return SQF_OK;
+    }
+    char where[SQF_MODULE_NAME];
+    snprintf(where, sizeof where, "input of model.layers.%zu.%s", c->work->index, readers[kind]);
+    return sqf_fail_within(err, status, where);
 }
 
 /* Runs every window through the layer. With a tap the outputs are dropped, without one they replace the inputs. */

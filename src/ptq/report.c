@@ -88,7 +88,9 @@ static json_t *calibration_json(const sqf_quantize_options *options, const sqf_c
     if (!calibration) {
         return json_null();
     }
-    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:b, s:b, s:I}", "file", options->calibration, "windows",
+    json_t *file = json_string(options->calibration);
+    file = file ? file : json_string("a name that is not UTF-8");
+    return json_pack("{s:o, s:I, s:I, s:I, s:I, s:b, s:b, s:I}", "file", file, "windows",
                      (json_int_t)calibration->windows, "window_tokens", (json_int_t)calibration->length, "text_tokens",
                      (json_int_t)calibration->tokens, "tokens",
                      (json_int_t)(calibration->windows * calibration->length), "random_windows",
@@ -120,8 +122,8 @@ sqf_status sqf_report_print(const sqf_report *report, const sqf_quantize_summary
         set(object, "calibration", calibration_json(options, calibration)) &&
         set(object, "totals", totals_json(summary)) &&
         set(object, "tensors", report->tensors ? json_incref(report->tensors) : json_array());
-    const sqf_status status = done ? sqf_json_print(object, text, err)
-                                   : sqf_fail(err, SQF_E_MEMORY, "report: out of memory, or a path that is not UTF-8");
+    const sqf_status status =
+        done ? sqf_json_print(object, text, err) : sqf_fail(err, SQF_E_MEMORY, "report: out of memory");
     json_decref(object);
     return status;
 }
