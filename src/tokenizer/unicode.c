@@ -62,6 +62,9 @@ sqf_status sqf_utf8_append(sqf_buffer *out, uint32_t code_point, sqf_error *err)
 sqf_status sqf_utf8_append_lossy(sqf_buffer *out, const char *bytes, size_t n, sqf_error *err)
 {
     size_t copied = 0, at = 0;
+    if (n == 0) {
+        return SQF_OK;
+    }
     while (at < n) {
         uint32_t code_point;
         size_t length;
