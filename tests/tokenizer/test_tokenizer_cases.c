@@ -23,7 +23,7 @@ static sqf_tokenizer *load_tokenizer(const char *name)
 {
     char path[1024];
     sqf_buffer bytes;
-    sqf_tokenizer *tokenizer;
+    sqf_tokenizer *tokenizer = NULL; /* clang does not know that fail_msg does not return */
     sqf_error err = {0};
     snprintf(path, sizeof path, "%s%s.tokenizer.json", DATA_DIRECTORY, name);
     if (sqf_file_read(path, (size_t)1 << 30, &bytes, &err) != SQF_OK ||

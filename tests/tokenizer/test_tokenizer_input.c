@@ -192,13 +192,7 @@ static void a_stream_gives_whole_characters_only(void **state)
     static const uint32_t WHOLE[] = {8, 1, 2, 3, 8};
     static const char *const WHOLE_TEXTS[] = {"a", "", "", "\xe4\xbd\xa0", " a", ""};
     static const uint32_t BROKEN[] = {1, 2, 7, 3, 1};
-    static const char *const BROKEN_TEXTS[] = {"",
-                                               "",
-                                               "\xef\xbf\xbd"
-                                               "a",
-                                               "\xef\xbf\xbd",
-                                               "",
-                                               "\xef\xbf\xbd"};
+    static const char *const BROKEN_TEXTS[] = {"", "", "\ufffda", "\ufffd", "", "\ufffd"};
     expect_stream(tokenizer, NULL, 0, WHOLE, WHOLE_TEXTS, 5);
     expect_stream(tokenizer, NULL, 0, BROKEN, BROKEN_TEXTS, 5);
     sqf_tokenizer_destroy(tokenizer);
