@@ -355,6 +355,9 @@ static sqf_status parse_operands(sqf_regex_parser *p, sqf_buffer *out, class_uni
     bool more = true;
     while (more && status == SQF_OK) {
         status = read_union(p, u, operands == 0);
+        if (status != SQF_OK) {
+            break;
+        }
         more = *p->at == '&';
         p->at += more ? 2 : 1;
         operands++;

@@ -56,6 +56,8 @@ static void other_kinds_are_refused_by_name(void **state)
         {SMALL(SPLIT("(a")), "without an end"},
         {SMALL(SPLIT("a)")), "parenthesis"},
         {SMALL(SPLIT("[a")), "without an end"},
+        {SMALL(SPLIT("[a&&[^")), "without an end"},
+        {SMALL(SPLIT("[a\\\\")), "too early"},
         {SMALL(SPLIT("*a")), "quantifier"},
         {SMALL(SPLIT("[z-a]")), "falling"},
         {SMALL(SPLIT("(?=a)+")), "assertion"},
