@@ -305,7 +305,11 @@ static int append_text(void *user, unsigned char *bytes, size_t n)
 /* The emitter takes the event over. `made` is false where libyaml refused to make it: text that is not UTF-8. */
 static void emit(yaml_writer *writer, yaml_event_t *event, int made)
 {
-    if (!made || writer->failed || !yaml_emitter_emit(&writer->emitter, event)) {
+    if (made && writer->failed) {
+        yaml_event_delete(event);
+        return;
+    }
+    if (!made || !yaml_emitter_emit(&writer->emitter, event)) {
         writer->failed = true;
     }
 }

@@ -197,7 +197,7 @@ static json_t *strange_value(json_t *root, json_t *old, sqf_random *random)
     case 6:
         if (json_is_integer(old)) {
             const json_int_t value = json_integer_value(old);
-            return json_integer(below(random, 2) == 0 ? value - 1 : value < INT64_MAX ? value + 1 : value);
+            return json_integer((json_int_t)((uint64_t)value + (below(random, 2) == 0 ? 1 : UINT64_MAX)));
         }
         return strange_number(random);
     default: return strange_number(random);
