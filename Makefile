@@ -1,5 +1,5 @@
 # The front door. Each target wraps a CMake preset; `make help` lists them.
-.PHONY: all help packages demo test lint format bench fuzz asan tsan coverage valgrind docs install clean
+.PHONY: all help packages demo test test-levels lint format bench fuzz asan tsan coverage valgrind docs install clean
 
 PRESET := $(if $(CI),ci,release)
 PREFIX ?= /usr/local
@@ -11,7 +11,7 @@ all: packages build/build.ninja
 help:
 	@echo "make            build build/bin/sqf and the library"
 	@echo "make demo       quantize the demo model under every scheme and print the table"
-	@echo "make test       build and run all tests"
+	@echo "make test       build and run all tests;  make test-levels: once for each CPU level"
 	@echo "make bench      time the kernels and GPTQ on this machine"
 	@echo "make fuzz       run each fuzz target for a minute (clang)"
 	@echo "make asan|tsan  run the tests under sanitizers;  make valgrind, make coverage"
@@ -32,6 +32,9 @@ demo: all
 
 test: all
 	@ctest --test-dir build --output-on-failure --parallel $(JOBS)
+
+test-levels: all
+	@scripts/test-levels
 
 lint: packages
 	@scripts/format --check
