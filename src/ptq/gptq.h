@@ -8,10 +8,11 @@
 /* Rows are independent of each other: one task takes a block of them through all columns. Everything that rounding
  * depends on follows from these constants and the shape, never from the number of threads. */
 enum {
-    GPTQ_ROWS = 128, /* rows of a task; its floats for all columns should fit the second or third cache */
-    GPTQ_LANES = 32, /* rows that are quantized side by side: a leaf of them stays in the first cache */
-    GPTQ_LEAF = 128, /* columns whose errors are propagated one by one; wider ranges by matrix products */
-    GPTQ_PANEL = 512 /* columns that are brought up to date by one product with all errors before them */
+    GPTQ_ROWS = 128,  /* rows of a task; its floats for all columns should fit the second or third cache */
+    GPTQ_LANES = 32,  /* rows that are quantized side by side: a leaf of them stays in the first cache */
+    GPTQ_LEAF = 128,  /* columns whose errors are propagated one by one; wider ranges by matrix products */
+    GPTQ_PENDING = 4, /* columns inside a leaf whose errors are propagated together */
+    GPTQ_PANEL = 512  /* columns that are brought up to date by one product with all errors before them */
 };
 
 /* What begins at a column inside a leaf. */

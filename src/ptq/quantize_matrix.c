@@ -164,20 +164,28 @@ static sqf_status block_create(const gptq_plan *plan, gptq_block *block, sqf_err
     return SQF_OK;
 }
 
-/* Columns in stored order, rows side by side; dead channels and rows beyond the last are 0. */
+/* Columns in stored order, rows side by side; dead channels and rows beyond the last are 0. A few columns at a time: a
+ * cache line of a row is read once. */
 static void block_load(gptq_block *block)
 {
+    enum { AT_ONCE = 16 };
     const sqf_matrix_job *job = block->plan->job;
     const size_t columns = job->columns;
-    memset(block->weights, 0, columns * GPTQ_ROWS * sizeof *block->weights);
-    for (size_t j = 0; j < columns; j++) {
-        if (job->factor && job->factor->dead[j]) {
-            continue;
-        }
-        const size_t channel = job->channels ? (size_t)job->channels[j] : j;
-        const float *from = job->weights + block->first_row * columns + channel;
+    if (block->rows < GPTQ_ROWS) {
+        memset(block->weights, 0, columns * GPTQ_ROWS * sizeof *block->weights);
+    }
+    for (size_t first = 0; first < columns; first += AT_ONCE) {
+        const size_t end = columns - first < AT_ONCE ? columns : first + AT_ONCE;
         for (size_t i = 0; i < block->rows; i++) {
-            block->weights[j * GPTQ_ROWS + i] = from[i * columns];
+            const float *row = job->weights + (block->first_row + i) * columns;
+            for (size_t j = first; j < end; j++) {
+                block->weights[j * GPTQ_ROWS + i] = row[job->channels ? (size_t)job->channels[j] : j];
+            }
+        }
+    }
+    for (size_t j = 0; job->factor && j < columns; j++) {
+        if (job->factor->dead[j]) {
+            memset(block->weights + j * GPTQ_ROWS, 0, GPTQ_ROWS * sizeof *block->weights);
         }
     }
 }

@@ -27,15 +27,21 @@ static int tile_length(const tiling *t, size_t index)
     return (int)(t->n - index * TILE < TILE ? t->n - index * TILE : TILE);
 }
 
-/* Mirrors the upper triangle of a tile at its other diagonal, which reverses and transposes it. */
+/* Mirrors the upper triangle of a tile at its other diagonal, which reverses and transposes it. In small squares,
+ * because one side runs down columns. */
 static void mirror(float *a, size_t stride, size_t n)
 {
-    for (size_t i = 0; i < n; i++) {
-        for (size_t j = i; i + j + 1 < n; j++) {
-            float *other = a + (n - 1 - j) * stride + (n - 1 - i);
-            const float kept = a[i * stride + j];
-            a[i * stride + j] = *other;
-            *other = kept;
+    enum { SQUARE = 16 };
+    for (size_t row = 0; row < n; row += SQUARE) {
+        for (size_t column = row; row + column + 1 < n; column += SQUARE) {
+            for (size_t i = row; i < row + SQUARE && i < n; i++) {
+                for (size_t j = column > i ? column : i; j < column + SQUARE && i + j + 1 < n; j++) {
+                    float *other = a + (n - 1 - j) * stride + (n - 1 - i);
+                    const float kept = a[i * stride + j];
+                    a[i * stride + j] = *other;
+                    *other = kept;
+                }
+            }
         }
     }
 }

@@ -137,14 +137,40 @@ static void watch_errors(leaf_state *leaf, const float *error)
     leaf->largest += sum;
 }
 
-static void propagate(leaf_state *leaf, const float *upper, size_t column, size_t count)
+/* w_j -= u_pj * e_p for the columns p in [first, next), one after another. */
+static void apply_errors(leaf_state *leaf, const float *upper, size_t stride, size_t first, size_t next, size_t j)
 {
-    const float *restrict error = leaf->weights[column];
-    for (size_t j = column + 1; j < count; j++) {
-        float *restrict w = leaf->weights[j];
-        const float u = upper[j];
+    float *restrict w = leaf->weights[j];
+    for (size_t p = first; p < next; p++) {
+        const float *restrict error = leaf->weights[p];
+        const float u = upper[p * stride + j];
         for (int i = 0; i < GPTQ_LANES; i++) {
             w[i] -= error[i] * u;
+        }
+    }
+}
+
+/* The same for GPTQ_PENDING columns at once: w is read and written once for all, which is what costs time. */
+static void apply_four_errors(leaf_state *leaf, const float *upper, size_t stride, size_t first, size_t j)
+{
+    _Static_assert(GPTQ_PENDING == 4, "four columns are written out below");
+    float *restrict w = leaf->weights[j];
+    const float(*restrict error)[GPTQ_LANES] = (const float(*)[GPTQ_LANES])leaf->weights + first;
+    const float *u = upper + first * stride + j;
+    const float u0 = u[0], u1 = u[stride], u2 = u[2 * stride], u3 = u[3 * stride];
+    for (int i = 0; i < GPTQ_LANES; i++) {
+        w[i] = (((w[i] - error[0][i] * u0) - error[1][i] * u1) - error[2][i] * u2) - error[3][i] * u3;
+    }
+}
+
+/* Pushes the errors of the pending columns [first, next) into the columns [next, end). */
+static void propagate(leaf_state *leaf, const float *upper, size_t stride, size_t first, size_t next, size_t end)
+{
+    for (size_t j = next; j < end; j++) {
+        if (next - first == GPTQ_PENDING) {
+            apply_four_errors(leaf, upper, stride, first, j);
+        } else {
+            apply_errors(leaf, upper, stride, first, next, j);
         }
     }
 }
@@ -165,27 +191,42 @@ static void enter_in_leaf(gptq_block *block, const leaf_state *leaf, size_t lane
     }
 }
 
-/* Rows lane .. lane + GPTQ_LANES of the columns [begin, end). */
-static void quantize_lanes(gptq_block *block, leaf_state *leaf, size_t lane, size_t begin, size_t end)
+/* Quantizes the loaded columns one after another. Errors of up to GPTQ_PENDING columns wait until something is chosen
+ * or there are enough of them; the column that is next always has them. */
+static void quantize_columns(gptq_block *block, leaf_state *leaf, size_t lane, size_t begin, size_t count)
 {
     const gptq_plan *plan = block->plan;
-    const size_t columns = plan->out->columns, count = end - begin;
-    for (size_t j = 0; j < count; j++) {
-        memcpy(leaf->weights[j], block->weights + (begin + j) * GPTQ_ROWS + lane, sizeof leaf->weights[j]);
-    }
+    const size_t stride = plan->out->columns;
+    const float *upper = plan->compensate ? plan->job->factor->upper + begin * stride + begin : NULL;
+    size_t pending = 0; /* the first column whose error waits */
     for (size_t j = 0; j < count; j++) {
         const size_t column = begin + j;
+        if (upper && (plan->enters[column] || j - pending == GPTQ_PENDING)) {
+            propagate(leaf, upper, stride, pending, j, count);
+            pending = j;
+        } else if (upper) {
+            apply_errors(leaf, upper, stride, pending, j, j);
+        }
         enter_in_leaf(block, leaf, lane, begin, column);
         if (j == 0 || plan->group[column] != plan->group[column - 1]) {
             load_scales(block, leaf, lane, column);
         }
-        load_mask(block, leaf, lane, column);
+        if (plan->job->spec.high != SQF_TYPE_NONE) {
+            load_mask(block, leaf, lane, column);
+        }
         quantize_column(&plan->job->spec, leaf, plan->divisor[column], leaf->weights[j], leaf->values[j]);
         watch_errors(leaf, leaf->weights[j]);
-        if (plan->compensate) {
-            propagate(leaf, plan->job->factor->upper + column * columns + begin, j, count);
-        }
     }
+}
+
+/* Rows lane .. lane + GPTQ_LANES of the columns [begin, end). */
+static void quantize_lanes(gptq_block *block, leaf_state *leaf, size_t lane, size_t begin, size_t end)
+{
+    const size_t columns = block->plan->out->columns, count = end - begin;
+    for (size_t j = 0; j < count; j++) {
+        memcpy(leaf->weights[j], block->weights + (begin + j) * GPTQ_ROWS + lane, sizeof leaf->weights[j]);
+    }
+    quantize_columns(block, leaf, lane, begin, count);
     for (size_t j = 0; j < count; j++) {
         memcpy(block->weights + (begin + j) * GPTQ_ROWS + lane, leaf->weights[j], sizeof leaf->weights[j]);
     }
