@@ -1,10 +1,12 @@
 /* Time of GPTQ on one layer, int4 in groups of 128. bench/gptq/compare.sh runs it in turns with reference.py.
  *
  *   bench_gptq make ROWS COLUMNS DIRECTORY    writes weights.f32 [ROWS, COLUMNS] and hessian.f32 [COLUMNS, COLUMNS]
- *   bench_gptq run  ROWS COLUMNS DIRECTORY    reads them, prints the seconds of both stages, writes sqf.f32, the
- *                                             dequantized weights */
+ *   bench_gptq run  ROWS COLUMNS DIRECTORY [THREADS]
+ *                                             reads them, prints the seconds of both stages and the processor seconds
+ *                                             of all threads, writes sqf.f32, the dequantized weights */
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include <sqf/context.h>
 
@@ -128,6 +130,7 @@ static sqf_status run(sqf_context *context, const layer *l, sqf_error *err)
         touched = weights.data[i];
     }
     (void)touched;
+    const clock_t cpu = clock();
     const double begin = sqf_clock_seconds();
     SQF_TRY(sqf_factor_create(context, "layer", (const float *)(const void *)hessian.data, l->columns, NULL, 0.01,
                               &factor, err));
@@ -141,21 +144,23 @@ static sqf_status run(sqf_context *context, const layer *l, sqf_error *err)
                                 .factor = &factor};
     SQF_TRY(sqf_matrix_quantize(context, &job, &matrix, NULL, err));
     const double end = sqf_clock_seconds();
-    printf("sqf      %5zu x %5zu  factor %8.3f s  quantize %8.3f s  total %8.3f s\n", l->rows, l->columns,
-           factored - begin, end - factored, end - begin);
+    printf("sqf      %5zu x %5zu  factor %8.3f s  quantize %8.3f s  total %8.3f s  cpu %8.3f s\n", l->rows, l->columns,
+           factored - begin, end - factored, end - begin, (double)(clock() - cpu) / CLOCKS_PER_SEC);
     return write_dequantized(l, &matrix, err); /* the process ends: what it holds goes with it */
 }
 
 int main(int count, char **arguments)
 {
-    if (count != 5 || (strcmp(arguments[1], "make") != 0 && strcmp(arguments[1], "run") != 0)) {
-        fprintf(stderr, "usage: bench_gptq make|run ROWS COLUMNS DIRECTORY\n");
+    if (count < 5 || count > 6 || (strcmp(arguments[1], "make") != 0 && strcmp(arguments[1], "run") != 0)) {
+        fprintf(stderr, "usage: bench_gptq make|run ROWS COLUMNS DIRECTORY [THREADS]\n");
         return 2;
     }
     const layer l = {strtoull(arguments[2], NULL, 10), strtoull(arguments[3], NULL, 10), arguments[4]};
+    sqf_context_options options = sqf_context_options_default();
+    options.threads = count == 6 ? (unsigned)strtoul(arguments[5], NULL, 10) : 0;
     sqf_context *context;
     sqf_error err = {0};
-    sqf_status status = sqf_context_create(NULL, &context, &err);
+    sqf_status status = sqf_context_create(&options, &context, &err);
     if (status == SQF_OK) {
         status = strcmp(arguments[1], "make") == 0 ? make(context, &l, &err) : run(context, &l, &err);
         sqf_context_destroy(context);
