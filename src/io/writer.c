@@ -178,6 +178,10 @@ static json_t *describe(const pending *tensor, size_t begin)
     for (size_t i = 0; good && i < tensor->dimensions; i++) {
         good = json_array_append_new(shape, json_integer((json_int_t)tensor->shape[i])) == 0;
     }
+    if (!good) {
+        json_decref(shape);
+        return NULL;
+    }
     return json_pack("{s:s, s:o, s:[I, I]}", "dtype", sqf_dtype_name(tensor->dtype), "shape", shape, "data_offsets",
                      (json_int_t)begin, (json_int_t)(begin + tensor->bytes));
 }
@@ -187,7 +191,8 @@ static json_t *build_header(const sqf_tensor_writer *writer)
 {
     json_t *header = json_object(), *metadata = json_object();
     bool good = header && metadata && set_text(metadata, "format", "pt") && set_text(metadata, "sq-format", "1");
-    if (!header || json_object_set_new(header, "__metadata__", metadata) != 0) {
+    /* takes metadata over even if it fails */
+    if (json_object_set_new(header, "__metadata__", metadata) != 0) {
         json_decref(header);
         return NULL;
     }

@@ -158,7 +158,9 @@ const damage_case damage_cases[] = {
     HEAD("dtype-wider", ORIGINAL, "\"dtype\":\"BF16\"", "\"dtype\":\"F32\"", MODEL, "data_offsets"),
     HEAD("tensor-renamed", ORIGINAL, "model.norm.weight", "model.mron.weight", MODEL, "model.norm.weight"),
     HEAD("tensor-of-layer-4", ORIGINAL, "layers.3.mlp.down_proj", "layers.4.mlp.down_proj", MODEL, "mlp.down_proj"),
-    HEAD("tensor-more", WEIGHTS, "\"" QUERY ".sq_low\":{", "\"" QUERY ".sq_shift\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]},\"" QUERY ".sq_low\":{", MODEL, "sq_shift"),
+    HEAD("tensor-more", WEIGHTS, "\"" QUERY ".sq_low\":{",
+         "\"" QUERY ".sq_shift\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]},\"" QUERY ".sq_low\":{", MODEL,
+         "sq_shift"),
     HEAD("bias-unasked", ORIGINAL, EMBED,
          EMBED ",\"" QUERY ".bias\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}", MODEL, "q_proj.bias"),
 
@@ -308,9 +310,11 @@ const damage_case damage_cases[] = {
     EDIT("quantization-member-more", SCHEME, "\"format_version\": 1", "\"format_version\": 1, \"group_size\": 64",
          MODEL, "group_size"),
     EDIT("scheme-garbage", SCHEME, "\"low=int4", "\"low=int99", MODEL, "scheme"),
-    EDIT("scheme-empty", SCHEME, "\"scheme\": \"low", "\"scheme\": \"\", \"ignore\": [], \"overrides\": {}}, \"unused\": {\"a\": \"low", MODEL,
+    EDIT("scheme-empty", SCHEME, "\"scheme\": \"low",
+         "\"scheme\": \"\", \"ignore\": [], \"overrides\": {}}, \"unused\": {\"a\": \"low", MODEL,
          "quantization_config"),
-    EDIT("scheme-number", SCHEME, "\"scheme\": \"low", "\"scheme\": 5, \"ignore\": [], \"overrides\": {}}, \"unused\": {\"a\": \"low", MODEL, "scheme"),
+    EDIT("scheme-number", SCHEME, "\"scheme\": \"low",
+         "\"scheme\": 5, \"ignore\": [], \"overrides\": {}}, \"unused\": {\"a\": \"low", MODEL, "scheme"),
     EDIT("scheme-other-bank", SCHEME, "bank=64", "bank=32", MODEL, "sq_high"),
     EDIT("scheme-huge-bank", SCHEME, "bank=64,high_per_bank=16,group=64", "bank=65536,high_per_bank=16,group=65536",
          MODEL, "sqf: "),
@@ -337,7 +341,8 @@ const damage_case damage_cases[] = {
     PLAIN("tokenizer-pipe", TOKENIZER, ACTION_PIPE, 0, TOKENS, "expected a file"),
     PLAIN("tokenizer-cut", TOKENIZER, ACTION_CUT, 30000, TOKENS, "not valid JSON"),
     {"tokenizer-nested-10-MB", TOKENIZER, ACTION_BYTES, "[", NULL, 10000000, TOKENS, "tokenizer.json"},
-    EDIT("tokenizer-nested-steps", TOKENIZER, "\"normalizer\": null", "\"normalizer\": " NESTED_STEPS, TOKENS, "nested"),
+    EDIT("tokenizer-nested-steps", TOKENIZER, "\"normalizer\": null", "\"normalizer\": " NESTED_STEPS, TOKENS,
+         "nested"),
     WHOLE("tokenizer-array", TOKENIZER, "[]", TOKENS, "tokenizer.json"),
     WHOLE("tokenizer-object", TOKENIZER, "{}", TOKENS, "tokenizer.json"),
     WHOLE("tokenizer-no-vocabulary", TOKENIZER, "{\"model\":{\"type\":\"BPE\"}}", TOKENS, "tokenizer.json"),
@@ -384,7 +389,6 @@ const damage_case damage_cases[] = {
     EDIT("generation-eos-beyond", GENERATE, "2047", "[5, 2048]", RUNS, "eos_token_id"),
     EDIT("generation-eos-text", GENERATE, "2047", "\"2047\"", RUNS, "eos_token_id"),
     EDIT("generation-sample-number", GENERATE, "\"do_sample\": true", "\"do_sample\": 1", RUNS, "do_sample"),
-}
-;
+};
 
 const size_t damage_case_count = sizeof damage_cases / sizeof *damage_cases;
