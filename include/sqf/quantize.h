@@ -68,20 +68,19 @@ typedef struct sqf_recipe_key {
  *  first, then what changes a part of it. Who calls sqf_module_recipe_set for several keys keeps this order. */
 SQF_API const sqf_recipe_key *sqf_recipe_key_list(size_t *count);
 
-/** Set one field by its key, e.g. ("bank", "32"). `scheme` replaces the whole scheme; `bank` keeps the sparsity, rounded
- *  to whole elements. Whether the fields fit together is for sqf_scheme_check, after the last one.
+/** Set one field by its key, e.g. ("bank", "32"). `scheme` replaces the whole scheme; `bank` keeps the sparsity,
+ * rounded to whole elements. Whether the fields fit together is for sqf_scheme_check, after the last one.
  *  @return SQF_OK; SQF_E_ARG: key, expected and found are named, the recipe is unchanged. */
-SQF_API sqf_status sqf_module_recipe_set(sqf_module_recipe *recipe, const char *key, const char *value,
-                                         sqf_error *err);
+SQF_API sqf_status sqf_module_recipe_set(sqf_module_recipe *recipe, const char *key, const char *value, sqf_error *err);
 
 /** A recipe: a module recipe for all decoder linear layers, overrides by regular expression, modules left alone. */
 typedef struct sqf_recipe sqf_recipe;
 
 /** A recipe without overrides. `base` is copied. The caller owns *out: sqf_recipe_destroy. */
 SQF_API sqf_status sqf_recipe_create(const sqf_module_recipe *base, sqf_recipe **out, sqf_error *err);
-/** Read a recipe file (YAML, at most 1 MB): the keys of sqf_recipe_key_list (`scheme` is required), `overrides`, a list of
- *  maps with `match` and keys, and `ignore`, a list of module names or "re:" expressions. Every unknown or repeated key,
- *  bad value and bad regular expression is an SQF_E_FORMAT that names file, line, key, expected and found. */
+/** Read a recipe file (YAML, at most 1 MB): the keys of sqf_recipe_key_list (`scheme` is required), `overrides`, a list
+ * of maps with `match` and keys, and `ignore`, a list of module names or "re:" expressions. Every unknown or repeated
+ * key, bad value and bad regular expression is an SQF_E_FORMAT that names file, line, key, expected and found. */
 SQF_API sqf_status sqf_recipe_load(const char *path, sqf_recipe **out, sqf_error *err);
 /** sqf_recipe_load for bytes in memory; `name` stands for the path in messages. */
 SQF_API sqf_status sqf_recipe_parse(const char *yaml, size_t n, const char *name, sqf_recipe **out, sqf_error *err);
@@ -100,8 +99,8 @@ SQF_API sqf_status sqf_recipe_add_override(sqf_recipe *recipe, const char *match
 SQF_API sqf_status sqf_recipe_override_set(sqf_recipe *recipe, const char *key, const char *value, sqf_error *err);
 /** The recipe as YAML that sqf_recipe_load reads back to the same recipe; for free(). */
 SQF_API sqf_status sqf_recipe_print(const sqf_recipe *recipe, char **yaml, sqf_error *err);
-/** The recipe of one module, e.g. "model.layers.0.mlp.down_proj", checked by sqf_scheme_check; *ignored tells whether it is
- *  left alone. SQF_E_ARG names the override and the key that do not fit. */
+/** The recipe of one module, e.g. "model.layers.0.mlp.down_proj", checked by sqf_scheme_check; *ignored tells whether
+ * it is left alone. SQF_E_ARG names the override and the key that do not fit. */
 SQF_API sqf_status sqf_recipe_resolve(const sqf_recipe *recipe, const char *module, sqf_module_recipe *out,
                                       bool *ignored, sqf_error *err);
 
@@ -114,8 +113,8 @@ typedef struct sqf_quantize_options {
     bool random_windows;           /**< draw window starts with the seed in place of evenly spaced ones */
     bool special;                  /**< encode the text with the tokenizer's special tokens */
     uint64_t seed;
-    size_t shard_bytes;            /**< start a new file beyond this size; default 5e9 */
-    bool force;                    /**< replace an existing output */
+    size_t shard_bytes; /**< start a new file beyond this size; default 5e9 */
+    bool force;         /**< replace an existing output */
 } sqf_quantize_options;
 
 SQF_API sqf_quantize_options sqf_quantize_options_default(void);
@@ -124,15 +123,16 @@ SQF_API sqf_quantize_options sqf_quantize_options_default(void);
 typedef struct sqf_quantize_summary {
     double seconds, calibration_seconds;
     uint64_t calibration_tokens;
-    uint64_t weights;              /**< quantized weights */
-    double bits_per_weight;        /**< stored, of the quantized matrices */
+    uint64_t weights;       /**< quantized weights */
+    double bits_per_weight; /**< stored, of the quantized matrices */
     double weights_equivalent_bits, activations_equivalent_bits;
-    uint64_t file_bytes;           /**< of all safetensors files */
-    double mean_output_error;      /**< over matrices; NaN without calibration */
-    unsigned damped;               /**< Cholesky factorizations that needed more damping than asked */
+    uint64_t file_bytes;      /**< of all safetensors files */
+    double mean_output_error; /**< over matrices; NaN without calibration */
+    unsigned damped;          /**< Cholesky factorizations that needed more damping than asked */
 } sqf_quantize_summary;
 
-/** Quantize a model directory into another. One decoder layer in float32 at a time; the output appears whole or not at all.
+/** Quantize a model directory into another. One decoder layer in float32 at a time; the output appears whole or not at
+ * all.
  *
  * Writes config.json (with quantization_config), safetensors with hashes, recipe.yaml, report.json, and copies of the
  * tokenizer and generation files. Logs one line a layer (SQF_LOG_INFO); progress in windows of calibration, in layers
