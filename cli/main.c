@@ -69,6 +69,6 @@ int main(int count, char **argv)
     }
     arguments_clear(&arguments);
     progress_clear();
-    const int written = finish_output();
-    return code == EXIT_DONE ? written : code;
+    /* a command that failed has said why, in one line */
+    return code == EXIT_DONE ? finish_output() : code;
 }
