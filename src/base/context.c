@@ -1,3 +1,7 @@
+/* Talk and progress: how the library says something without ever printing. Both go through the callbacks that the
+ * caller put into the context, and both are called from the caller's thread alone, so a callback needs no lock.
+ * Creation and destruction of a context stand in kernels/context.c, which knows the kernel tables; this folder may
+ * not. */
 #include "base/context.h"
 
 #include <stdarg.h>
@@ -10,6 +14,7 @@ void sqf_log(sqf_context *context, sqf_log_level level, const char *format, ...)
     if (!context || !context->options.log) {
         return;
     }
+    /* A longer line is cut, not refused: talk must never make a computation fail. */
     char line[1024];
     va_list arguments;
     va_start(arguments, format);
@@ -24,6 +29,7 @@ sqf_status sqf_progress(sqf_context *context, const char *what, uint64_t done, u
         return SQF_OK;
     }
     const double now = sqf_clock_seconds();
+    /* The last call always passes, so that a progress bar ends at 100 % however fast the end came. */
     if (done < total && now - context->last_progress < 0.1) {
         return SQF_OK;
     }

@@ -1,4 +1,9 @@
-/* The inside of a context. Created in kernels/context.c, which knows the kernel tables. */
+/* The inside of a context: what every computation of the library runs on. Created in kernels/context.c, which knows
+ * the kernel tables; here, at the bottom of the library, their type stays incomplete, so that base depends on
+ * nothing.
+ *
+ * A context serves one calling thread at a time and has no lock of its own: the pool's workers never touch its
+ * fields. */
 #ifndef SQF_BASE_CONTEXT_H
 #define SQF_BASE_CONTEXT_H
 
@@ -9,6 +14,7 @@
 
 struct sqf_kernels;
 
+/* One per caller. All pointers but `pool` are borrowed or static; options.cpu is replaced by the kernels' own name. */
 struct sqf_context {
     sqf_pool *pool;
     const struct sqf_kernels *kernels;

@@ -1,9 +1,13 @@
+/* Failing with a sentence. A message is formatted once, where the failure is noticed and every number is at hand;
+ * layers above put a name in front (sqf_fail_within) and pass the status on, they do not translate it. */
 #include "base/error.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
+/* Names of tensors, tokens and files come from other people's files: an escape sequence in one must not reach a
+ * terminal, and a line end must not turn one message into two. Bytes from 0x80 on stay, they may be UTF-8. */
 static void make_harmless(char *text)
 {
     for (char *c = text; *c; c++) {
@@ -32,6 +36,7 @@ sqf_status sqf_fail_within(sqf_error *err, sqf_status status, const char *prefix
     if (!err) {
         return status;
     }
+    /* A copy, because source and target of the formatting would overlap. */
     char inner[SQF_ERROR_TEXT];
     memcpy(inner, err->text, sizeof inner);
     inner[sizeof inner - 1] = '\0';
@@ -40,6 +45,7 @@ sqf_status sqf_fail_within(sqf_error *err, sqf_status status, const char *prefix
 
 const char *sqf_status_name(sqf_status status)
 {
+    /* No default: the compiler then names a status that was added to the header and forgotten here. */
     switch (status) {
     case SQF_OK: return "SQF_OK";
     case SQF_E_ARG: return "SQF_E_ARG";

@@ -1,7 +1,10 @@
+/* Reading, mapping and writing of single files. Output that must appear whole or not at all is in output.c.
+ *
+ * Everything read is first shown to be a regular file. A model directory may come from anywhere: a pipe would block
+ * for ever, a device may have no end, and a directory gives only an obscure error later. */
 #define _GNU_SOURCE
 #include "base/file.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -23,13 +26,15 @@ bool sqf_path_exists(const char *path)
     return lstat(path, &info) == 0;
 }
 
+/* errno is read before anything else can change it. */
 static sqf_status fail_errno(sqf_error *err, const char *path, const char *action)
 {
     const int number = errno;
     return sqf_fail(err, SQF_E_IO, "%s: %s: %s", path, action, strerror(number));
 }
 
-/* Opens a regular file; directories, devices and pipes are refused by name. */
+/* Opens a regular file and tells its size; directories, devices and pipes are refused by name. O_NONBLOCK: without
+ * it, opening a pipe that nobody writes to never returns. On regular files it has no effect. */
 static sqf_status open_regular(const char *path, int *descriptor, size_t *size, sqf_error *err)
 {
     struct stat info;
@@ -53,6 +58,8 @@ static sqf_status open_regular(const char *path, int *descriptor, size_t *size, 
     return SQF_OK;
 }
 
+/* Reads exactly `size` bytes, the size that fstat gave. A file that grows meanwhile is cut there, one that shrinks is
+ * an error: half a JSON file may well be valid JSON. */
 static sqf_status read_all(int fd, const char *path, size_t size, sqf_buffer *out, sqf_error *err)
 {
     SQF_TRY(sqf_buffer_reserve(out, size, err));
@@ -96,6 +103,7 @@ sqf_status sqf_file_read(const char *path, size_t limit, sqf_buffer *out, sqf_er
 
 sqf_status sqf_mapping_open(const char *path, sqf_mapping *out, sqf_error *err)
 {
+    /* mmap refuses a length of 0, and callers should not have to ask for NULL. */
     static const uint8_t nothing[1];
     int fd = -1;
     size_t size = 0;

@@ -1,4 +1,5 @@
-/* Files: reading whole, mapping, and writing under a temporary name. */
+/* Files: reading whole, mapping read only, writing whole, and outputs that appear under their name only when
+ * complete. Messages begin with the path. No function here follows the content of a file to another path. */
 #ifndef SQF_BASE_FILE_H
 #define SQF_BASE_FILE_H
 
@@ -21,6 +22,8 @@ typedef struct sqf_mapping {
     size_t size;
 } sqf_mapping;
 
+/* The file must not be cut short while it is mapped (reading beyond its new end would be SIGBUS); close takes any
+ * mapping that open or {0} filled, also twice. */
 sqf_status sqf_mapping_open(const char *path, sqf_mapping *out, sqf_error *err);
 void sqf_mapping_close(sqf_mapping *mapping);
 
@@ -36,12 +39,15 @@ sqf_status sqf_output_begin(const char *path, bool directory, bool force, sqf_ou
 /* The temporary path to write to; valid until commit or abort. */
 const char *sqf_output_path(const sqf_output *output);
 
-/* Syncs, moves an existing target aside, renames, removes what was moved. Frees `output` in every case; after a
- * failure the former target is in place and nothing temporary is left. */
+/* Moves an existing target aside, renames the temporary to it, removes what was moved. The content was synced by
+ * those who wrote it (sqf_file_write, the tensor writer). Frees `output` in every case; after a failure the former
+ * target is in place and nothing temporary is left. */
 sqf_status sqf_output_commit(sqf_output *output, sqf_error *err);
 void sqf_output_abort(sqf_output *output);
 
-/* Async-signal-tolerant clean-up for the program's signal handler. */
+/* Clean-up for the way out of an interrupted process. It allocates (opendir) and takes no lock, so a signal may find
+ * it in the middle of malloc; the worst outcome is a process that must be killed, with a directory named *.part-*
+ * left. */
 void sqf_outputs_remove_all(void);
 
 /* Writes a whole file at `path` (inside an output) and checks every write, the disk being full included. */

@@ -1,3 +1,6 @@
+/* JSON through jansson, with getters that turn a missing or wrong member into a sentence. All configuration files of
+ * a model pass through here, so the checks on them are the same everywhere: type, range, and null taken as absent
+ * (Hugging Face writes null for "not set"). */
 #include "base/json.h"
 
 #include <math.h>
@@ -28,6 +31,7 @@ sqf_status sqf_json_load(const char *path, size_t limit, json_t **out, sqf_error
     return status;
 }
 
+/* As in messages: "expected a string, found an array". */
 static const char *type_name(json_type type)
 {
     switch (type) {
@@ -81,6 +85,7 @@ sqf_status sqf_json_real_find(const json_t *object, const char *key, double min,
                         type_name(json_typeof(member)));
     }
     const double value = json_number_value(member);
+    /* So written that a NaN would fail too. */
     if (!(value >= min && value <= max)) {
         return sqf_fail(err, SQF_E_FORMAT, "%s: %s: expected %g to %g, found %g", where, key, min, max, value);
     }
@@ -92,6 +97,7 @@ sqf_status sqf_json_size_find(const json_t *object, const char *key, size_t min,
                               size_t *out, sqf_error *err)
 {
     double value = NAN;
+    /* Beyond 2^53 a double no longer holds every whole number; no size that we read comes near it. */
     SQF_TRY(sqf_json_real_find(object, key, -0x1p53, 0x1p53, where, &value, err));
     if (isnan(value)) {
         return SQF_OK;
@@ -137,6 +143,7 @@ sqf_status sqf_json_string_find(const json_t *object, const char *key, const cha
     if (!member) {
         return SQF_OK;
     }
+    /* JSON may hold \u0000, C strings may not: compared as C strings, two different names would be equal. */
     if (strlen(json_string_value(member)) != json_string_length(member)) {
         return sqf_fail(err, SQF_E_FORMAT, "%s: %s: the string holds a NUL character", where, key);
     }

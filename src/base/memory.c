@@ -1,9 +1,12 @@
+/* Allocation, strings and the growing byte buffer. What scales with a file is allocated here: sizes are multiplied with
+ * a check, SQF_ALLOC's memory comes zeroed and aligned for vectors, and a failure names what it was for. */
 #include "base/memory.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
+/* A cache line, and a register of AVX-512. */
 enum { ALIGNMENT = 64 };
 
 sqf_status sqf_alloc_bytes(void **out, size_t count, size_t size, const char *what, sqf_error *err)
@@ -13,6 +16,8 @@ sqf_status sqf_alloc_bytes(void **out, size_t count, size_t size, const char *wh
     if (!sqf_mul_size(&bytes, count, size) || !sqf_add_size(&bytes, bytes, ALIGNMENT)) {
         return sqf_fail(err, SQF_E_MEMORY, "%s: %zu elements of %zu bytes are too many", what, count, size);
     }
+    /* aligned_alloc wants a multiple of the alignment. ALIGNMENT was added above and the result is rounded down:
+     * never 0, so a count of 0 gives a pointer too, and at least as long as asked for. */
     bytes = bytes / ALIGNMENT * ALIGNMENT;
     void *memory = aligned_alloc(ALIGNMENT, bytes);
     if (!memory) {
@@ -48,6 +53,7 @@ sqf_status sqf_buffer_reserve(sqf_buffer *buffer, size_t more, sqf_error *err)
     }
     size_t capacity = buffer->capacity < 128 ? 128 : buffer->capacity;
     while (capacity < need) {
+        /* Doubling makes n appends cost O(n) copies in all. */
         capacity = capacity > SIZE_MAX / 2 ? need : capacity * 2;
     }
     char *data = realloc(buffer->data, capacity);
@@ -70,6 +76,7 @@ sqf_status sqf_buffer_append(sqf_buffer *buffer, const void *bytes, size_t n, sq
     return SQF_OK;
 }
 
+/* Formats twice: first for the length, then into a place that is long enough. */
 static sqf_status print_into(sqf_buffer *buffer, sqf_error *err, const char *format, va_list arguments)
 {
     va_list again;

@@ -17,6 +17,7 @@ static inline bool sqf_mul_size(size_t *out, size_t a, size_t b)
     return true;
 }
 
+/* The same for a + b. */
 static inline bool sqf_add_size(size_t *out, size_t a, size_t b)
 {
     size_t sum;
@@ -47,7 +48,8 @@ sqf_status sqf_copy_text(char **out, const char *text, size_t n, sqf_error *err)
 /* A formatted string, for free(). */
 sqf_status sqf_format_text(char **out, sqf_error *err, const char *format, ...) SQF_PRINTF(3, 4);
 
-/* A byte buffer that grows by doubling. Zero-initialise; free(data). */
+/* A byte buffer that grows by doubling. Zero-initialise; free(data). data is NULL until something was reserved, and
+ * NUL-terminated from the first append or print on; a failed call leaves it as it was. */
 typedef struct sqf_buffer {
     char *data;
     size_t size, capacity;
@@ -59,6 +61,7 @@ sqf_status sqf_buffer_append(sqf_buffer *buffer, const void *bytes, size_t n, sq
 /* Makes room for `more` bytes beyond size (and a NUL). */
 sqf_status sqf_buffer_reserve(sqf_buffer *buffer, size_t more, sqf_error *err);
 
+/* Appends formatted text, of any length. */
 sqf_status sqf_buffer_print(sqf_buffer *buffer, sqf_error *err, const char *format, ...) SQF_PRINTF(3, 4);
 
 #endif

@@ -1,3 +1,11 @@
+/* Outputs that appear whole or not at all: written under a temporary name beside the target and renamed at the end.
+ * "Beside" matters: only within one file system is a rename atomic and free of copying.
+ *
+ * A target that exists is replaced in two renames (target to aside, temporary to target), because rename cannot
+ * replace a directory that is not empty. A crash between the two leaves both versions complete, one of them under
+ * another name.
+ *
+ * Every open output stands on a list, so that a program that is interrupted can remove what it had begun. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -10,6 +18,7 @@
 
 #include "base/file.h"
 
+/* An output between begin and commit or abort; on the list all the time. */
 struct sqf_output {
     char *target, *temporary;
     bool directory, force;
@@ -58,6 +67,7 @@ static void remove_tree(int at, const char *name)
     unlinkat(at, name, AT_REMOVEDIR);
 }
 
+/* Frees the memory alone; files are the business of commit and abort. */
 static void output_free(sqf_output *output)
 {
     free(output->target);
@@ -65,6 +75,8 @@ static void output_free(sqf_output *output)
     free(output);
 }
 
+/* Creates the temporary directory or an empty file; output->temporary comes in as the template and goes out as the
+ * name. */
 static sqf_status make_temporary(sqf_output *output, sqf_error *err)
 {
     char *made = NULL;
@@ -78,7 +90,8 @@ static sqf_status make_temporary(sqf_output *output, sqf_error *err)
         const int number = errno;
         return sqf_fail(err, SQF_E_IO, "%s: cannot create the output: %s", output->target, strerror(number));
     }
-    /* mkdtemp and mkstemp are private to the user; an output gets the usual permissions */
+    /* mkdtemp and mkostemp make things private to the user; an output gets the usual permissions. The umask can only
+     * be read by setting it: a file that another thread creates in between is as open as it asks to be. */
     const mode_t mask = umask(0);
     umask(mask);
     const mode_t mode = (output->directory ? 0777 : 0666) & ~mask;
@@ -91,6 +104,7 @@ static sqf_status make_temporary(sqf_output *output, sqf_error *err)
     return SQF_OK;
 }
 
+/* Without slashes at the end: "out/" must give out.part-XXXXXX beside out, not in it. */
 static sqf_status trimmed_copy(char **out, const char *path, sqf_error *err)
 {
     size_t length = strlen(path);
@@ -111,6 +125,7 @@ sqf_status sqf_output_begin(const char *path, bool directory, bool force, sqf_ou
     output->directory = directory;
     output->force = force;
     sqf_status status = trimmed_copy(&output->target, path, err);
+    /* Asked now, so that an hour of work is not lost to an answer that was known before it; and again in move_aside. */
     if (status == SQF_OK && !force && sqf_path_exists(output->target)) {
         status = sqf_fail(err, SQF_E_EXISTS, "%s: exists already; --force replaces it", output->target);
     }
@@ -145,6 +160,7 @@ static sqf_status move_aside(const sqf_output *output, char **aside, sqf_error *
         return sqf_fail(err, SQF_E_EXISTS, "%s: exists already; --force replaces it", output->target);
     }
     char *name;
+    /* The six characters of mkdtemp make this name as unused as the temporary one. */
     SQF_TRY(sqf_format_text(&name, err, "%s.replaced-by-%s", output->target, strrchr(output->temporary, '-') + 1));
     if (rename(output->target, name) != 0) {
         const int number = errno;

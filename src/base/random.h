@@ -1,4 +1,5 @@
-/* A small seeded generator (splitmix64): the same numbers on every machine. */
+/* A small seeded generator (splitmix64, Steele, Lea and Flood 2014): the same numbers on every machine and with every
+ * C library, which rand() does not promise. For sampling and shuffling, not for secrets. */
 #ifndef SQF_BASE_RANDOM_H
 #define SQF_BASE_RANDOM_H
 

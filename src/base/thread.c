@@ -1,3 +1,8 @@
+/* The pool: workers that sleep until a job's generation number changes, then take task numbers from one atomic
+ * counter until they run out. The caller works along as thread 0 and then waits for the workers.
+ *
+ * There is no queue, no stealing and no nesting: a job is one function over tasks 0..n-1, one job at a time. The
+ * tasks of our jobs are far longer than an atomic increment, so a finer scheme would gain nothing. */
 #include "base/thread.h"
 
 #include <pthread.h>
@@ -5,6 +10,7 @@
 
 #include "base/memory.h"
 
+/* A started thread; `index` is its number in tasks, 1..threads-1 (0 is the caller). */
 typedef struct worker {
     sqf_pool *pool;
     pthread_t handle;
@@ -14,20 +20,24 @@ typedef struct worker {
 struct sqf_pool {
     unsigned threads;
     worker *workers; /* [threads - 1] */
+    /* How many workers run: fewer than threads - 1 only while a failed creation is undone. */
     unsigned started;
     pthread_mutex_t lock;
     pthread_cond_t work_ready, work_done;
-    /* guarded by lock */
+    /* guarded by lock: number of the current job; workers that still have to report; the order to end */
     uint64_t generation;
     unsigned busy;
     bool stop;
-    /* the current job: written under the lock before the generation changes */
+    /* The current job, written under the lock before the generation changes and read after a worker saw the change
+     * under the same lock; `next` alone is contended. */
     sqf_task_fn fn;
     void *user;
     size_t tasks;
     atomic_size_t next;
 };
 
+/* Relaxed order is enough for the counter: it only hands out numbers. What the tasks wrote becomes visible to the
+ * caller through the lock that each worker takes when it reports. */
 static void run_tasks(sqf_pool *pool, unsigned thread)
 {
     for (;;) {
@@ -52,6 +62,7 @@ static void *worker_main(void *argument)
         if (pool->stop) {
             break;
         }
+        /* No job can be missed: the next one starts only after `busy` is 0, that is after this worker reported. */
         seen = pool->generation;
         pthread_mutex_unlock(&pool->lock);
         run_tasks(pool, self->index);
@@ -119,6 +130,7 @@ unsigned sqf_pool_threads(const sqf_pool *pool)
 
 void sqf_pool_run(sqf_pool *pool, size_t tasks, sqf_task_fn fn, void *user)
 {
+    /* A single task is not worth waking anybody. */
     if (!pool || pool->threads == 1 || tasks < 2) {
         for (size_t task = 0; task < tasks; task++) {
             fn(user, task, 0);
@@ -130,6 +142,7 @@ void sqf_pool_run(sqf_pool *pool, size_t tasks, sqf_task_fn fn, void *user)
     pool->user = user;
     pool->tasks = tasks;
     atomic_store(&pool->next, 0);
+    /* Every worker reports for every job, also one that finds no task left: only then may fn and user change. */
     pool->busy = pool->started;
     pool->generation++;
     pthread_cond_broadcast(&pool->work_ready);

@@ -7,7 +7,8 @@
 
 typedef struct sqf_pool sqf_pool;
 
-/* threads >= 1; the calling thread is one of them. */
+/* threads: 1..1024, the calling thread being one of them; the others start here and sleep between jobs. Destroy ends
+ * them while no job runs; NULL is fine. sqf_pool_threads(NULL) is 1. */
 sqf_status sqf_pool_create(unsigned threads, sqf_pool **out, sqf_error *err);
 void sqf_pool_destroy(sqf_pool *pool);
 unsigned sqf_pool_threads(const sqf_pool *pool);
