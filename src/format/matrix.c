@@ -1,5 +1,11 @@
 /* The stored layout of a quantized matrix: shapes, packing, unpacking. Spec: docs/format.md section 7.
- * All integers and floats of more than one byte are little-endian, on every machine. */
+ *
+ * One description serves everybody: sqf_matrix_parts lists the arrays with their shapes, and writers, readers,
+ * allocation and counting all go by that list. Packing and unpacking go row by row, so that rows can be spread over
+ * threads and nobody ever holds a whole matrix in plain form.
+ *
+ * All integers and floats of more than one byte are little-endian, on every machine. Nothing here checks stored
+ * bytes: that is matrix_check.c, and it must come before unpacking. */
 #include "format/matrix.h"
 
 #include <assert.h>
@@ -9,6 +15,7 @@
 #include "base/memory.h"
 #include "format/plane.h"
 
+/* True if a bit a column says which elements are high. */
 static bool has_mask(const sqf_weight_spec *spec)
 {
     return spec->high != SQF_TYPE_NONE && spec->layout == SQF_LAYOUT_BITMASK;
@@ -20,12 +27,14 @@ static bool has_sentinels(const sqf_weight_spec *spec)
     return spec->high != SQF_TYPE_NONE && spec->layout == SQF_LAYOUT_VMASK;
 }
 
+/* True if the high scale is not stored but follows from the low one and a shift. */
 static bool is_tied(const sqf_weight_spec *spec)
 {
     return spec->high != SQF_TYPE_NONE && spec->scales == SQF_SCALES_TIED;
 }
 
-/* Bytes of a row of n elements, packed or whole; false if their bits do not fit a size. */
+/* Bytes of a row of n elements, packed or whole; false if their bits do not fit a size. The number of bits must fit
+ * too: the padding check forms it again. */
 static bool row_bytes(sqf_type type, size_t n, size_t *out)
 {
     size_t bits;
@@ -36,6 +45,9 @@ static bool row_bytes(sqf_type type, size_t n, size_t *out)
     return true;
 }
 
+/* Counts and bytes of a row, which follow from specification and shape alone and are the same in every row
+ * (docs/format.md section 2, tails). False if anything that the library will ever multiply out does not fit a size:
+ * after this, sizes of this matrix are plain arithmetic. */
 static bool derive_sizes(sqf_matrix *m)
 {
     const sqf_weight_spec *spec = &m->spec;
@@ -46,7 +58,7 @@ static bool derive_sizes(sqf_matrix *m)
         !row_bytes(spec->high, m->high_count, &m->high_row_bytes)) {
         return false;
     }
-    /* Every array, and a row of floats, must have a size. */
+    /* Every array must have a size, and so must a copy of the whole matrix as floats with room to spare. */
     sqf_matrix_part parts[SQF_MATRIX_PARTS];
     const size_t count = sqf_matrix_parts(m, parts);
     size_t total = 0, bytes;
@@ -71,6 +83,7 @@ sqf_status sqf_matrix_shape(const sqf_weight_spec *spec, size_t rows, size_t col
         return sqf_fail(err, SQF_E_ARG, "border %zu: expected 0..%zu, the columns", border, columns);
     }
     sqf_matrix m = {.spec = *spec, .rows = rows, .columns = columns, .border = border};
+    /* Uniform weights have no banks of their own; one bank a group keeps the partition valid for whoever walks it. */
     m.groups = sqf_partition_make(columns, border, spec->group);
     m.banks = spec->high == SQF_TYPE_NONE ? m.groups : sqf_partition_make(columns, border, spec->bank);
     m.group_count = sqf_partition_count(&m.groups);
@@ -128,6 +141,8 @@ sqf_status sqf_matrix_create(const sqf_weight_spec *spec, size_t rows, size_t co
     sqf_matrix_part parts[SQF_MATRIX_PARTS];
     const size_t count = sqf_matrix_parts(&m, parts);
     const size_t channel_bytes = channels ? columns * sizeof *channels : 0;
+    /* One block for everything: one free, and no half-built matrix to undo. The sums cannot overflow: derive_sizes
+     * added them up, and alignment adds at most 64 bytes to each of 7 terms. */
     size_t total = aligned(channel_bytes);
     for (size_t i = 0; i < count; i++) {
         total += aligned(rows * parts[i].row_bytes);
@@ -196,6 +211,8 @@ static bool counts_are_right(const sqf_matrix *matrix, const uint8_t *mask)
     return true;
 }
 
+/* The order of the columns is the order of both planes, so one pass with two cursors writes low and high codes; a
+ * high element also leaves its sentinel or its mask bit. Values must be on their grids: encoding does not round. */
 static void pack_elements(sqf_matrix *matrix, size_t n, const sqf_row *row)
 {
     const sqf_weight_spec *spec = &matrix->spec;
@@ -228,6 +245,7 @@ static void pack_elements(sqf_matrix *matrix, size_t n, const sqf_row *row)
 void sqf_matrix_pack_row(sqf_matrix *matrix, size_t n, const sqf_row *row)
 {
     assert(n < matrix->rows && (matrix->spec.high == SQF_TYPE_NONE || counts_are_right(matrix, row->mask)));
+    /* only assertions call it */
     (void)counts_are_right;
     pack_elements(matrix, n, row);
     const sqf_type scale_type = matrix->spec.scale_type;
@@ -245,6 +263,8 @@ void sqf_matrix_pack_row(sqf_matrix *matrix, size_t n, const sqf_row *row)
     }
 }
 
+/* The inverse. In the vmask layout the low code itself says that an element is high; in the bitmask layout the mask
+ * must be asked first, because a high element has no low code at all. */
 static void unpack_elements(const sqf_matrix *matrix, size_t n, sqf_row *row)
 {
     const sqf_weight_spec *spec = &matrix->spec;
@@ -272,6 +292,8 @@ void sqf_matrix_unpack_row(const sqf_matrix *matrix, size_t n, sqf_row *row)
         const size_t at = n * matrix->group_count + g;
         row->scale_low[g] = matrix->scale_low ? plane_get_scale(matrix->scale_low, at, spec->scale_type) : 0.0f;
         row->shift[g] = matrix->shift ? matrix->shift[at] : 0;
+        /* 2^-n only moves the exponent, so the product is exact (but for fp32 scales near the smallest subnormal); n
+         * <= 6. */
         row->scale_high[g] = matrix->shift        ? ldexpf(row->scale_low[g], -row->shift[g])
                              : matrix->scale_high ? plane_get_scale(matrix->scale_high, at, spec->scale_type)
                              : matrix->high       ? 1.0f

@@ -1,12 +1,18 @@
 /* A quantized weight matrix in its stored layout, and the plain form of one row that algorithms and kernels use.
- * Spec: docs/format.md sections 2, 3, 7. Pure functions: no I/O, no threads. */
+ * Spec: docs/format.md sections 2, 3, 7. Pure functions: no I/O, no threads.
+ *
+ * The flow: the quantization algorithms fill an sqf_row and pack it; the pipeline writes the parts to a file; the
+ * loader points the parts into a mapping, checks every row, and the kernels' repacking unpacks them again. Algorithms
+ * never see bits, files never see floats. */
 #ifndef SQF_FORMAT_MATRIX_H
 #define SQF_FORMAT_MATRIX_H
 
 #include "format/partition.h"
 #include "format/type.h"
 
-/* All arrays row-major with `rows` rows; NULL where the specification has none. */
+/* All arrays row-major with `rows` rows; NULL where the specification has none. They belong to `owned`, or to
+ * somebody else (a mapped file, read only) where that is NULL. The derived fields are set by sqf_matrix_shape and
+ * never by hand. */
 typedef struct sqf_matrix {
     sqf_weight_spec spec;
     size_t rows, columns;
@@ -30,7 +36,8 @@ typedef struct sqf_matrix {
     void *owned;             /* one block behind the arrays if sqf_matrix_create made them, else NULL */
 } sqf_matrix;
 
-/* One row, unpacked. Arrays are the caller's. */
+/* One row, unpacked: what an algorithm decides and what a kernel needs, independent of layout and packing. Buffers of
+ * sqf_row_create, reused from row to row; a thread has its own. */
 typedef struct sqf_row {
     uint8_t *mask;     /* [columns] 1 = high */
     float *value;      /* [columns] grid values (0 where dropped); times the scale of their part = the weight */
@@ -69,21 +76,23 @@ sqf_status sqf_matrix_check_row(const sqf_matrix *matrix, size_t n, const char *
 sqf_status sqf_channels_check(const int32_t *channels, size_t columns, size_t border, const sqf_act_spec *activations,
                               const char *name, sqf_error *err);
 
-/* Dequantizes row n to out[columns] in ORIGINAL channel order. `row` is scratch. */
+/* Dequantizes row n to out[columns] in ORIGINAL channel order: what a user would call the weights. `row` is scratch. */
 void sqf_matrix_dequantize_row(const sqf_matrix *matrix, size_t n, sqf_row *row, float *out);
 
 /* Largest shift n of tied scales: q_low * 2^n fits the high type. -1 where the types cannot be tied. */
 int sqf_shift_max(const sqf_weight_spec *spec);
 
-/* Scales of one group.
- * x [n], mask [n] or NULL (all low), weight [n] or NULL (1) for the mean-square search.
- * search: false = absmax; true = the factor in 1, 0.99 ... 0.5 of absmax with the least weighted squared error
- * (clip = mse; ties go to the larger factor). Scales come back rounded to spec->scale_type; shift 0 unless tied. */
+/* The scales of one group. `high` is 0 without a high type; with tied scales it is low * 2^-shift, else shift is 0. */
 typedef struct sqf_group_scales {
     float low, high;
     uint8_t shift;
 } sqf_group_scales;
 
+/* Chooses the scales of one group.
+ *
+ * x [n], mask [n] or NULL (all low), weight [n] or NULL (1) for the mean-square search.
+ * search: false = absmax; true = the factor in 1, 0.99 ... 0.5 of absmax with the least weighted squared error
+ * (clip = mse; ties go to the larger factor). Scales come back rounded to spec->scale_type. */
 sqf_group_scales sqf_group_scales_choose(const sqf_weight_spec *spec, const float *x, const uint8_t *mask,
                                          const float *weight, size_t n, bool search);
 

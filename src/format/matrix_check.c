@@ -1,5 +1,9 @@
-/* What a reader must reject in a stored matrix and in a channel list. Spec: docs/format.md section 7.
- * Order matters: counts are checked before anything is read that depends on them. */
+/* What a reader must reject in a stored matrix and in a channel list: the numbered list of docs/format.md section 7.
+ * The bytes may come from anybody, so nothing is assumed about them but the sizes, which the shape has fixed.
+ *
+ * Order matters: counts are checked before anything is read that depends on them. A wrong count shifts every later
+ * high element, so a message about the first consequence would name the wrong place; and unpacking walks the high
+ * plane by these counts, without looking at its end. */
 #include "format/matrix.h"
 
 #include <math.h>
@@ -7,6 +11,7 @@
 #include "base/memory.h"
 #include "format/plane.h"
 
+/* The row at hand and what a message about it needs. */
 typedef struct row_check {
     const sqf_matrix *matrix;
     size_t n;
@@ -14,7 +19,7 @@ typedef struct row_check {
     sqf_error *err;
 } row_check;
 
-/* Bits of the last byte of a row of `bits` used bits must be 0 beyond them. */
+/* Bits of the last byte of a row of `bits` used bits must be 0 beyond them: reserved, not unused (section 1). */
 static bool padding_is_zero(const uint8_t *row, size_t bits)
 {
     return bits % 8 == 0 || row[bits / 8] >> bits % 8 == 0;
@@ -25,6 +30,7 @@ static sqf_status fail_padding(const row_check *check, const char *suffix)
     return sqf_fail(check->err, SQF_E_VALUE, "%s.%s: row %zu: padding bits are not 0", check->name, suffix, check->n);
 }
 
+/* A bank's number of high elements against k, or k' in a tail. `columns` is the bank's own length. */
 static sqf_status check_count(const row_check *check, const char *suffix, size_t bank, size_t high, size_t columns)
 {
     const size_t expected = sqf_bank_high(check->matrix->spec.bank, check->matrix->spec.high_per_bank, columns);
@@ -87,6 +93,7 @@ static sqf_status check_low(const row_check *check)
     return padding_is_zero(low, m->low_count * bits) ? SQF_OK : fail_padding(check, "sq_low");
 }
 
+/* Every code of the high plane. How many there are follows from the shape; where they belong was checked above. */
 static sqf_status check_high(const row_check *check)
 {
     const sqf_matrix *m = check->matrix;
@@ -108,6 +115,7 @@ static sqf_status check_scales(const row_check *check, const char *suffix, const
     const sqf_matrix *m = check->matrix;
     for (size_t g = 0; g < m->group_count; g++) {
         const float scale = plane_get_scale(scales, check->n * m->group_count + g, m->spec.scale_type);
+        /* signbit also catches -0: a writer has no reason for it, and a product with it would turn zeros negative. */
         if (!isfinite(scale) || signbit(scale)) {
             return sqf_fail(check->err, SQF_E_VALUE,
                             "%s.%s: row %zu group %zu: scale %g, expected a finite one of 0 or more", check->name,
@@ -152,7 +160,9 @@ sqf_status sqf_matrix_check_row(const sqf_matrix *matrix, size_t n, const char *
     return matrix->shift ? check_shifts(&check) : SQF_OK;
 }
 
-/* Range, repetition and order inside the two sections. `seen` [columns] is zero before. */
+/* Range, repetition and order inside the two sections. `seen` [columns] is zero before; after success it says where a
+ * channel stands: 1 low, 2 high. n channels in range without repetition are all channels, so nothing else is needed
+ * for a permutation. */
 static sqf_status check_permutation(const int32_t *channels, size_t columns, size_t border, uint8_t *seen,
                                     const char *name, sqf_error *err)
 {

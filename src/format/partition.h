@@ -6,6 +6,7 @@
 
 #include <sqf/format.h>
 
+/* A cut of 0..columns into ranges: `size` columns each, from 0 and again from the border. */
 typedef struct sqf_partition {
     size_t columns;
     size_t border; /* length of the first section; == columns where there is only one */

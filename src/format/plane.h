@@ -1,4 +1,6 @@
-/* Bits inside a stored row: codes one after the other, the first in the lowest bits of the first byte. */
+/* Bits inside a stored row: codes one after the other, the first in the lowest bits of the first byte (docs/format.md
+ * section 7, packed rows). Cursors for reading and writing, and the codes of the high plane. Inline, because every
+ * element of every matrix goes through here. */
 #ifndef SQF_FORMAT_PLANE_H
 #define SQF_FORMAT_PLANE_H
 
@@ -10,13 +12,15 @@ typedef struct plane_reader {
     unsigned count;       /* how many; below 8 between calls */
 } plane_reader;
 
+/* Zero-initialise but for `bytes`; plane_finish writes what is left. */
 typedef struct plane_writer {
     uint8_t *bytes;
     uint32_t held;
     unsigned count;
 } plane_writer;
 
-/* 1 <= bits <= 16. Reads a byte only when its first bit is needed: never beyond the row. */
+/* 1 <= bits <= 16. Reads a byte only when its first bit is needed: never beyond the row. `held` has at most 7 + 16
+ * bits. */
 static inline uint32_t plane_read(plane_reader *reader, unsigned bits)
 {
     while (reader->count < bits) {
@@ -29,6 +33,7 @@ static inline uint32_t plane_read(plane_reader *reader, unsigned bits)
     return code;
 }
 
+/* 1 <= bits <= 16; code < 2^bits. The same bound holds. */
 static inline void plane_write(plane_writer *writer, uint32_t code, unsigned bits)
 {
     writer->held |= code << writer->count;
@@ -40,7 +45,7 @@ static inline void plane_write(plane_writer *writer, uint32_t code, unsigned bit
     }
 }
 
-/* The last byte, its unused bits 0. */
+/* The last byte, its reserved bits 0. */
 static inline void plane_finish(plane_writer *writer)
 {
     if (writer->count > 0) {
@@ -78,6 +83,7 @@ static inline float plane_get_scale(const uint8_t *scales, size_t at, sqf_type t
     return sqf_type_decode(type, p[0] | (uint32_t)p[1] << 8);
 }
 
+/* The inverse; x is a value of the type (sqf_scale_round), so that nothing is rounded here. */
 static inline void plane_put_scale(uint8_t *scales, size_t at, sqf_type type, float x)
 {
     const size_t size = sqf_type_storage_bytes(type);

@@ -1,10 +1,13 @@
-/* Activation quantization and the dual-path product, word for word as docs/format.md sections 5 and 8 say. */
+/* Activation quantization and the dual-path product, word for word as docs/format.md sections 5 and 8 say. This file
+ * is the specification in C: plain loops, no layout of its own, double where the text says real number. Every kernel
+ * is checked against it, so it is never made faster at the price of being longer. */
 #include "format/reference.h"
 
 #include <math.h>
 
 #include "base/memory.h"
 
+/* Index of a part, on either side of a product. */
 enum { LOW, HIGH, PARTS };
 
 sqf_partition sqf_act_scale_groups(const sqf_act_spec *spec, const sqf_partition *weights_groups)
@@ -98,6 +101,7 @@ typedef struct segment_sums {
     double magnitude[PARTS][PARTS]; /* of |products| */
 } segment_sums;
 
+/* One call: the operands, and what turns grid values into integers. */
 typedef struct product {
     const sqf_matrix *weights;
     const sqf_act_row *act;
@@ -106,6 +110,7 @@ typedef struct product {
     sqf_row row;
 } product;
 
+/* True if products of activation part a and weight part w are integers, once multiplied. */
 static bool is_whole(const product *p, int a, int w)
 {
     return p->multiplier_act[a] != 0 && p->multiplier_weights[w] != 0;
@@ -116,6 +121,7 @@ static segment_sums sum_segment(const product *p, size_t begin, size_t end)
     segment_sums sums = {0};
     for (size_t j = begin; j < end; j++) {
         const int a = p->act->mask[j] ? HIGH : LOW, w = p->row.mask[j] ? HIGH : LOW;
+        /* Exact: a grid value has at most 24 significant bits, a product of two fits the 53 of a double. */
         const double term = (double)p->act->value[j] * (double)p->row.value[j];
         if (is_whole(p, a, w)) {
             sums.whole[a][w] += (int32_t)(p->act->value[j] * (float)p->multiplier_act[a]) *
@@ -145,6 +151,8 @@ static void add_segment(const product *p, const segment_sums *sums, size_t weigh
     }
 }
 
+/* One output channel. Segments are the stretches over which both scales are constant: groups of the weights, cut
+ * again at groups of the activations where those are shorter. The integer sums are reported by group of the weights. */
 static void multiply_row(const product *p, double *y, double *magnitude, int32_t *sums)
 {
     *y = *magnitude = 0.0;
@@ -166,7 +174,9 @@ static void multiply_row(const product *p, double *y, double *magnitude, int32_t
     }
 }
 
-/* The longest group must not overflow an int32 sum: 133144 columns for int8 times int8. */
+/* The longest group must not overflow an int32 sum: with |code| <= 127 on both sides a column adds at most 16129, so
+ * 133144 columns = floor((2^31 - 1) / 16129) are safe for int8 times int8. Kernels cut long groups instead
+ * (kernels/kernels.h); the reference refuses, because it reports one sum a group. */
 static sqf_status check_sums(const product *p, sqf_error *err)
 {
     const sqf_type act[PARTS] = {p->act->low, p->act->high};

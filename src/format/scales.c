@@ -1,4 +1,7 @@
-/* The scales of one group: absmax or least squared error, free or tied. Spec: docs/format.md section 3. */
+/* The scales of one group: absmax or least squared error, free or tied. Spec: docs/format.md section 3.
+ *
+ * Scales are rounded to their storage type before anything is measured with them: what is optimised is what a reader
+ * will compute. The search tries every factor, because the error has several local minima. */
 #include "format/matrix.h"
 
 #include <math.h>
@@ -19,6 +22,7 @@ static bool is_high(const group_view *group, size_t i)
     return group->mask && group->mask[i];
 }
 
+/* Largest magnitude of one part; 0 if it has no elements. */
 static float part_max(const group_view *group, bool high)
 {
     float max = 0.0f;
@@ -29,6 +33,7 @@ static float part_max(const group_view *group, bool high)
     return max;
 }
 
+/* Squared error of one part under a scale, weighted; in double, so that 51 nearly equal sums can be told apart. */
 static double part_error(const group_view *group, bool high, sqf_type type, float scale)
 {
     double sum = 0.0;
@@ -41,6 +46,7 @@ static double part_error(const group_view *group, bool high, sqf_type type, floa
     return sum;
 }
 
+/* The scale that puts `max` on the end of the grid. */
 static float scale_from_max(const sqf_weight_spec *spec, sqf_type type, float max)
 {
     return sqf_scale_round(spec->scale_type, max / sqf_type_limits[type]);
@@ -62,6 +68,7 @@ static float free_scale(const sqf_weight_spec *spec, const group_view *group, bo
     for (int step = 1; step < SEARCH_STEPS; step++) {
         const float scale = scale_from_max(spec, type, max * (float)(100 - step) / 100.0f);
         const double error = part_error(group, high, type, scale);
+        /* < and not <=: ties go to the larger factor, which comes first. */
         if (error < least) {
             least = error;
             best = scale;
@@ -70,8 +77,9 @@ static float free_scale(const sqf_weight_spec *spec, const group_view *group, bo
     return best;
 }
 
-/* Largest n for which the high maximum still fits: n = floor(log2(qmax_high * S_low / max|high|)) between 0 and the
- * limit of the types, found by trying, because products of powers of two are exact and logarithms are not. */
+/* S_low is the larger of what both parts need, so that n = 0 serves the high part. Then the largest n for which the
+ * high maximum still fits: n = floor(log2(qmax_high * S_low / max|high|)) between 0 and the limit of the types, found
+ * by trying, because products of powers of two are exact and logarithms are not. */
 static sqf_group_scales tied_scales(const sqf_weight_spec *spec, float low_max, float high_max)
 {
     const float qmax = sqf_type_limits[spec->high];

@@ -1,4 +1,5 @@
-/* The named schemes, in the order of the demo's table, and the help on names. */
+/* The named schemes, in the order of the demo's table, and the help on names. A name in this list is nothing special
+ * to the parser: every entry is read by the same grammar as what users write, and a test reads them all. */
 #include <sqf/format.h>
 
 static const sqf_scheme_entry entries[] = {

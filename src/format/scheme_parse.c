@@ -1,5 +1,10 @@
 /* Reading a scheme's name: the short and shell-safe spellings and the fields of the long form all fill two wishes,
- * which are then resolved to specifications with the defaults. Grammar: docs/format.md section 9. */
+ * which are then resolved to specifications with the defaults. Grammar: docs/format.md section 9; defaults: section
+ * 10.
+ *
+ * The parser is a recursive descent over lower-case text: each function takes what its comment shows and leaves the
+ * cursor behind it, or fails with the rest of the text and what would have been right. Numbers are exact decimals
+ * until k is known, because k = (1 - s) * b must be whole and 0.875 * 64 must not depend on rounding. */
 #include "format/scheme_text.h"
 
 #include <stdio.h>
@@ -8,7 +13,8 @@
 #include "base/error.h"
 #include "format/type.h"
 
-/* What the text says of one operand. */
+/* What the text says of one operand. Two sets of fields: those that a name implies can be changed by a field behind
+ * it, those written out can be given once and must have a meaning. */
 typedef struct wish {
     const char *operand; /* "weights" or "activations" */
     unsigned set;        /* bits of the fields that have a value here */
@@ -21,7 +27,7 @@ typedef struct wish {
     float clip;
 } wish;
 
-/* The rest of the lower-case text. */
+/* The rest of the lower-case text. Copied where a message must point back to the start of a value. */
 typedef struct cursor {
     const char *at;
     const char *name; /* the whole text as given, for messages */
@@ -57,6 +63,7 @@ enum {
         TYPE_FIELDS | SPLIT_FIELDS | 1u << FIELD_GROUP | 1u << FIELD_MASK | 1u << FIELD_SCALE | 1u << FIELD_CLIP
 };
 
+/* The column "meaningful" of the table in docs/format.md section 9, for each operand. */
 unsigned scheme_weight_fields(const sqf_weight_spec *spec)
 {
     if (sqf_weight_spec_is_dense(spec)) {
@@ -75,6 +82,7 @@ unsigned scheme_act_fields(const sqf_act_spec *spec)
     return spec->scale == SQF_ACT_GROUP ? fields : fields & ~BIT(FIELD_GROUP);
 }
 
+/* Every syntax error: where the text stopped making sense, and what was expected there. */
 static sqf_status fail_at(const cursor *c, const char *expected)
 {
     return *c->at ? sqf_fail(c->err, SQF_E_ARG, "scheme \"%s\": at \"%s\": expected %s", c->name, c->at, expected)
@@ -128,6 +136,7 @@ static sqf_status parse_decimal(cursor *c, const char *what, scheme_decimal *out
     return SQF_OK;
 }
 
+/* A whole number that fits 32 bits. */
 static sqf_status parse_whole(cursor *c, const char *what, uint32_t *out)
 {
     const cursor start = *c;
@@ -140,7 +149,8 @@ static sqf_status parse_whole(cursor *c, const char *what, uint32_t *out)
     return SQF_OK;
 }
 
-/* "8", "fp4", "int5", "none", "0": the type of a part. "16" is for activations and is not a type here. */
+/* "8", "fp4", "int5", "none", "0": the type of a part. "16" is for activations and is not a type here. No name of a
+ * type is the beginning of another, so the first that fits is the right one. */
 static sqf_status parse_type(cursor *c, sqf_type *out)
 {
     for (int type = 0; type < SQF_TYPE_COUNT; type++) {
@@ -244,6 +254,7 @@ static sqf_status parse_pruning(cursor *c, wish *w)
     return SQF_OK;
 }
 
+/* The rule `name` of the grammar. */
 static sqf_status parse_short(cursor *c, wish *weights, wish *activations)
 {
     static const sqf_type dense[] = {SQF_TYPE_BF16, SQF_TYPE_FP16, SQF_TYPE_FP32};
@@ -290,6 +301,7 @@ static sqf_status parse_group(cursor *c, bool weights, uint32_t *out)
     return *out ? SQF_OK : fail_at(&start, expected);
 }
 
+/* The range is sqf_scheme_check's business, as for every value that is a number. */
 static sqf_status parse_clip(cursor *c, float *out)
 {
     scheme_decimal d;
@@ -346,6 +358,7 @@ static sqf_status parse_fields(cursor *c, bool weights, wish *w)
     return SQF_OK;
 }
 
+/* The start rule. The long form is known by its first "=" coming before any separator. */
 static sqf_status parse_name(cursor *c, wish *weights, wish *activations)
 {
     const size_t first = strcspn(c->at, "=,;+");
@@ -407,12 +420,14 @@ static sqf_status check_given(const wish *w, unsigned meaningful, sqf_type low, 
     return SQF_OK;
 }
 
-/* Scales of pruned weights cover about 128 columns: whole banks, at least one. */
+/* Scales of pruned weights cover about 128 columns: whole banks, at least one. A bank of 0 is left to the check. */
 static uint32_t pruned_group(uint32_t bank)
 {
     return bank >= SCHEME_GROUP || bank == 0 ? bank : SCHEME_GROUP - SCHEME_GROUP % bank;
 }
 
+/* Wish to specification: what was said, else the default that goes with the types. The order matters: which fields
+ * have a meaning depends on the types, and the default group on the bank. */
 static sqf_status resolve_weights(const wish *w, sqf_weight_spec *out, sqf_error *err)
 {
     sqf_weight_spec spec = {.low = has(w, FIELD_LOW) ? w->low : SQF_TYPE_BF16,
@@ -426,6 +441,7 @@ static sqf_status resolve_weights(const wish *w, sqf_weight_spec *out, sqf_error
     }
     if (spec.high == SQF_TYPE_NONE) {
         spec.group = has(w, FIELD_GROUP) ? w->group : SCHEME_GROUP;
+        /* unused by uniform weights; a value in range keeps the specification harmless for whoever looks at it */
         spec.bank = spec.group == 0 || spec.group > SQF_BANK_MAX ? SQF_BANK_MAX : spec.group;
         *out = spec;
         return SQF_OK;
@@ -458,6 +474,7 @@ static sqf_status resolve_activations(const wish *w, sqf_act_spec *out, sqf_erro
     return SQF_OK;
 }
 
+/* *out is written at the very end: a failure leaves it alone. */
 static sqf_status parse_lower(cursor *c, sqf_scheme *out)
 {
     wish weights = {.operand = "weights"}, activations = {.operand = "activations"};

@@ -1,5 +1,6 @@
 /* Writing a scheme's name. A short name is the shortest one that the types, banks and sparsities allow, and behind it
- * the fields that differ from what that name means. Grammar: docs/format.md section 9. */
+ * the fields that differ from what that name means: the name is written, read back by the parser, and compared field
+ * by field. So the two cannot disagree, whatever defaults are changed. Grammar: docs/format.md section 9. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -43,7 +44,8 @@ static bool put_decimal(writer *w, uint64_t numerator, uint64_t denominator)
     return true;
 }
 
-/* The shortest decimal that reads back as the same float. */
+/* The shortest decimal that reads back as the same float. Ends: 9 significant digits identify a float, and clip >=
+ * 0.001. */
 static void put_float(writer *w, float x)
 {
     scheme_decimal d = {0, 1};
@@ -90,6 +92,7 @@ static bool put_split(writer *w, sqf_type low, sqf_type high, uint32_t bank, uin
     return decimal;
 }
 
+/* A name without fields. False if a sparsity has no short decimal (1/3): only the long form can say it then. */
 static bool put_short(writer *w, const sqf_scheme *scheme)
 {
     const sqf_weight_spec *weights = &scheme->weights;
@@ -170,6 +173,7 @@ static void put_value(writer *w, const sqf_scheme *scheme, bool weights, scheme_
     }
 }
 
+/* Compared as text: what is printed is what matters, and every type of field is covered. */
 static bool value_differs(const sqf_scheme *a, const sqf_scheme *b, bool weights, scheme_field field)
 {
     char text[2][SQF_SCHEME_TEXT] = {"", ""};

@@ -25,7 +25,8 @@ typedef enum scheme_field {
 unsigned scheme_weight_fields(const sqf_weight_spec *spec);
 unsigned scheme_act_fields(const sqf_act_spec *spec);
 
-/* The defaults that depend on nothing else. */
+/* The defaults that depend on nothing else (docs/format.md section 10). Names are read and written with the same
+ * ones: a short name leaves out what is a default. */
 enum {
     SCHEME_WEIGHT_BANK = 64,
     SCHEME_ACT_BANK = 16,
@@ -33,7 +34,7 @@ enum {
     SCHEME_GROUP = 128     /* uniform weights, and about so for N:M */
 };
 
-/* An exact decimal: digits / 10^k. */
+/* An exact decimal: digits / 10^k; also the quotients that follow from it. */
 typedef struct scheme_decimal {
     uint64_t numerator, denominator;
 } scheme_decimal;

@@ -1,10 +1,14 @@
-/* Specifications: what is valid, what is equal, and how many bits it takes. Spec: docs/format.md sections 6 and 9. */
+/* Specifications: what is valid, what is equal, and how many bits it takes. Spec: docs/format.md sections 6 and 9.
+ *
+ * sqf_scheme_check is the gate: every specification that comes from a name, a file or a caller passes it once, and
+ * the code behind it relies on banks of at least 1, known enumerators and types that go together. */
 #include "base/error.h"
 #include "format/matrix.h"
 
 /* A clipping ratio below this leaves nothing of the input. */
 #define CLIP_MIN 0.001f
 
+/* Whether a type belongs to one of the families: with scales, fp16 or bf16, none. */
 static bool is_one_of(sqf_type type, bool scaled, bool half, bool none)
 {
     return (scaled && sqf_type_has_scale(type)) || (half && (type == SQF_TYPE_FP16 || type == SQF_TYPE_BF16)) ||
@@ -60,6 +64,7 @@ static sqf_status check_parts(const char *operand, sqf_type low, sqf_type high, 
     return SQF_OK;
 }
 
+/* floor(log2(qmax_high / qmax_low)) in integers: docs/format.md section 3, tied scales. */
 int sqf_shift_max(const sqf_weight_spec *spec)
 {
     const bool ints = sqf_type_multiplier(spec->low) == 1 && sqf_type_multiplier(spec->high) == 1;
@@ -157,6 +162,7 @@ sqf_status sqf_scheme_check(const sqf_scheme *scheme, sqf_error *err)
     return SQF_OK;
 }
 
+/* Fields that mean nothing under these types may hold anything and are not compared. */
 static bool weights_equal(const sqf_weight_spec *a, const sqf_weight_spec *b)
 {
     if (a->low != b->low || a->high != b->high) {
@@ -214,6 +220,8 @@ static double equivalent_bits(const operand_parts *parts)
     return parts->share[0] * parts->bits[0] + parts->share[1] * parts->bits[1];
 }
 
+/* Bits a weight in the file, for whole banks and groups: the table of docs/format.md section 6. A scale for a whole
+ * row counts 0, because its share depends on the length of the row. */
 static double stored_bits(const sqf_weight_spec *spec, const operand_parts *parts)
 {
     if (sqf_weight_spec_is_dense(spec)) {
@@ -230,7 +238,9 @@ static double stored_bits(const sqf_weight_spec *spec, const operand_parts *part
     return bits + (spec->group ? scales / spec->group : 0.0);
 }
 
-/* Dropped elements (0 bits) take no multiply-accumulate. */
+/* The share of products that a machine with a fast 4-bit path runs at that rate. Parts of the two operands meet
+ * independently of each other: masks of weights are chosen by row, masks of activations by channel. Dropped elements
+ * (0 bits) take no multiply-accumulate. */
 static double low_rate_share(const operand_parts *weights, const operand_parts *activations)
 {
     double low = 0.0, total = 0.0;

@@ -1,11 +1,16 @@
-/* Element types: the table of their properties, their codes, half floats and the rounding of scales. */
+/* Element types: the table of their properties, their codes, half floats and the rounding of scales. Spec:
+ * docs/format.md section 3. Conversions of half floats are written out, so that every build gives the same bits
+ * whether or not the processor has instructions for them. */
 #include "format/type.h"
 
 #include <math.h>
 #include <strings.h>
 
+/* Codes with a special role. FP8_NAN is compared without the sign: E4M3 has no infinity and one NaN a sign. The
+ * sentinels are codes that no value needs: fp4's negative zero, fp8's negative NaN. */
 enum { FP4_NEGATIVE_ZERO = 0x8, FP8_NEGATIVE_ZERO = 0x80, FP8_NAN = 0x7f, FP8_SENTINEL = 0xff };
 
+/* What the format says of a type, one row each. */
 typedef struct type_row {
     const char *name;
     unsigned bits;
@@ -105,6 +110,7 @@ static uint32_t small_float_encode(float value, unsigned exponent_bits, unsigned
     return sign | (uint32_t)field << fraction | digits;
 }
 
+/* The inverse, for every code that is not fp8's NaN. */
 static float small_float_decode(uint32_t code, unsigned exponent_bits, unsigned fraction, int bias)
 {
     const uint32_t digits = code & ((1u << fraction) - 1u);
@@ -177,6 +183,7 @@ static float float_from_bits(uint32_t bits)
     return x;
 }
 
+/* Half to even in all three ranges: overflow, subnormal, normal. */
 uint16_t sqf_fp16_from_float(float x)
 {
     const uint32_t bits = float_bits(x);
@@ -207,6 +214,8 @@ float sqf_fp16_to_float(uint16_t bits)
     return float_from_bits(sign | field << 23 | fraction << 13);
 }
 
+/* bf16 is the upper half of a float: rounding is an addition to the lower one. A carry runs through fraction and
+ * exponent alike, up to infinity, as it should. */
 uint16_t sqf_bf16_from_float(float x)
 {
     const uint32_t bits = float_bits(x);
@@ -226,6 +235,7 @@ float sqf_scale_round(sqf_type scale_type, float scale)
     if (scale_type == SQF_TYPE_FP32 || scale == 0.0f) {
         return scale;
     }
+    /* the smallest subnormals: a scale must not vanish, or the whole group would */
     const float smallest = scale_type == SQF_TYPE_FP16 ? 0x1p-24f : 0x1p-133f;
     const float limit = sqf_type_limits[scale_type];
     const float rounded = sqf_type_decode(scale_type, sqf_type_encode(scale_type, scale));

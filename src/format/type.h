@@ -1,4 +1,8 @@
-/* The grids of the element types: rounding to them, their codes, and half floats. Spec: docs/format.md section 3. */
+/* The grids of the element types: rounding to them, their codes, and half floats. Spec: docs/format.md section 3.
+ *
+ * A grid value is a float on the type's grid, before the scale: 7 for the largest int4, 448 for the largest fp8.
+ * Algorithms work on grid values, only the stored layout knows codes. Rounding is inline and the same in the
+ * reference, the algorithms and (lane by lane) the kernels: all must choose the same code for the same quotient. */
 #ifndef SQF_FORMAT_TYPE_H
 #define SQF_FORMAT_TYPE_H
 
@@ -44,6 +48,7 @@ static inline float sqf_fp8_step(float q)
     return (power < 0x1p-6f ? 0x1p-6f : power) * 0x1p-3f;
 }
 
+/* NaN passes through; callers have checked for it. */
 static inline float sqf_clamp(float x, float limit)
 {
     x = x > limit ? limit : x;
