@@ -1,11 +1,17 @@
-/* The header of one safetensors file: JSON to checked tensors. Every number in it is hostile. */
+/* The header of one safetensors file: JSON to checked tensors. Every number in it is hostile: counts may be huge,
+ * offsets may overlap, leave holes or point outside. After sqf_header_parse a tensor's shape, dtype and bytes agree
+ * and its data lies inside the file, so no reader above checks any of it again.
+ *
+ * The format: 8 bytes of length, little-endian; that many bytes of JSON, an object of tensor names; the data, to
+ * which the offsets relate. Reference: the safetensors library's own documentation. */
 #include "io/header.h"
 
 #include <string.h>
 
 enum { NAME_LIMIT = 512 };
 
-/* Bytes of an element as the format defines them. Types of less than a byte (F4, F6) are not known here. */
+/* The dtypes of the format with the bytes of an element. Types of less than a byte (F4, F6) are not known here: none
+ * of our models can hold one, and their sizes would need another rule. */
 static const struct {
     const char *name;
     sqf_dtype dtype;
@@ -46,6 +52,7 @@ typedef struct extent {
     size_t index;
 } extent;
 
+/* Names go into messages and tables: a control character in one could fake a line of output. */
 static sqf_status check_name(const char *file, const char *name, sqf_error *err)
 {
     const size_t length = strlen(name);
@@ -110,6 +117,7 @@ static sqf_status read_shape(const char *file, const json_t *entry, sqf_tensor *
     return SQF_OK;
 }
 
+/* Offsets inside the data and as far apart as dtype and shape say. */
 static sqf_status read_offsets(const char *file, const json_t *entry, const sqf_tensor *tensor, size_t bytes,
                                size_t data_bytes, extent *out, sqf_error *err)
 {
@@ -132,6 +140,7 @@ static sqf_status read_offsets(const char *file, const json_t *entry, const sqf_
     return SQF_OK;
 }
 
+/* One member of the header. An unknown member of a tensor is refused: it could change what the bytes mean. */
 static sqf_status read_tensor(const char *file, const char *name, const json_t *entry, const uint8_t *data,
                               size_t data_bytes, sqf_tensor *tensor, extent *place, sqf_error *err)
 {
@@ -159,7 +168,9 @@ static int compare_extents(const void *a, const void *b)
     return (x->end > y->end) - (x->end < y->end);
 }
 
-/* Tensors must cover the data from its first to its last byte, each byte once. Sorts the extents. */
+/* Tensors must cover the data from its first to its last byte, each byte once: bytes that belong to no tensor would
+ * be a place to hide content from every hash. Sorts the extents: n log n, whatever order the file has. Empty tensors
+ * may stand anywhere between two others. */
 static sqf_status check_cover(const char *file, const sqf_tensor *tensors, extent *extents, size_t count,
                               size_t data_bytes, sqf_error *err)
 {
@@ -220,6 +231,7 @@ static sqf_status check_metadata(const char *file, const json_t *header, sqf_err
     return SQF_OK;
 }
 
+/* Each tensor's recorded hash, borrowed from the JSON; not yet verified, that reads the data. */
 static void attach_hashes(const json_t *header, sqf_tensor *tensors, size_t count)
 {
     const json_t *metadata = json_object_get(header, "__metadata__");
@@ -231,6 +243,7 @@ static void attach_hashes(const json_t *header, sqf_tensor *tensors, size_t coun
     }
 }
 
+/* Room for `more` tensors. Moving the items is safe: nothing points at them before all files are read. */
 static sqf_status list_reserve(sqf_tensor_list *list, size_t more, sqf_error *err)
 {
     if (list->capacity - list->count >= more) {
@@ -270,6 +283,7 @@ static sqf_status find_header(const char *file, const uint8_t *bytes, size_t n, 
     return SQF_OK;
 }
 
+/* Tensors are counted only when all are right: after a failure the list is as it was. */
 static sqf_status parse_object(const char *file, const uint8_t *bytes, size_t n, size_t length, const json_t *header,
                                sqf_tensor_list *list, sqf_error *err)
 {

@@ -1,4 +1,8 @@
-/* A model directory's tensors: one file, or the shards of an index. */
+/* A model directory's tensors: one file, or the shards of an index. Files are mapped, so opening a model reads its
+ * headers alone; pages come in when somebody looks at a tensor, and several processes share them.
+ *
+ * What the index says is believed about nothing: it names the files, and then every tensor must be where it says and
+ * nowhere else. */
 #include "io/safetensors.h"
 
 #include <string.h>
@@ -9,6 +13,7 @@
 #define SINGLE_FILE "model.safetensors"
 #define INDEX_FILE  "model.safetensors.index.json"
 
+/* One mapped file. `header` is kept because names and hashes of its tensors point into it. */
 typedef struct shard {
     char *path;
     const char *name; /* without the directory: the end of path */
@@ -44,7 +49,8 @@ static int compare_tensors(const void *a, const void *b)
     return strcmp(((const sqf_tensor *)a)->name, ((const sqf_tensor *)b)->name);
 }
 
-/* Sorts by name; a name in two files is refused (within a file the JSON reader refuses it). */
+/* Sorts by name, for look-up by bisection and for an order that does not depend on the files; a name in two files is
+ * refused (within a file the JSON reader refuses it). */
 static sqf_status sort_tensors(sqf_tensors *tensors, sqf_error *err)
 {
     sqf_tensor *items = tensors->list.items;
@@ -60,7 +66,8 @@ static sqf_status sort_tensors(sqf_tensors *tensors, sqf_error *err)
     return SQF_OK;
 }
 
-/* Maps and reads one more file; the caller made room for it. */
+/* Maps and reads one more file; the caller made room for it. shard_count goes up as soon as there is something to
+ * release, so that closing a half-opened model releases all of it. */
 static sqf_status open_shard(sqf_tensors *tensors, const char *directory, const char *name, sqf_error *err)
 {
     shard *file = &tensors->shards[tensors->shard_count];
@@ -157,6 +164,7 @@ static sqf_status open_shards(sqf_tensors *tensors, const char *directory, const
     return check_index(tensors, where, map, err);
 }
 
+/* The JSON of the index is needed while opening only: names of tensors come from the files' own headers. */
 static sqf_status open_index(sqf_tensors *tensors, const char *directory, const char *path, sqf_error *err)
 {
     json_t *index, *map;
@@ -228,7 +236,7 @@ const sqf_tensor *sqf_tensors_find(const sqf_tensors *tensors, const char *name)
     return bsearch(&key, tensors->list.items, tensors->list.count, sizeof key, compare_tensors);
 }
 
-/* "[2048, 256]" */
+/* "[2048, 256]"; 4 numbers of at most 20 digits fit */
 static void print_shape(const sqf_tensor *tensor, char text[128])
 {
     size_t used = 0;

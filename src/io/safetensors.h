@@ -1,5 +1,8 @@
-/* safetensors: reading (memory-mapped, hostile input expected) and writing (streamed, hashed, sharded).
- * Header at most 100 MB, offsets contiguous without holes or overlap, shape x dtype == length, no duplicate keys. */
+/* safetensors: reading (memory-mapped, hostile input expected) and writing (streamed, hashed, sharded). Header at
+ * most 100 MB, offsets contiguous without holes or overlap, shape x dtype == length, no duplicate keys.
+ *
+ * This layer knows files and bytes; what a tensor is for, and whether its values make sense, is src/model's business.
+ * The hashes in __metadata__ are ours (docs/format.md section 7); files without them are read all the same. */
 #ifndef SQF_IO_SAFETENSORS_H
 #define SQF_IO_SAFETENSORS_H
 

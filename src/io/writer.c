@@ -1,6 +1,12 @@
 /* Writing safetensors: data is streamed to a body file, then the shard is assembled behind its header.
- * The header comes first in the format and its length is known last, so the body is copied once; that copy also puts
- * the wide elements first, which leaves every tensor aligned to its element. */
+ *
+ * The header comes first in the format and its length is known last (it holds offsets and hashes), so the body is
+ * copied once; that copy also puts the wide elements first, which leaves every tensor aligned to its element. Memory
+ * stays at one tensor of the caller's and a copy buffer, whatever the size of the model. Space on disk peaks at one
+ * shard more than the result.
+ *
+ * Names are given at the end, when the number of shards is known; until then files have names that no reader takes
+ * for a model. The bytes depend on the calls alone, never on time: the same model is the same file. */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -12,7 +18,7 @@
 /* The data begins at a multiple of this; the header is padded with spaces. */
 enum { DATA_ALIGNMENT = 64, COPY_BYTES = 1 << 20 };
 
-/* A tensor of the shard that is being written. */
+/* A tensor of the shard that is being written: in the body already, described in memory. */
 typedef struct pending {
     char *name;
     sqf_dtype dtype;
@@ -27,6 +33,8 @@ typedef struct finished {
     json_t *names; /* array of tensor names, in the order of the file */
 } finished;
 
+/* `tensors` and `body_bytes` belong to the shard at hand, `shards` to those that are complete. Shards are closed
+ * before they pass the limit, so there is always at most one body. */
 struct sqf_tensor_writer {
     char *directory, *body_path;
     size_t shard_limit;
@@ -63,7 +71,8 @@ static sqf_status write_all(int descriptor, const char *path, const void *bytes,
     return SQF_OK;
 }
 
-/* Data that is not yet on the disk may still fail: a full disk of a network file system is reported here. */
+/* Data that is not yet on the disk may still fail: a full disk of a network file system is reported here. EINVAL: a
+ * file system that cannot sync; then close is all there is. */
 static sqf_status close_written(int descriptor, const char *path, sqf_error *err)
 {
     const bool synced = fsync(descriptor) == 0 || errno == EINVAL;
@@ -74,6 +83,7 @@ static sqf_status close_written(int descriptor, const char *path, sqf_error *err
     return status;
 }
 
+/* O_EXCL: the directory is ours and empty; a file that is there already would be somebody else's. */
 static sqf_status create_file(const char *path, int *descriptor, sqf_error *err)
 {
     *descriptor = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
@@ -225,6 +235,7 @@ static sqf_status print_header(const sqf_tensor_writer *writer, sqf_buffer *out,
         return sqf_fail(err, SQF_E_MEMORY, "the header of a safetensors file: out of memory");
     }
     const size_t written = strlen(text);
+    /* spaces behind the JSON, which the format allows, until length and header together are aligned */
     const size_t padded = sqf_ceil_div(8 + written, DATA_ALIGNMENT) * DATA_ALIGNMENT - 8;
     sqf_status status = SQF_OK;
     if (padded > SQF_HEADER_LIMIT) {
@@ -242,6 +253,7 @@ static sqf_status print_header(const sqf_tensor_writer *writer, sqf_buffer *out,
     return status;
 }
 
+/* n bytes of the body from `offset` on to the end of the open file `to`. */
 static sqf_status copy_range(const sqf_tensor_writer *writer, size_t offset, size_t n, int to, const char *path,
                              char *buffer, sqf_error *err)
 {
@@ -262,6 +274,7 @@ static sqf_status copy_range(const sqf_tensor_writer *writer, size_t offset, siz
     return SQF_OK;
 }
 
+/* Header, then the tensors in sorted order. Closes the file in every case. */
 static sqf_status assemble(sqf_tensor_writer *writer, const char *path, sqf_error *err)
 {
     sqf_buffer header = {0};
@@ -306,6 +319,7 @@ static sqf_status add_shard(sqf_tensor_writer *writer, finished **out, sqf_error
     return SQF_OK;
 }
 
+/* Sorts, assembles and forgets the tensors of the shard at hand. */
 static sqf_status close_shard(sqf_tensor_writer *writer, sqf_error *err)
 {
     finished *shard = NULL;
@@ -337,6 +351,8 @@ static sqf_status check_tensor(const sqf_tensor_writer *writer, const char *name
     return SQF_OK;
 }
 
+/* The hash is that of the bytes written. On failure the writer is left as it is: the contract allows nothing but
+ * destroying it then. */
 static sqf_status append(sqf_tensor_writer *writer, const char *name, sqf_dtype dtype, size_t dimensions,
                          const size_t *shape, const void *data, size_t bytes, sqf_error *err)
 {
@@ -443,6 +459,7 @@ static sqf_status finish_shards(sqf_tensor_writer *writer, sqf_error *err)
 
 sqf_status sqf_tensor_writer_finish(sqf_tensor_writer *writer, sqf_error *err)
 {
+    /* a model without tensors still is a file */
     if (writer->count > 0 || writer->shard_count == 0) {
         SQF_TRY(close_shard(writer, err));
     }
