@@ -151,14 +151,40 @@ sqf_status sqf_json_string_find(const json_t *object, const char *key, const cha
     return SQF_OK;
 }
 
-sqf_status sqf_json_print(const json_t *value, char **out, sqf_error *err)
+typedef struct dump {
+    sqf_buffer *out;
+    bool failed;
+} dump;
+
+/* Once a piece could not be kept no later one may be: jansson does not look at what became of an object's keys. */
+static int dump_piece(const char *bytes, size_t n, void *user)
 {
-    *out = NULL;
-    char *text = json_dumps(value, JSON_INDENT(2) | JSON_REAL_PRECISION(17) | JSON_ENCODE_ANY);
-    if (!text) {
+    dump *d = user;
+    d->failed = d->failed || sqf_buffer_append(d->out, bytes, n, NULL) != SQF_OK;
+    return d->failed ? -1 : 0;
+}
+
+sqf_status sqf_json_append(const json_t *value, size_t flags, sqf_buffer *out, sqf_error *err)
+{
+    dump d = {.out = out};
+    if (json_dump_callback(value, dump_piece, &d, flags) != 0 || d.failed) {
         return sqf_fail(err, SQF_E_MEMORY, "JSON could not be written");
     }
-    const sqf_status status = sqf_format_text(out, err, "%s\n", text);
-    free(text);
-    return status;
+    return SQF_OK;
+}
+
+sqf_status sqf_json_print(const json_t *value, char **out, sqf_error *err)
+{
+    sqf_buffer text = {0};
+    *out = NULL;
+    sqf_status status = sqf_json_append(value, JSON_INDENT(2) | JSON_REAL_PRECISION(17) | JSON_ENCODE_ANY, &text, err);
+    if (status == SQF_OK) {
+        status = sqf_buffer_append(&text, "\n", 1, err);
+    }
+    if (status != SQF_OK) {
+        free(text.data);
+        return status;
+    }
+    *out = text.data;
+    return SQF_OK;
 }

@@ -37,6 +37,10 @@ sqf_status sqf_json_bool_find(const json_t *object, const char *key, const char 
 sqf_status sqf_json_string_find(const json_t *object, const char *key, const char *where, const char **out,
                                 sqf_error *err);
 
+/* Appends the text of a value, with flags of jansson's json_dumps, which must not be used: where memory fails it may
+ * leave a key out and go on. SQF_E_MEMORY; what was appended before stays. */
+sqf_status sqf_json_append(const json_t *value, size_t flags, sqf_buffer *out, sqf_error *err);
+
 /* Serialises with two spaces of indentation and a final line end; member order is kept; floats with 17 digits or
  * fewer. For free(). */
 sqf_status sqf_json_print(const json_t *value, char **out, sqf_error *err);

@@ -228,29 +228,28 @@ static json_t *build_header(const sqf_tensor_writer *writer)
 /* Length, JSON and padding: for free(). */
 static sqf_status print_header(const sqf_tensor_writer *writer, sqf_buffer *out, sqf_error *err)
 {
+    static const uint8_t room[8];
     json_t *header = build_header(writer);
-    char *text = header ? json_dumps(header, JSON_COMPACT) : NULL;
-    json_decref(header);
-    if (!text) {
+    if (!header) {
         return sqf_fail(err, SQF_E_MEMORY, "the header of a safetensors file: out of memory");
     }
-    const size_t written = strlen(text);
-    /* spaces behind the JSON, which the format allows, until length and header together are aligned */
-    const size_t padded = sqf_ceil_div(8 + written, DATA_ALIGNMENT) * DATA_ALIGNMENT - 8;
-    sqf_status status = SQF_OK;
-    if (padded > SQF_HEADER_LIMIT) {
-        status = sqf_fail(err, SQF_E_SUPPORT, "%s: the header of one file: expected at most %d bytes, found %zu",
-                          writer->directory, SQF_HEADER_LIMIT, padded);
-    }
-    for (unsigned i = 0; status == SQF_OK && i < 8; i++) {
-        const uint8_t byte = (uint8_t)((uint64_t)padded >> (8 * i));
-        status = sqf_buffer_append(out, &byte, 1, err);
-    }
+    sqf_status status = sqf_buffer_append(out, room, sizeof room, err);
     if (status == SQF_OK) {
-        status = sqf_buffer_print(out, err, "%s%*s", text, (int)(padded - written), "");
+        status = sqf_json_append(header, JSON_COMPACT, out, err);
     }
-    free(text);
-    return status;
+    json_decref(header);
+    SQF_TRY(status);
+    /* spaces behind the JSON, which the format allows, until length and header together are aligned */
+    const size_t padded = sqf_ceil_div(out->size, DATA_ALIGNMENT) * DATA_ALIGNMENT;
+    const size_t length = padded - sizeof room;
+    if (length > SQF_HEADER_LIMIT) {
+        return sqf_fail(err, SQF_E_SUPPORT, "%s: the header of one file: expected at most %d bytes, found %zu",
+                        writer->directory, SQF_HEADER_LIMIT, length);
+    }
+    for (unsigned i = 0; i < sizeof room; i++) {
+        out->data[i] = (char)((uint64_t)length >> (8 * i));
+    }
+    return sqf_buffer_print(out, err, "%*s", (int)(padded - out->size), "");
 }
 
 /* n bytes of the body from `offset` on to the end of the open file `to`. */
