@@ -1,4 +1,6 @@
-/* Contexts: threads, kernel level, counts. */
+/* Contexts: threads, kernel level, counts, and what the library says of itself (version, BLAS). This is the one place
+ * where the number of threads and the kernels are chosen; everything below takes them as given. It stands in this
+ * folder because it must know the kernel tables; the struct itself is declared in base/context.h. */
 #define _GNU_SOURCE /* sched_getaffinity */
 
 #include <sched.h>
@@ -19,7 +21,8 @@ sqf_context_options sqf_context_options_default(void)
     return (sqf_context_options){0};
 }
 
-/* Processors that this process may run on, at least 1. */
+/* Processors that this process may run on, at least 1: the affinity mask, which containers and taskset set, and not
+ * the number of processors of the machine. More than CPU_SETSIZE (1024) processors give 1; --threads then helps. */
 static unsigned available_processors(void)
 {
     cpu_set_t set;
@@ -30,6 +33,8 @@ static unsigned available_processors(void)
     return count > 0 ? (unsigned)count : 1;
 }
 
+/* The table that the caller asked for, else the one of the environment variable SQF_CPU, else the best. A level that
+ * is missing is an error and not a fallback: a test that asks for avx2 must not pass on scalar. `asked` may be NULL. */
 static sqf_status choose_kernels(const char *asked, const sqf_kernels **out, sqf_error *err)
 {
     const char *source = "cpu level";
@@ -69,6 +74,8 @@ sqf_status sqf_context_create(const sqf_context_options *options, sqf_context **
         free(context);
         return status;
     }
+    /* For the whole process, as documented: OpenBLAS cuts its sums by its number of threads, and ours call it in
+     * parallel. */
     openblas_set_num_threads(1);
     *out = context;
     return SQF_OK;

@@ -1,4 +1,9 @@
-/* Fills a table of kernels for each level that the machine can run: scalar first, each instruction set over it. */
+/* Fills a table of kernels for each level that the machine can run: the scalar kernels first, then each instruction
+ * set over a copy of the table below it, so that every table is complete. All levels stay available at once: tests
+ * compare them in one process, and a user can ask for a lower one.
+ *
+ * Detection asks the processor (CPUID) and the operating system (XGETBV); both must agree, or the first wide
+ * instruction is a fault. */
 #include "kernels/dispatch.h"
 
 #include <pthread.h>
@@ -12,6 +17,7 @@
 
 enum { LEVELS_MAX = 3 };
 
+/* Written once by fill_tables, read only afterwards. */
 static sqf_kernels tables[LEVELS_MAX];    /* worst first */
 static const char *names[LEVELS_MAX + 1]; /* best first, NULL-terminated */
 static size_t level_count;
@@ -26,6 +32,8 @@ static uint64_t saved_registers(void)
     return (uint64_t)high << 32 | low;
 }
 
+/* AVX2 stands for all that its files are compiled with (AVX, AVX2, FMA, F16C), AVX-512 for F, BW, DQ, VL and VNNI:
+ * the flags are those of src/CMakeLists.txt. */
 static void detect(bool *avx2, bool *avx512)
 {
     unsigned a, b, c, d;
@@ -35,6 +43,7 @@ static void detect(bool *avx2, bool *avx512)
     if (!__get_cpuid(1, &a, &b, &c, &d) || (c & needed) != needed) {
         return;
     }
+    /* XCR0: bits 1 and 2 are xmm and ymm; 5 to 7 the mask registers, the upper halves of zmm0-15, and zmm16-31. */
     const uint64_t ymm = 0x6, zmm = 0xe6;
     const uint64_t saved = saved_registers();
     if ((saved & ymm) != ymm || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) {

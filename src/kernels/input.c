@@ -1,4 +1,14 @@
-/* Activations: gathered, scaled and quantized once for all layers that read them. */
+/* Activations: gathered, scaled and quantized once for all layers that read them (q, k and v; gate and up).
+ * Semantics: docs/format.md section 5.
+ *
+ * A prepared input holds planes of int8 codes, padded to the segments of kernels.h, with one scale and one sum of
+ * codes a token and segment; and, where some of it is not made of integers, a copy as floats. There is one plane with
+ * uniform activations and static masks (a column is either low or high), two with dynamic masks (a column is low for
+ * one token and high for another; the other plane has 0 there).
+ *
+ * Two ways lead to the planes. quantize_simple is the fast one, for integers on static sections, which nearly every
+ * scheme has. Everything else is quantized by the scalar reference and then sorted into planes: dynamic masks, fp4,
+ * fp8. Both divide and round alike, bit for bit. */
 #include <math.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -9,7 +19,8 @@
 
 /* ---- layout ---- */
 
-/* The next column after `at` where the scales of the weights or of the activations change, or a sum would overflow. */
+/* The next column after `at` where the scales of the weights or of the activations change, or a sum would overflow.
+ * SQF_SEGMENT_MAX is a multiple of the padding, so a group that is cut by it wastes no columns. */
 static size_t segment_end(const sqf_partition *weights, const sqf_partition *acts, size_t at)
 {
     size_t begin, end, act_end;
@@ -19,12 +30,13 @@ static size_t segment_end(const sqf_partition *weights, const sqf_partition *act
     return end - at > SQF_SEGMENT_MAX ? at + SQF_SEGMENT_MAX : end;
 }
 
-/* Largest |code| of a type. */
+/* Largest |code| of a type: codes are grid values times the multiplier, 12 for fp4. */
 static float largest_code(sqf_type type)
 {
     return sqf_type_max(type) * (float)sqf_type_multiplier(type);
 }
 
+/* True if kernels may add many products in 16 bits: int5 and everything below, and fp4. */
 static bool is_narrow(sqf_type type)
 {
     return sqf_type_is_integer(type) && largest_code(type) <= 15;
@@ -35,6 +47,8 @@ static bool is_dynamic(const sqf_act_spec *spec)
     return sqf_act_spec_is_split(spec) && spec->mask == SQF_MASK_DYNAMIC;
 }
 
+/* Bit p: the codes of plane p are narrow in the section of `column`. With static masks both parts share plane 0, and
+ * which one it is depends on the section. */
 static uint8_t narrow_planes(const input_layout *layout, size_t column)
 {
     const sqf_act_spec *spec = &layout->spec;
@@ -44,6 +58,8 @@ static uint8_t narrow_planes(const input_layout *layout, size_t column)
     return is_narrow(section_part(layout, column) == HIGH ? spec->high : spec->low);
 }
 
+/* Counted first, then filled, by the same cuts. Padding makes each segment begin at a multiple of 8 in codes and
+ * weights, so that no kernel needs a tail loop over columns. */
 static sqf_status build_segments(const sqf_partition *weights, input_layout *layout, sqf_error *err)
 {
     size_t count = 0;
@@ -69,6 +85,7 @@ static sqf_status build_segments(const sqf_partition *weights, input_layout *lay
     return SQF_OK;
 }
 
+/* How many planes of codes there are, and whether some part of the input must stay in floating point. */
 static void count_planes(input_layout *layout)
 {
     const sqf_act_spec *spec = &layout->spec;
@@ -89,6 +106,8 @@ sqf_status input_layout_init(const sqf_linear_params *params, input_layout *out,
         out->border = matrix->border;
         weights = matrix->groups;
     }
+    /* Without groups of its own the partition is that of the weights; sqf_act_scale_groups is asked so that it says
+     * so. */
     sqf_act_spec scales = params->activations;
     if (scales.scale != SQF_ACT_GROUP) {
         scales.group = 0; /* one scale a token cuts nothing */
@@ -124,6 +143,7 @@ static bool same_array(const void *a, const void *b, size_t n, size_t size)
     return a == b || (a && b && memcmp(a, b, n * size) == 0);
 }
 
+/* Field by field: memcmp would compare padding. */
 static bool same_spec(const sqf_act_spec *a, const sqf_act_spec *b)
 {
     return a->low == b->low && a->high == b->high && a->bank == b->bank && a->high_per_bank == b->high_per_bank &&
@@ -131,6 +151,8 @@ static bool same_spec(const sqf_act_spec *a, const sqf_act_spec *b)
            a->group == b->group && a->clip == b->clip;
 }
 
+/* Groups of the weights cut segments too: layers with different groups cannot share codes, because sums and padding
+ * differ, even where every code would be the same. */
 static bool same_segments(const input_layout *a, const input_layout *b)
 {
     if (a->segment_count != b->segment_count) {
@@ -144,6 +166,8 @@ static bool same_segments(const input_layout *a, const input_layout *b)
     return true;
 }
 
+/* What decides whether q, k and v read one prepared input. `values` is compared because the float copies exist only
+ * where some layer needs them. */
 bool input_layout_equal(const input_layout *a, const input_layout *b)
 {
     if (a == b) {
@@ -172,7 +196,8 @@ void sqf_input_destroy(sqf_input *input)
     }
 }
 
-/* One part of a block of memory that is laid out first and allocated afterwards. */
+/* One part of a block of memory that is laid out first and allocated afterwards: a * b elements at *at, rounded to 64
+ * bytes. False if the total does not fit. */
 static bool place(size_t *total, size_t *at, size_t a, size_t b, size_t size)
 {
     size_t bytes;
@@ -183,6 +208,8 @@ static bool place(size_t *total, size_t *at, size_t a, size_t b, size_t size)
     return sqf_add_size(total, *total, bytes & ~(size_t)63);
 }
 
+/* Memory that is at least `need` bytes long; its content is lost. Buffers only ever grow: a decode step after a
+ * prefill allocates nothing. */
 static sqf_status grow(void **memory, size_t *have, size_t need, const char *what, sqf_error *err)
 {
     if (need <= *have) {
@@ -199,7 +226,8 @@ static sqf_status grow(void **memory, size_t *have, size_t need, const char *wha
 }
 
 /* Scratch of a thread: one row gathered and quantized while an input is prepared; a block's sums and its weights,
- * expanded or as floats, in the forward pass. */
+ * expanded or as floats, in the forward pass. The two never run at once, so they share it. Expanded weights:
+ * integer_term adds segments until it has CHUNK_COLUMNS, so at most the longest segment goes beyond that. */
 static size_t scratch_need(const input_layout *layout)
 {
     size_t longest = 0;
@@ -215,6 +243,8 @@ static size_t scratch_need(const input_layout *layout)
     return ((forward > prepare ? forward : prepare) + 63) & ~(size_t)63;
 }
 
+/* Lays out all arrays of an input and points the planes at them. Floats need no copy where x itself will do: float
+ * activations in their own order. */
 static sqf_status reserve(sqf_context *context, sqf_input *input, const float *x, sqf_error *err)
 {
     const input_layout *layout = input->layout;
@@ -255,6 +285,7 @@ static sqf_status reserve(sqf_context *context, sqf_input *input, const float *x
 
 /* ---- quantization ---- */
 
+/* Shared by the tasks of one sqf_input_prepare; a task is a token. */
 typedef struct prepare_job {
     const sqf_kernels *kernels;
     sqf_input *input;
@@ -280,7 +311,7 @@ static void pad_segment(int8_t *codes, const sqf_segment *segment)
     memset(codes + segment->offset + length, 0, padded - length);
 }
 
-/* True where the fused path below serves: integers on a linear grid, one part to a section. */
+/* True where the fused path below serves: integers whose codes are the grid values (no fp4), one part to a section. */
 static bool is_simple(const input_layout *layout)
 {
     const sqf_act_spec *spec = &layout->spec;
@@ -289,7 +320,8 @@ static bool is_simple(const input_layout *layout)
            (!split || (sqf_type_is_integer(spec->high) && sqf_type_multiplier(spec->high) == 1));
 }
 
-/* Where the range of one scale ends that begins at `at`. */
+/* Where the range of one scale ends that begins at `at`: a group, or all columns of the part. It is at least the
+ * segment that begins there: segments never cross it. */
 static size_t scale_range_end(const input_layout *layout, size_t at)
 {
     if (layout->spec.scale == SQF_ACT_GROUP) {
@@ -300,6 +332,8 @@ static size_t scale_range_end(const input_layout *layout, size_t at)
     return sqf_act_spec_is_split(&layout->spec) && at < layout->border ? layout->border : layout->columns;
 }
 
+/* clip * absmax / qmax, from left to right as docs/format.md section 5 demands: the reference does the same, and the
+ * last bit of a scale decides roundings. */
 static float choose_scale(const prepare_job *job, int part, const float *x, size_t n)
 {
     const sqf_act_spec *spec = &job->input->layout->spec;
@@ -309,7 +343,7 @@ static float choose_scale(const prepare_job *job, int part, const float *x, size
     return spec->clip * job->kernels->absmax(x, n) / sqf_type_max(part_type(spec, part));
 }
 
-/* One token, x in stored order. */
+/* One token, x in stored order. A scale of 0 (all zeros) gives codes 0 without a division by it. */
 static void quantize_simple(const prepare_job *job, size_t token, const float *x)
 {
     const sqf_input *input = job->input;
@@ -339,7 +373,8 @@ static void quantize_simple(const prepare_job *job, size_t token, const float *x
     }
 }
 
-/* Sorts the elements of one quantized row into the planes, one segment. */
+/* Sorts the elements of one quantized row into the planes, one segment. A part that is not made of integers leaves
+ * its plane at the zeros that were put there. */
 static void distribute(const sqf_input *input, size_t token, size_t g, const sqf_act_row *row)
 {
     const input_layout *layout = input->layout;
@@ -357,6 +392,7 @@ static void distribute(const sqf_input *input, size_t token, size_t g, const sqf
         int32_t sum = 0;
         for (size_t k = segment->begin; k < segment->end; k++) {
             const int code = row->mask[k] == part ? (int)(row->value[k] * (float)multiplier) : 0;
+            /* code| <= 127: fp4's 6 * 2 is 12, int8 ends at 127 */
             codes[k - segment->begin] = (int8_t)code;
             sum += code;
         }
@@ -366,7 +402,8 @@ static void distribute(const sqf_input *input, size_t token, size_t g, const sqf
     }
 }
 
-/* The row's elements that are integers (or that are not) as floats, the others 0. */
+/* The row's elements that are integers (or that are not) as floats, the others 0. The two calls with `integers` true
+ * and false add up to the whole row. */
 static void dequantize_part(const input_layout *layout, const sqf_act_row *row, bool integers, float *out)
 {
     for (size_t g = 0; g < layout->segment_count; g++) {
@@ -405,6 +442,7 @@ static void quantize_general(const prepare_job *job, size_t token, const float *
     }
 }
 
+/* Keeps the lowest: the message must not depend on which thread came first. */
 static void note_bad_token(prepare_job *job, size_t token)
 {
     size_t first = atomic_load(&job->bad_token);
@@ -419,6 +457,7 @@ static void gather(const float *x, const int32_t *channels, size_t n, float *out
     }
 }
 
+/* The integer part as floats, for weights that are not integers; the fast path's counterpart of dequantize_part. */
 static void values_from_codes(const sqf_input *input, size_t token, float *out)
 {
     const input_layout *layout = input->layout;
@@ -433,6 +472,7 @@ static void values_from_codes(const sqf_input *input, size_t token, float *out)
     }
 }
 
+/* One token. absmax sees NaN and infinity as the largest of all, so one pass tells whether the row is finite. */
 static void prepare_token(void *user, size_t token, unsigned thread)
 {
     prepare_job *job = user;
@@ -488,6 +528,7 @@ sqf_status input_prepare(sqf_context *context, sqf_input *input, const input_lay
     while (channel + 1 < layout->columns && isfinite(x[token * layout->columns + channel])) {
         channel++;
     }
+    /* A forward pass on half of an input is refused by sqf_linear_forward. */
     input->layout = NULL;
     return sqf_fail(err, SQF_E_VALUE, "%s: input of token %zu, channel %zu is %f, expected a finite number", name,
                     token, channel, (double)x[token * layout->columns + channel]);

@@ -1,7 +1,10 @@
-/* The table of CPU kernels: one struct of functions, filled with the scalar ones and overlaid by each instruction set.
- * The layouts that the functions share are described here. Nothing outside src/kernels knows what a CPU can do.
+/* The table of CPU kernels: one struct of functions, filled with the scalar ones and overlaid by each instruction
+ * set. The layouts that the functions share are described here. Nothing outside src/kernels knows what a CPU can do.
  *
- * Every level computes the same thing in the same order without contraction, so that all agree bit for bit. */
+ * Every level computes the same thing in the same order without contraction, so that all agree bit for bit: integer
+ * sums are exact in any order, float sums have a prescribed one (cpu/vector.h), and a * b + c is always two
+ * roundings. What these kernels compute is therefore the same on every machine (BLAS, which serves products of many
+ * tokens in float, promises less), and a test can compare levels with memcmp. */
 #ifndef SQF_KERNELS_KERNELS_H
 #define SQF_KERNELS_KERNELS_H
 
@@ -28,11 +31,14 @@ typedef struct sqf_segment {
     uint8_t narrow;      /* bit p: |code| <= 15 in plane p of the activations: many products fit 16 bits */
 } sqf_segment;
 
-/* How a plane of weights lies in memory. A plane is cut into panels of 16 rows; kp is a padded column.
- *   NIBBLES   byte  [kp / 8][row][kp % 4], low nibble: kp % 8 < 4; w + 7 (padding too: the activations are 0 there)
- *   UNSIGNED  byte  [kp / 4][row][kp % 4], w + 7: nibbles expanded for a tile
- *   BYTES     int8  [kp / 4][row][kp % 4]
- *   BF16/FP16 16 bits [kp][row] */
+/* How a plane of weights lies in memory. A plane is cut into panels of 16 rows; kp is a padded column. Four columns
+ * of a row lie side by side, because byte products (vpmaddubsw with vpmaddwd, vpdpbusd) end as sums of four
+ * neighbours in a 32-bit lane; the 16 rows of a panel are the lanes of one AVX-512 register or two of AVX2.
+ *
+ *    NIBBLES   byte  [kp / 8][row][kp % 4], low nibble: kp % 8 < 4; w + 7 (padding too: the activations are 0 there)
+ *    UNSIGNED  byte  [kp / 4][row][kp % 4], w + 7: nibbles expanded for a tile
+ *    BYTES     int8  [kp / 4][row][kp % 4]
+ *    BF16/FP16 16 bits [kp][row] */
 typedef enum sqf_form { SQF_FORM_NIBBLES, SQF_FORM_UNSIGNED, SQF_FORM_BYTES, SQF_FORM_BF16, SQF_FORM_FP16 } sqf_form;
 
 /* Bytes of SQF_SEGMENT_PAD columns of one panel. */
@@ -43,7 +49,9 @@ static inline size_t sqf_form_step_bytes(sqf_form form)
 
 /* The primitive of every integer product: some panels of weights, some tokens, some segments:
  * out[m][r] += (act_scales[m][g] * scales[r][g]) * (float)I[m][r][g] for g ascending, I = sum of code * weight,
- * exact in int32. Weights that are stored with an offset are corrected through the activations' sums. */
+ * exact in int32.
+ * Weights that are stored with an offset are corrected through the activations' sums: sum a (w + 7) - 7 sum a = sum a
+ * w. The parentheses and the order of g are part of the contract. */
 typedef struct sqf_tile_job {
     sqf_form form;          /* NIBBLES, UNSIGNED or BYTES */
     const uint8_t *weights; /* first panel, at the first segment */
@@ -63,6 +71,8 @@ typedef struct sqf_tile_job {
     float *out; /* [tokens][SQF_BLOCK_ROWS] */
 } sqf_tile_job;
 
+/* One level. No function allocates, fails or keeps anything; all are safe from any thread. Arrays need no alignment
+ * beyond that of their elements, and are read and written within their n elements exactly. */
 typedef struct sqf_kernels {
     const char *name;
 
@@ -104,6 +114,8 @@ typedef struct sqf_kernels {
     float (*exp_sum)(float *x, float shift, size_t n);
 } sqf_kernels;
 
+/* Put a level's functions over those of a table. The vector levels may only be called where sqf_kernels_find found
+ * them. */
 void sqf_kernels_add_scalar(sqf_kernels *kernels);
 void sqf_kernels_add_avx2(sqf_kernels *kernels);
 void sqf_kernels_add_avx512(sqf_kernels *kernels);

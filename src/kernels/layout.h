@@ -1,4 +1,6 @@
-/* The inside of a linear layer and of its input: segments, planes and who needs what. */
+/* The inside of a linear layer and of its input: segments, planes and who needs what. Shared by linear.c (the
+ * product), input.c (activations) and repack.c (weights), which meet in one agreement: column k of the input and
+ * column k of the weights stand at the same padded position, in segments over which the scales of both are constant. */
 #ifndef SQF_KERNELS_LAYOUT_H
 #define SQF_KERNELS_LAYOUT_H
 
@@ -7,7 +9,8 @@
 
 enum { LOW = 0, HIGH = 1, PARTS = 2 };
 
-/* How an input is quantized and laid out. Two layers whose layouts are equal share an input. */
+/* How an input is quantized and laid out. Two layers whose layouts are equal share an input. Owns its arrays;
+ * immutable once its layer was created. */
 typedef struct input_layout {
     sqf_act_spec spec;
     size_t columns, border;
@@ -37,12 +40,15 @@ static inline int section_part(const input_layout *layout, size_t column)
                : LOW;
 }
 
+/* Codes of one plane with what turns their products into numbers. Scales of 0 go with codes that are all 0. */
 typedef struct code_plane {
     int8_t *codes; /* [tokens][code_stride] grid value * multiplier */
     float *scales; /* [tokens][segments] scale / multiplier */
     int32_t *sums; /* [tokens][segments] sums of the codes */
 } code_plane;
 
+/* A prepared input. The memory belongs to it and is reused from call to call; scratch stands here and not in the
+ * layer because layers are shared by sessions and inputs are not. */
 struct sqf_input {
     const input_layout *layout; /* of the layer that it was prepared for */
     size_t tokens;
@@ -62,7 +68,8 @@ struct sqf_input {
 sqf_status input_prepare(sqf_context *context, sqf_input *input, const input_layout *layout, const char *name,
                          const float *x, size_t tokens, sqf_error *err);
 
-/* A plane of weights, repacked. */
+/* A plane of weights, repacked: one part of the matrix, or both where tied scales make them one grid. Elements of the
+ * other part are 0. Rows beyond the matrix in the last panel have scale 0. */
 typedef struct weight_plane {
     sqf_form form;
     sqf_type type;

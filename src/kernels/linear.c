@@ -1,5 +1,14 @@
 /* Linear layers: creation, the division of a product into tasks, and the three paths - integers, quantized weights as
- * floats, dense weights. Each output is summed in an order that depends on the layer alone. */
+ * floats, dense weights. Semantics: docs/format.md section 8.
+ *
+ * A task is a block of 64 rows times up to 128 tokens. It sums into a block of floats of its own and stores it once,
+ * so no two tasks touch the same output, and each output is summed in an order that depends on the layer and the
+ * token count alone: integer planes first (each segment by segment), then the float part, then the bias. Threads only
+ * decide who computes a block.
+ *
+ * Each pair of an activation plane and a weight plane is one pass of integer_term. Pairs of which one side is no
+ * integer type go through floats: a few tokens by dot products straight from the packed weights, many by BLAS on a
+ * chunk of weights that was expanded to floats and stays in the cache. */
 #include "kernels/linear.h"
 
 #include <string.h>
@@ -14,6 +23,8 @@ enum {
     FLOAT_DIRECT_TOKENS = 4 /* up to so many tokens float products run as dot products, beyond by BLAS */
 };
 
+/* Owns everything but `dense`, which may be a mapped file. Immutable after creation, so any number of inputs may use
+ * it. */
 struct sqf_linear {
     char *name;
     size_t rows, columns;
@@ -74,6 +85,8 @@ static void count_section(const sqf_matrix *matrix, const sqf_act_spec *act, siz
     }
 }
 
+/* The products of one output channel and one token, by path. The counts are computed, not measured: what the paths do
+ * with every pair of types is fixed. */
 static void count_row(const sqf_matrix *matrix, const sqf_act_spec *act, sqf_product_counts *counts)
 {
     const size_t columns = matrix->columns, border = matrix->border;
@@ -88,6 +101,7 @@ static void count_row(const sqf_matrix *matrix, const sqf_act_spec *act, sqf_pro
     }
 }
 
+/* All rows have the same counts: high elements of a row follow from the shape alone (docs/format.md section 2). */
 static sqf_product_counts count_token(const sqf_linear *linear, const sqf_matrix *matrix)
 {
     sqf_product_counts row = {0};
@@ -101,6 +115,8 @@ static sqf_product_counts count_token(const sqf_linear *linear, const sqf_matrix
                                 row.dropped * rows};
 }
 
+/* Combinations without a meaning. Contents were checked by the loader, shapes by the checkpoint; this is about
+ * callers. */
 static sqf_status check_params(const sqf_linear_params *params, sqf_error *err)
 {
     const sqf_matrix *matrix = params->matrix;
@@ -135,6 +151,8 @@ static sqf_status check_params(const sqf_linear_params *params, sqf_error *err)
     return SQF_OK;
 }
 
+/* Everything of a layer. `values` can only be known after repacking: it says whether some plane of weights is not
+ * made of integers while the activations are. */
 static sqf_status fill(sqf_context *context, const sqf_linear_params *params, sqf_linear *linear, sqf_error *err)
 {
     linear->rows = params->rows;
@@ -206,6 +224,7 @@ sqf_status sqf_input_prepare(sqf_context *context, sqf_input *input, const sqf_l
 
 /* ---- the product ---- */
 
+/* What all tasks of one forward pass share. */
 typedef struct forward_job {
     const sqf_kernels *kernels;
     const sqf_linear *linear;
@@ -223,7 +242,10 @@ typedef struct block {
     uint8_t *tile; /* weights of the block, expanded or as floats */
 } block;
 
-/* One integer plane of activations times one of weights. */
+/* One integer plane of activations times one of weights. Segments are taken together until they have CHUNK_COLUMNS
+ * columns: so many expanded weights of a block fit half of a small L2 and are used for all tokens before the next
+ * come. Up to DIRECT_TOKENS tokens the expansion costs more than it saves, and the tile unpacks nibbles in registers.
+ */
 static void integer_term(const block *self, unsigned act_plane, const weight_plane *weights)
 {
     const sqf_input *input = self->job->input;
@@ -271,7 +293,8 @@ static void integer_term(const block *self, unsigned act_plane, const weight_pla
     }
 }
 
-/* Which planes of weights a float term multiplies. */
+/* Which planes of weights a float term multiplies: all for the float part of the input; those that are not integers
+ * for the integer part, whose products with integers integer_term has done. */
 static bool takes_plane(const weight_plane *plane, bool floats_only)
 {
     return !floats_only || !sqf_type_is_integer(plane->type);
@@ -339,7 +362,9 @@ static void multiply_chunk(const block *self, const float *x, size_t begin, size
                 (blasint)columns, tile, SQF_BLOCK_ROWS, 1.0f, self->out, SQF_BLOCK_ROWS);
 }
 
-/* The same product by BLAS, in chunks of FLOAT_CHUNK columns. */
+/* The same product by BLAS, in chunks of FLOAT_CHUNK columns, which may span segments: the weights have their scales
+ * in them by then. A chunk always begins where a segment or a step of 8 columns does, because dequantize_columns
+ * unpacks whole steps. */
 static void float_term_blas(const block *self, const float *x, bool floats_only)
 {
     const input_layout *layout = self->job->input->layout;
@@ -378,6 +403,7 @@ static void float_term(const block *self, const float *x, bool floats_only)
     }
 }
 
+/* All pairs of planes, integers before floats: this order is part of the result. */
 static void quantized_product(const block *self)
 {
     const sqf_linear *linear = self->job->linear;
@@ -401,7 +427,8 @@ static void quantized_product(const block *self)
     }
 }
 
-/* A few tokens times rows of dense weights, as dot products. */
+/* A few tokens times rows of dense weights, as dot products: each weight is read once from memory, which is the cost.
+ */
 static void dense_direct(const block *self)
 {
     const sqf_linear *linear = self->job->linear;
@@ -419,6 +446,7 @@ static void dense_direct(const block *self)
     }
 }
 
+/* n stored elements as floats. */
 static void dense_row(const sqf_kernels *kernels, sqf_type type, const uint8_t *from, size_t n, float *to)
 {
     if (type == SQF_TYPE_BF16) {
@@ -449,6 +477,7 @@ static void dense_blas(const block *self)
     }
 }
 
+/* Sums to y, bias last (docs/format.md section 8). Rows beyond the matrix stay behind. */
 static void store_block(const block *self)
 {
     const sqf_linear *linear = self->job->linear;
@@ -462,6 +491,8 @@ static void store_block(const block *self)
     }
 }
 
+/* Tasks of one block of tokens follow each other, so that neighbours in time share the activations in the outer
+ * cache. */
 static void forward_task(void *user, size_t task, unsigned thread)
 {
     const forward_job *job = user;

@@ -1,5 +1,8 @@
-/* A linear layer ready to compute: weights repacked for the CPU's kernels, and its input quantized once for every layer
- * that reads it. Semantics: docs/format.md, "Dual-path product"; checked against format/reference.h. */
+/* A linear layer ready to compute: weights repacked for the CPU's kernels, and its input quantized once for every
+ * layer that reads it. Semantics: docs/format.md section 8, dual-path product; checked against format/reference.h.
+ *
+ * Use: create layers once; per step prepare an input for the first layer that reads it, run every layer for which
+ * sqf_linear_same_input holds, prepare again for the next. src/model/forward.c does so. */
 #ifndef SQF_KERNELS_LINEAR_H
 #define SQF_KERNELS_LINEAR_H
 
@@ -24,8 +27,9 @@ typedef struct sqf_linear_params {
     bool input_in_stored_order; /* the producer already delivers x in the order of matrix->channels: no gather */
 } sqf_linear_params;
 
-/* SQF_E_VALUE if dense weights hold NaN or infinity is NOT checked here (the loader does); SQF_E_ARG for a
- * combination that has no meaning; SQF_E_MEMORY. Repacks in parallel on the context's threads. */
+/* Repacks in parallel on the context's threads; *out is NULL on failure. SQF_E_ARG for a combination that has no
+ * meaning; SQF_E_MEMORY. Contents are the caller's to check before: rows of the matrix (sqf_matrix_check_row), and
+ * that dense weights are finite. */
 sqf_status sqf_linear_create(sqf_context *context, const sqf_linear_params *params, sqf_linear **out, sqf_error *err);
 void sqf_linear_destroy(sqf_linear *linear);
 

@@ -1,4 +1,8 @@
-/* The forward pass outside of the linear layers: each operation cut into tasks by its shape alone. */
+/* The forward pass outside of the linear layers: each operation cut into tasks by its shape alone, never by the
+ * number of threads, and computed by the level's vector kernels.
+ *
+ * Attention is the tiled one with an online softmax (Milakov and Gimelshein 2018; Dao et al. 2022): tiles of queries
+ * and keys, running maximum and sum, so that the scores of a long prompt are never in memory at once. */
 #include "kernels/ops.h"
 
 #include <math.h>
@@ -13,6 +17,7 @@ enum { ELEMENT_BLOCK = 1 << 14 }; /* elements of a task where every element stan
 
 /* ---- elementwise ---- */
 
+/* Arguments of a task over rows; likewise below. */
 typedef struct rows_job {
     const sqf_kernels *kernels;
     const float *x, *gain;
@@ -21,6 +26,7 @@ typedef struct rows_job {
     size_t rows, n, rows_per_task;
 } rows_job;
 
+/* Rows are short (a hidden state): one row is one sum in the kernels' prescribed order. */
 static void rmsnorm_task(void *user, size_t task, unsigned thread)
 {
     (void)thread;
@@ -82,6 +88,7 @@ typedef struct elements_job {
     size_t n;
 } elements_job;
 
+/* Elements of this task's block: ELEMENT_BLOCK, fewer in the last. */
 static size_t block_length(size_t n, size_t task)
 {
     const size_t left = n - task * ELEMENT_BLOCK;
@@ -119,11 +126,14 @@ void sqf_add(sqf_context *context, float *x, const float *y, size_t n)
 /* ---- attention ---- */
 
 enum {
+    /* Tiles: 64 x 128 scores are 32 KiB, a tile of keys or values of heads with 128 dimensions 64 KiB; both stay in
+     * L2. For a few queries (decoding) BLAS would spend more on copying keys than on products. */
     QUERY_TILE = 64,
     KEY_TILE = 128,
     DIRECT_QUERIES = 3 /* up to so many queries use dot products, beyond BLAS */
 };
 
+/* What all tasks of one attention share. */
 typedef struct attention_tiles {
     const sqf_kernels *kernels;
     const sqf_attention_job *job;
@@ -131,7 +141,8 @@ typedef struct attention_tiles {
     size_t scratch_floats; /* of one thread */
 } attention_tiles;
 
-/* Some queries of one head: online softmax over tiles of keys. */
+/* Some queries of one head while the keys pass by: one task. Invariant after each tile of keys: sums and total are
+ * those of all keys seen so far, with the weights exp(score - largest). */
 typedef struct query_tile {
     const attention_tiles *tiles;
     size_t head, first, count; /* tokens of the query */
@@ -140,7 +151,8 @@ typedef struct query_tile {
     float *largest, *total;    /* [QUERY_TILE] of the scores so far */
 } query_tile;
 
-/* First position that token `t` sees; the last is past + t. */
+/* First position that token `t` sees; the last is past + t. The token itself is always seen: no row is without
+ * weights. */
 static size_t first_visible(const sqf_attention_job *job, size_t t)
 {
     const size_t position = job->past + t;
@@ -168,7 +180,9 @@ static void tile_scores(const query_tile *self, size_t begin, size_t count)
     }
 }
 
-/* Scores of query q over [begin, begin + count) become weights; what it does not see weighs 0. */
+/* Scores of query q over [begin, begin + count) become weights; what it does not see weighs 0. When the largest score
+ * rises, what was summed before is scaled down to it (`shrink`); exp never sees a positive argument, so nothing
+ * overflows. */
 static void tile_softmax(const query_tile *self, size_t q, size_t begin, size_t count)
 {
     const sqf_attention_job *job = self->tiles->job;
@@ -210,6 +224,8 @@ static void tile_values(const query_tile *self, size_t begin, size_t count)
     }
 }
 
+/* One head and up to 64 queries: all keys from the first that the first query sees to the last that the last one
+ * sees. */
 static void attention_task(void *user, size_t task, unsigned thread)
 {
     const attention_tiles *tiles = user;
@@ -272,6 +288,7 @@ void sqf_to_float(sqf_type type, const void *from, size_t n, float *y)
     }
 }
 
+/* log p = x - (largest + log sum exp(x - largest)), in double and in order of the ids. */
 double sqf_log_softmax(const float *logits, size_t n, size_t target, double *all)
 {
     double largest = -INFINITY;

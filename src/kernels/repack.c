@@ -1,4 +1,9 @@
-/* Weights from their stored layout into the planes of kernels.h. */
+/* Weights from their stored layout into the planes of kernels.h, once, when a layer is created. The stored layout is
+ * made to be small and checkable, the planes to be multiplied: codes in the order in which kernels read them, masks
+ * and sentinels gone (an element of the other part is a 0), scales as floats with the multipliers of fp4 taken out.
+ *
+ * The price is memory: int8 over int4 takes 12 bits a weight, because two dense planes stand in place of a dense and
+ * a sparse one. Dense products of bytes are what CPUs are fast at. */
 #include <string.h>
 
 #include "base/memory.h"
@@ -14,13 +19,15 @@ static sqf_form form_of(sqf_type type)
     return largest <= SQF_NIBBLE_OFFSET ? SQF_FORM_NIBBLES : SQF_FORM_BYTES;
 }
 
-/* Both parts are plain integers and low * 2^n + high has the units of the high part. */
+/* Both parts are plain integers and low * 2^n + high has the units of the high part: one plane in place of two. It
+ * fits the high type because n <= nmax (docs/format.md section 3). */
 static bool is_one_grid(const sqf_weight_spec *spec)
 {
     return spec->scales == SQF_SCALES_TIED && sqf_type_is_integer(spec->low) && sqf_type_is_integer(spec->high) &&
            sqf_type_multiplier(spec->low) == 1 && sqf_type_multiplier(spec->high) == 1;
 }
 
+/* What the tasks share; a task is a panel. */
 typedef struct repack_job {
     const sqf_linear_params *params;
     const input_layout *layout;
@@ -51,6 +58,8 @@ static void put(const weight_plane *plane, uint8_t *panel, size_t kp, size_t r, 
     }
 }
 
+/* One row and segment of plane p. *scale receives what the products must be multiplied with; the multiplier was put
+ * into the values, so it is taken out there. */
 static void repack_segment(const repack_job *job, size_t p, const sqf_row *row, const sqf_segment *segment,
                            uint8_t *panel, size_t r, float *scale)
 {
@@ -71,6 +80,8 @@ static void repack_segment(const repack_job *job, size_t p, const sqf_row *row, 
     *scale = scales[segment->weight_group] / multiplier;
 }
 
+/* Rows come through row_order where outputs are to be delivered in another order. Nibbles of padding columns and
+ * missing rows are filled with 7, the code of 0: the kernels compute with them. */
 static void repack_panel(void *user, size_t task, unsigned thread)
 {
     const repack_job *job = user;
@@ -96,6 +107,7 @@ static void repack_panel(void *user, size_t task, unsigned thread)
     }
 }
 
+/* A plane of zeros; sizes are checked, because a plane may be larger than what the file stored. */
 static sqf_status plane_alloc(const sqf_linear_params *params, const input_layout *layout, sqf_type type,
                               weight_plane *out, sqf_error *err)
 {

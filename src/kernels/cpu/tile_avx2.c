@@ -1,8 +1,10 @@
 /* The integer tile for AVX2: two registers hold 4 columns of the 16 rows of a panel, each int32 lane one output row.
+ * One panel and up to 4 tokens at a time: 8 accumulators, which with the operands fit the 16 registers.
  *
  * Packed nibbles are multiplied as w + 7, unsigned, and the offset is taken out through the sums of the activations.
  * vpmaddubsw adds two products in 16 bits: 2 * 14 * 127 = 3556, so 8 results may be added before they must widen
  * (28448), and 64 with activation codes of at most 15 (26880).
+ *
  * Bytes are signed: |w| times the code with the sign of w, 2 * 127 * 127 = 32258, widened at once. */
 #if SQF_ARCH_X86
 #include <immintrin.h>
@@ -12,8 +14,10 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* Steps of 8 columns between widenings: each adds two results of vpmaddubsw to a lane, so 8 and 64 results. */
 enum { STEPS_WIDE = 4, STEPS_NARROW = 32 }; /* steps of two vpmaddubsw between widenings */
 
+/* Four codes of one token in every lane. */
 INLINE __m256i broadcast_codes(const int8_t *codes)
 {
     int32_t four;
@@ -51,6 +55,8 @@ INLINE void add_unsigned(sqf_form form, const uint8_t *weights, const int8_t *co
     for (int i = 0; i < 2 * tokens; i++) {
         part[i] = _mm256_setzero_si256();
     }
+    /* base, 1 and 2 strides are addressing modes of x86; the third row gets a pointer, so that no register holds 3 *
+     * stride */
     const int8_t *codes3 = codes + 3 * code_stride;
     for (size_t step = 0; step < steps; step++) {
 #pragma GCC unroll 2
@@ -75,6 +81,8 @@ INLINE void add_unsigned(sqf_form form, const uint8_t *weights, const int8_t *co
     }
 }
 
+/* Steps of signed weights. vpmaddubsw wants one operand unsigned: the sign of the weight moves to the code (vpsignb),
+ * which is safe because neither is ever -128. */
 INLINE void add_signed(const uint8_t *weights, const int8_t *codes, size_t code_stride, size_t steps, const int tokens,
                        __m256i *sums)
 {
@@ -118,6 +126,8 @@ INLINE void sum_segment(const sqf_tile_job *job, sqf_form form, const sqf_segmen
     }
 }
 
+/* Up to 4 tokens of one panel, all segments. The sums start at minus the offset's share, so that nothing is to be
+ * subtracted at the end; `tokens` is a constant at each call and the loops over it unroll. */
 INLINE void tile_part(const sqf_tile_job *job, sqf_form form, size_t panel, size_t first_token, const int tokens)
 {
     const size_t origin = job->segments[0].offset;
@@ -146,6 +156,7 @@ INLINE void tile_part(const sqf_tile_job *job, sqf_form form, size_t panel, size
     }
 }
 
+/* All panels and tokens, the widest tile first. */
 INLINE void tile_form(const sqf_tile_job *job, sqf_form form)
 {
     for (size_t panel = 0; panel < job->panels; panel++) {
@@ -162,31 +173,7 @@ INLINE void tile_form(const sqf_tile_job *job, sqf_form form)
     }
 }
 
-static void tile_nibbles(const sqf_tile_job *job)
-{
-    tile_form(job, SQF_FORM_NIBBLES);
-}
-
-static void tile_unsigned(const sqf_tile_job *job)
-{
-    tile_form(job, SQF_FORM_UNSIGNED);
-}
-
-static void tile_bytes(const sqf_tile_job *job)
-{
-    tile_form(job, SQF_FORM_BYTES);
-}
-
-static void tile(const sqf_tile_job *job)
-{
-    if (job->form == SQF_FORM_NIBBLES) {
-        tile_nibbles(job);
-    } else if (job->form == SQF_FORM_UNSIGNED) {
-        tile_unsigned(job);
-    } else {
-        tile_bytes(job);
-    }
-}
+#include "kernels/cpu/tile_forms.h"
 
 void sqf_kernels_add_avx2(sqf_kernels *kernels)
 {

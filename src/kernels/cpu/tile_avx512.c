@@ -1,6 +1,9 @@
 /* The integer tile for AVX-512 with VNNI: a register holds 4 columns of the 16 rows of a panel, each int32 lane one
  * output row. vpdpbusd multiplies unsigned by signed bytes, so weights are taken as w + offset and the offset is
- * taken out through the sums of the activations; its sums wrap, so the exact result survives the detour. */
+ * taken out through the sums of the activations; its sums wrap, so the exact result survives the detour.
+ *
+ * Offsets: 7 for nibbles, 128 for bytes, whose sign bit is flipped on loading. 128 * |sum of codes| <= 128 * 127 *
+ * 2^17 < 2^31, so the starting value itself is exact. */
 #if SQF_ARCH_X86
 #include <immintrin.h>
 #include <string.h>
@@ -133,31 +136,7 @@ INLINE void tile_form(const sqf_tile_job *job, sqf_form form)
     }
 }
 
-static void tile_nibbles(const sqf_tile_job *job)
-{
-    tile_form(job, SQF_FORM_NIBBLES);
-}
-
-static void tile_unsigned(const sqf_tile_job *job)
-{
-    tile_form(job, SQF_FORM_UNSIGNED);
-}
-
-static void tile_bytes(const sqf_tile_job *job)
-{
-    tile_form(job, SQF_FORM_BYTES);
-}
-
-static void tile(const sqf_tile_job *job)
-{
-    if (job->form == SQF_FORM_NIBBLES) {
-        tile_nibbles(job);
-    } else if (job->form == SQF_FORM_UNSIGNED) {
-        tile_unsigned(job);
-    } else {
-        tile_bytes(job);
-    }
-}
+#include "kernels/cpu/tile_forms.h"
 
 void sqf_kernels_add_avx512(sqf_kernels *kernels)
 {

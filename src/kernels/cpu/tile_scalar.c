@@ -1,4 +1,5 @@
-/* The integer tile in plain C: the specification that the other levels are checked against. */
+/* The integer tile in plain C: the specification that the other levels are checked against. One sum an output and
+ * segment, written as kernels.h says it. It skips the padding, where the codes are 0; the others compute through it. */
 #include "kernels/kernels.h"
 
 /* Weight of row r at padded column k of a panel. */

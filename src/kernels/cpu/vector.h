@@ -1,6 +1,12 @@
-/* The vector kernels in portable vector C: compiled once for each instruction set, with VECTOR_SUFFIX and LANES (the
- * floats of its registers) defined. No contraction, and sums always as 64 partial sums, element i into partial i % 64,
- * that are folded in halves: every level rounds alike. */
+/* The vector kernels in portable vector C (gcc and clang's vector extensions): compiled once for each instruction
+ * set, with VECTOR_SUFFIX and LANES (the floats of its registers) defined. One source for all levels, so they cannot
+ * differ by intention.
+ *
+ * No contraction, and sums always as 64 partial sums, element i into partial i % 64, that are folded in halves: every
+ * level rounds alike, because 4, 8 and 16 lanes all divide 64. Where a sum runs over tokens or keys (weighted_sum)
+ * each element keeps its own ascending order.
+ *
+ * Tails are loaded as zeros and stored by their length, never read or written beyond n. */
 #include <string.h>
 
 #if defined(__AVX512F__)
@@ -15,6 +21,7 @@
 #define INLINE       static inline __attribute__((always_inline))
 #define UNROLL       _Pragma("GCC unroll 16")
 
+/* The vectors of this level: floats, their bits, half floats, bytes; LANES elements each. */
 typedef float vf __attribute__((vector_size(4 * LANES)));
 typedef int32_t vi __attribute__((vector_size(4 * LANES)));
 typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
@@ -50,7 +57,8 @@ INLINE vf splat(float x)
     return (vf){0} + x;
 }
 
-/* The sum of 64 partial sums, folded in halves whatever the width of the vectors. */
+/* The sum of 64 partial sums, folded in halves whatever the width of the vectors: 64 to 32 to 16 and so on, first
+ * across vectors and then across lanes, which is the same tree for every width. */
 INLINE float fold(vf *partial)
 {
     UNROLL for (int half = ACCUMULATORS / 2; half > 0; half /= 2)
@@ -77,7 +85,8 @@ INLINE vf absolute(vf x)
     return (vf)(BITS(x) & 0x7fffffff);
 }
 
-/* e^x, relative error about 1e-7; 0 below -87 (the results would be subnormal), largest finite power above 88. */
+/* e^x, relative error about 1e-7; 0 below -87 (the results would be subnormal), largest finite power above 88. The
+ * polynomial and the split of ln 2 are those of Cephes' expf (Moshier): on |r| <= ln 2 / 2. */
 INLINE vf exponential(vf x)
 {
     const vi vanishes = x < -87.0f;
@@ -127,6 +136,7 @@ INLINE vu load_halves_part(const uint8_t *p, size_t n)
     return __builtin_convertvector(v, vu);
 }
 
+/* 64 bytes are 8 columns of 16 rows; low nibbles are the first four columns, so the two halves come out in order. */
 static void expand_nibbles(const uint8_t *packed, size_t steps, uint8_t *out)
 {
     for (size_t i = 0; i < steps; i++) {
@@ -166,6 +176,7 @@ static float absmax(const float *x, size_t n)
     return result;
 }
 
+/* A true division and the rounding of sqf_round_to_step: the same codes as the reference, lane by lane. */
 INLINE vi quantize_lanes(vf x, float scale, float limit)
 {
     vf q = x / scale;
@@ -335,6 +346,7 @@ INLINE vf panel_column(sqf_form form, const uint8_t *step, unsigned k, unsigned 
     return __builtin_convertvector((vi)(four << (24 - 8 * (k % 4))) >> 24, vf);
 }
 
+/* Rows are lanes: every row keeps sums of its own and nothing is folded at the end. The float path for few tokens. */
 INLINE void panel_dot_form(sqf_form form, const uint8_t *weights, size_t columns, const float *x, const float *scales,
                            float *out)
 {
@@ -375,6 +387,7 @@ static void panel_dot(sqf_form form, const uint8_t *weights, size_t columns, con
     }
 }
 
+/* `form` is a constant at each call below: one loop is compiled for each. */
 INLINE void panel_dequantize_form(sqf_form form, const uint8_t *weights, size_t columns, const float *scales, bool add,
                                   float *tile)
 {
@@ -458,6 +471,7 @@ static void rotate(float *x, const float *cosine, const float *sine, size_t half
     }
 }
 
+/* Of finite numbers; order does not matter, so lanes need no prescribed fold. */
 static float maximum(const float *x, size_t n)
 {
     vf largest = splat(x[0]);
@@ -476,6 +490,7 @@ static float maximum(const float *x, size_t n)
     return best;
 }
 
+/* The 64 partial sums of a dot product, without the product. */
 static float sum(const float *x, size_t n)
 {
     vf partial[ACCUMULATORS] = {{0}};
@@ -506,6 +521,7 @@ static float exp_sum(float *x, float shift, size_t n)
     return sum(x, n);
 }
 
+/* expanded twice, so that VECTOR_SUFFIX is replaced before it is joined */
 #define JOIN_AGAIN(a, b) a##b
 #define JOIN(a, b)       JOIN_AGAIN(a, b)
 
