@@ -210,8 +210,10 @@ static sqf_status write_config(const sqf_model_output *out, const sqf_plan *plan
 {
     char *text = NULL;
     json_t *config = json_copy(out->checkpoint->config_json);
+    /* where memory fails jansson copies what it can */
+    const bool whole = config && json_object_size(config) == json_object_size(out->checkpoint->config_json);
     sqf_status status =
-        config ? set_quantization(config, plan, main, err) : sqf_fail(err, SQF_E_MEMORY, "config.json: out of memory");
+        whole ? set_quantization(config, plan, main, err) : sqf_fail(err, SQF_E_MEMORY, "config.json: out of memory");
     if (status == SQF_OK) {
         status = sqf_json_print(config, &text, err);
     }
