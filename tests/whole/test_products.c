@@ -36,7 +36,7 @@ static const expectation expectations[] = {
 
 static const char model_directory[] = SQF_SOURCE_DIR "/models/demo";
 
-enum { PREFILL = 40, DECODE = 2, LOGIT_ROWS = 3 };
+enum { PREFILL = 12, DECODE = 2, LOGIT_ROWS = 3 };
 
 static void quantize(const char *name, const char *output)
 {
