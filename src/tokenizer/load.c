@@ -127,6 +127,9 @@ static sqf_status normalize_added(sqf_tokenizer *tokenizer, added_entry *entry, 
     if (tokenizer->normalizers.count == 0) {
         return SQF_OK;
     }
+    if (tokenizer->decoded && tokenizer->decoded[entry->id]) {
+        return sqf_fail(err, SQF_E_FORMAT, "%s: added_tokens: \"%.64s\" is there twice", FILE_NAME, entry->token.text);
+    }
     sqf_status status = sqf_normalizers_text(&tokenizer->normalizers, entry->token.text, entry->token.size, &text, err);
     if (status == SQF_OK && !tokenizer->decoded) {
         status = SQF_ALLOC(&tokenizer->decoded, tokenizer->vocabulary.size, "added tokens", err);

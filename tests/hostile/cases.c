@@ -29,6 +29,10 @@
 #define STEP(inner)    "{\"type\":\"Sequence\",\"normalizers\":[" inner "]}"
 #define NESTED_STEPS   STEPS_4(STEPS_4(STEPS_4(STEPS_4(STEPS_4("{\"type\":\"NFC\"}")))))
 
+#define ADDED                                                                                                          \
+    "{\"id\":2048,\"content\":\"zzz\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":true,"    \
+    "\"special\":false}"
+
 /* Edits of one text inside a file. */
 #define EDIT(name, where, from, to, commands, message)                                                                 \
     {                                                                                                                  \
@@ -363,6 +367,8 @@ const damage_case damage_cases[] = {
     EDIT("added-id-negative", TOKENIZER, "\"id\": 2046", "\"id\": -2046", TOKENS, "tokenizer.json"),
     EDIT("added-id-huge", TOKENIZER, "\"id\": 2046", "\"id\": 4000000000", TOKENS, "tokenizer.json"),
     EDIT("added-empty", TOKENIZER, "\"content\": \"<|begin_of_text|>\"", "\"content\": \"\"", TOKENS, "special_tokens"),
+    EDIT("added-twice", TOKENIZER, "],\n \"normalizer\": null",
+         "," ADDED "," ADDED "], \"normalizer\": {\"type\": \"NFC\"}", TOKENS, "twice"),
     EDIT("regex-invalid", TOKENIZER, "\"Regex\": \"(?i:", "\"Regex\": \"((?i:", TOKENS, "tokenizer.json"),
     EDIT("regex-class-open", TOKENIZER, "\"Regex\": \"(?i:", "\"Regex\": \"[a-(?i:", TOKENS, "tokenizer.json"),
     EDIT("regex-number", TOKENIZER, "\"Regex\": \"(?i:", "\"Regex\": 5, \"Other\": \"(?i:", TOKENS, "tokenizer.json"),
