@@ -1,7 +1,13 @@
-/* A model directory: configuration, tensors and schemes that agree with each other. */
+/* A model directory: configuration, tensors and schemes that agree with each other. Opening one is cheap (files are
+ * mapped, headers read) and final: afterwards every tensor that the configuration asks for is known to be there with
+ * its shape and dtype, so that loading, counting and inspecting need not look again. Contents are stored.c's
+ * business.
+ *
+ * The survey also goes the other way: a tensor of the decoder that nothing asks for is an error, because it means
+ * that the model computes something that we would leave out. */
 #include <string.h>
 
-#include "model/layer.h"
+#include "model/checkpoint.h"
 
 void sqf_checkpoint_close(sqf_checkpoint *checkpoint)
 {
@@ -20,6 +26,7 @@ typedef struct survey {
     bool *known;
 } survey;
 
+/* `tensor` must come from the checkpoint's own list: its place in that list is its index. */
 static void mark(const survey *s, const sqf_tensor *tensor)
 {
     s->known[tensor - sqf_tensors_at(s->checkpoint->tensors, 0)] = true;
@@ -28,11 +35,7 @@ static void mark(const survey *s, const sqf_tensor *tensor)
 static sqf_status expect_dense(const survey *s, const char *name, size_t rows, size_t columns, sqf_error *err)
 {
     const sqf_tensor *tensor;
-    SQF_TRY(sqf_tensors_get(s->checkpoint->tensors, name, rows, columns, &tensor, err));
-    if (sqf_dtype_type(tensor->dtype) == SQF_TYPE_NONE) {
-        return sqf_fail(err, SQF_E_SUPPORT, "%s: tensor %s: dtype: expected BF16, F16 or F32, found %s", tensor->file,
-                        name, sqf_dtype_name(tensor->dtype));
-    }
+    SQF_TRY(sqf_checkpoint_find_dense(s->checkpoint, name, rows, columns, &tensor, err));
     mark(s, tensor);
     return SQF_OK;
 }
@@ -40,17 +43,12 @@ static sqf_status expect_dense(const survey *s, const char *name, size_t rows, s
 static sqf_status expect_part(const survey *s, const char *module, const sqf_stored_part *part, sqf_error *err)
 {
     const sqf_tensor *tensor;
-    char name[SQF_MODULE_NAME];
-    sqf_tensor_name(module, part->suffix, name);
-    SQF_TRY(sqf_tensors_get_shaped(s->checkpoint->tensors, name, part->dimensions, part->shape, &tensor, err));
-    if (strcmp(sqf_dtype_name(tensor->dtype), part->dtype) != 0) {
-        return sqf_fail(err, SQF_E_FORMAT, "%s: tensor %s: dtype: expected %s, found %s", tensor->file, name,
-                        part->dtype, sqf_dtype_name(tensor->dtype));
-    }
+    SQF_TRY(sqf_checkpoint_find_part(s->checkpoint, module, part, &tensor, err));
     mark(s, tensor);
     return SQF_OK;
 }
 
+/* The tensors of one linear layer: its weights, dense or in the parts that its scheme calls for, and its bias. */
 static sqf_status expect_linear(const survey *s, size_t layer, sqf_linear_kind kind, sqf_error *err)
 {
     char module[SQF_MODULE_NAME], name[SQF_MODULE_NAME];
@@ -103,7 +101,9 @@ static bool ends_with(const char *text, const char *suffix)
     return length >= tail && strcmp(text + length - tail, suffix) == 0;
 }
 
-/* A tensor of the decoder that the configuration does not account for would be left out of the computation. */
+/* A tensor of the decoder that the configuration does not account for would be left out of the computation. Tensors
+ * of other names (a vision tower, an optimizer's state) change nothing here. inv_freq is a buffer that older
+ * checkpoints carry; it follows from the configuration. */
 static sqf_status refuse_unknown(const survey *s, sqf_error *err)
 {
     for (size_t i = 0; i < sqf_tensors_count(s->checkpoint->tensors); i++) {
@@ -118,6 +118,8 @@ static sqf_status refuse_unknown(const survey *s, sqf_error *err)
     return SQF_OK;
 }
 
+/* Everything that the configuration asks for, in the order of the computation. A tied model may still store lm_head:
+ * it is checked and not used. */
 static sqf_status survey_tensors(const survey *s, sqf_error *err)
 {
     const sqf_config *config = &s->checkpoint->config;
@@ -141,6 +143,7 @@ static bool is_module(const void *user, const char *name)
     if (strcmp(name, "lm_head") == 0 || strcmp(name, "model.embed_tokens") == 0) {
         return true;
     }
+    /* four digits at most: the bound on layers is 1024, and the full name is compared below */
     if (sscanf(name, "model.layers.%4zu.", &layer) != 1 || layer >= config->layers) {
         return false;
     }
@@ -178,6 +181,7 @@ static sqf_status load_schemes(sqf_checkpoint *checkpoint, const char *directory
     return status;
 }
 
+/* In the order in which mistakes are most useful to hear of: what kind of model, which schemes, which tensors. */
 static sqf_status open_parts(sqf_checkpoint *checkpoint, const char *directory, sqf_error *err)
 {
     SQF_TRY(sqf_copy_text(&checkpoint->directory, directory, strlen(directory), err));

@@ -1,4 +1,12 @@
-/* config.json: one table of architectures, one of members that nothing here knows how to compute, and bounds. */
+/* config.json: one table of architectures, one of members that nothing here knows how to compute, and bounds.
+ *
+ * A configuration is a promise about a computation, and most members of a file change it. What is read here is
+ * computed; what is known to change other families' computations is refused by name (`foreign`) unless it says "off";
+ * the rest (names, dtypes, training settings, caches) does not matter. A new family is a row of the first table if
+ * its differences fit the columns.
+ *
+ * Every number has a bound, so that products of two of them fit a size_t and an allocation that fails does so for
+ * lack of memory and not by overflow. */
 #include "model/config.h"
 
 #include <math.h>
@@ -84,6 +92,7 @@ static const struct {
 };
 enum { FOREIGN = sizeof foreign / sizeof *foreign };
 
+/* True if the value says "off". */
 static bool is_neutral(const json_t *value, double neutral)
 {
     switch (json_typeof(value)) {
@@ -152,6 +161,7 @@ static sqf_status read_architecture(const json_t *json, const char *where, sqf_c
     return SQF_OK;
 }
 
+/* heads, kv_heads, head_dim. Their products are widths of tensors and bounded like the other widths. */
 static sqf_status read_heads(const json_t *json, const char *where, sqf_config *config, sqf_error *err)
 {
     SQF_TRY(sqf_json_size(json, "num_attention_heads", 1, SQF_WIDTH_MAX, where, &config->heads, err));
@@ -170,6 +180,7 @@ static sqf_status read_heads(const json_t *json, const char *where, sqf_config *
         }
         config->head_dim = config->hidden / config->heads;
     }
+    /* rotary embedding turns pairs */
     if (config->head_dim % 2 != 0) {
         return sqf_fail(err, SQF_E_FORMAT, "%s: head_dim: expected an even number, found %zu", where, config->head_dim);
     }
@@ -196,6 +207,7 @@ static sqf_status read_sizes(const json_t *json, const char *where, sqf_config *
     return read_heads(json, where, config, err);
 }
 
+/* The MLP is silu(gate) * up; nothing else is implemented. */
 static sqf_status check_activation(const json_t *json, const char *where, sqf_error *err)
 {
     const char *name = "silu";
@@ -206,7 +218,8 @@ static sqf_status check_activation(const json_t *json, const char *where, sqf_er
     return SQF_OK;
 }
 
-/* A bias that an architecture's code never has must not be asked for. */
+/* A bias that an architecture's code never has must not be asked for. `honoured`: the family's code looks at this
+ * member; `fixed`: what it does where the member is absent or not honoured. */
 static sqf_status read_bias(const json_t *json, const char *where, const char *key, bool honoured, bool fixed,
                             bool *out, sqf_error *err)
 {
@@ -278,6 +291,8 @@ static sqf_status read_window_switch(const json_t *json, const char *where, sqf_
     return SQF_OK;
 }
 
+/* Which layers see only the last `window` positions. Three generations of spelling: one window for all layers
+ * (Mistral), from a layer on with a switch (Qwen2), and a list by layer (layer_types), which wins. */
 static sqf_status read_windows(const json_t *json, const char *where, sqf_config *config, sqf_error *err)
 {
     const sqf_architecture *family = config->architecture;
@@ -303,6 +318,7 @@ static sqf_status read_windows(const json_t *json, const char *where, sqf_config
 
 sqf_status sqf_config_parse(const json_t *json, const char *where, sqf_config *out, sqf_error *err)
 {
+    /* zero is the default of every other member that may be absent */
     *out = (sqf_config){.bos = UINT32_MAX};
     if (!json_is_object(json)) {
         return sqf_fail(err, SQF_E_FORMAT, "%s: expected a JSON object", where);

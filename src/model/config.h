@@ -1,4 +1,6 @@
-/* What config.json says about a decoder: sizes, rope, windows, biases. Everything is checked and bounded here. */
+/* What config.json says about a decoder: sizes, rope, windows, biases. Everything is checked and bounded here, once;
+ * code that takes an sqf_config relies on it. Also quantization_config, which says what scheme each module is stored
+ * in. */
 #ifndef SQF_MODEL_CONFIG_H
 #define SQF_MODEL_CONFIG_H
 
@@ -26,6 +28,8 @@ typedef struct sqf_architecture {
 /* Bounds on what a configuration may ask for; far above every published model of these families. */
 enum { SQF_LAYERS_MAX = 1024, SQF_WIDTH_MAX = 1 << 22, SQF_VOCABULARY_MAX = 1 << 24, SQF_POSITIONS_MAX = 1 << 28 };
 
+/* The configuration of one model; plain data, no pointers but the table row. Letters of docs/format.md: widths are N
+ * and K of the linear layers. */
 typedef struct sqf_config {
     const sqf_architecture *architecture;
     size_t hidden, intermediate, layers, heads, kv_heads, head_dim, vocabulary, positions;
@@ -62,7 +66,8 @@ sqf_status sqf_config_parse_rope(const json_t *json, const char *where, sqf_conf
  * Hugging Face's code: models were trained with them. */
 void sqf_config_rope(const sqf_config *config, size_t first, size_t count, float *cosine, float *sine);
 
-/* quantization_config: which scheme a module has. */
+/* quantization_config (docs/format.md section 7): which scheme a module has. Immutable after loading; NULL stands for
+ * a model in which nothing is quantized, in every function below. */
 typedef struct sqf_module_schemes sqf_module_schemes;
 sqf_status sqf_module_schemes_load(const json_t *config_json, const char *where, sqf_module_schemes **out,
                                    sqf_error *err); /* *out = NULL without quantization_config */

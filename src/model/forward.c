@@ -1,10 +1,16 @@
-/* The forward pass of one decoder layer. */
+/* The forward pass of one decoder layer, for the tokens of one sequence: norm, q/k/v, rope, attention over the cache,
+ * o, residual; norm, gate/up, silu, down, residual. The order of operations is Hugging Face's, so that float models
+ * agree with it to rounding.
+ *
+ * The point of the file is project(): an input is quantized once for all the linear layers that read it in the same
+ * form. Only the inputs of linear layers are quantized; the stream, norms, attention and the cache stay in float32. */
 #include <math.h>
 #include <string.h>
 
 #include "kernels/ops.h"
 #include "model/layer.h"
 
+/* Buffers of a pass, for at most `tokens` tokens. They hold nothing between passes but the rope angles. */
 struct sqf_workspace {
     const sqf_config *config; /* borrowed */
     sqf_input *input;
@@ -59,6 +65,7 @@ static sqf_status buffer(float **out, size_t tokens, size_t width, sqf_error *er
     return SQF_ALLOC(out, n, "workspace", err);
 }
 
+/* Grows all buffers to `tokens`. What they held is lost, the rope angles too. */
 static sqf_status reserve(sqf_workspace *w, size_t tokens, sqf_error *err)
 {
     const sqf_config *config = w->config;
@@ -81,6 +88,7 @@ static sqf_status reserve(sqf_workspace *w, size_t tokens, sqf_error *err)
 /* The angles are the same in every layer: computed once for a stretch of positions. */
 static void prepare_rope(sqf_workspace *w, const sqf_config *config, size_t first, size_t count)
 {
+    /* fewer positions from the same first one are a prefix */
     if (w->rope_count < count || w->rope_first != first) {
         sqf_config_rope(config, first, count, w->cosine, w->sine);
         w->rope_first = first;
@@ -151,6 +159,8 @@ static sqf_status project_qkv(pass *p, float *key, float *value, sqf_error *err)
     return SQF_OK;
 }
 
+/* x += o(attention(norm(x))). Keys and values of this pass go behind the `past` ones of the cache before attention
+ * reads them all. */
 static sqf_status attention_block(pass *p, float *x, float *key, float *value, sqf_error *err)
 {
     const sqf_config *c = p->config;
@@ -177,6 +187,7 @@ static sqf_status attention_block(pass *p, float *x, float *key, float *value, s
     return SQF_OK;
 }
 
+/* x += down(silu(gate(norm(x))) * up(norm(x))). The product overwrites gate, which nobody reads again. */
 static sqf_status mlp_block(pass *p, float *x, sqf_error *err)
 {
     const sqf_config *c = p->config;

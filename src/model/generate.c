@@ -1,4 +1,8 @@
-/* Prefill, draw, stream, feed back. */
+/* Text from a model: prefill, draw, stream, feed back. Joins session, sampler and text stream; holds no state of its
+ * own between calls.
+ *
+ * The last drawn token is not fed back: nobody would look at its logits, and a caller who continues the session gives
+ * it with the next prompt. */
 #include <sqf/generate.h>
 
 #include "base/file.h"
@@ -45,7 +49,8 @@ static bool is_stop(const sqf_generate_options *options, uint32_t id)
     return false;
 }
 
-/* Feeds tokens, times them, and leaves the logits after the last. */
+/* Feeds tokens, times them, and leaves the logits after the last. The times include the output matrix, but not
+ * drawing. */
 static sqf_status feed(generator *g, const uint32_t *ids, size_t count, size_t *tokens, double *seconds, sqf_error *err)
 {
     const double begin = sqf_clock_seconds();
@@ -119,6 +124,7 @@ static sqf_status finish_text(generator *g, sqf_error *err)
     return SQF_OK;
 }
 
+/* The prompt counts as seen for the repetition penalty, as in Hugging Face's processor. */
 static sqf_status generate(generator *g, const sqf_model *model, const uint32_t *prompt, size_t count, sqf_error *err)
 {
     const size_t vocabulary = sqf_model_info_get(model).vocabulary;

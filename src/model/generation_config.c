@@ -1,4 +1,8 @@
-/* generation_config.json: the ids that end a text, and how to draw tokens. */
+/* generation_config.json: the ids that end a text, and how to draw tokens. The file is optional. Members for other
+ * ways of generating (beams, assistants) are ignored: they are wishes about a program, not facts about the model.
+ *
+ * End ids stand in config.json too; generation_config.json, where it has them, replaces them. It is the newer place,
+ * and chat models list further ends there. */
 #include <math.h>
 
 #include "base/file.h"
@@ -33,6 +37,8 @@ static sqf_status read_end_ids(sqf_model *model, const json_t *json, const char 
     return SQF_OK;
 }
 
+/* The defaults are those of transformers' GenerationConfig: top_k is 50 unless the file says otherwise. Without
+ * do_sample a model is greedy, whatever temperature stands beside it; the penalty applies to both. */
 static sqf_status read_sampling(const json_t *json, const char *where, sqf_sampling *out, sqf_error *err)
 {
     bool sample = false;

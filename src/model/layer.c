@@ -1,64 +1,16 @@
-/* Loading one decoder layer: from stored tensors to linear layers that compute. */
+/* Loading one decoder layer: from stored tensors to linear layers that compute.
+ *
+ * All seven modules are read before the first is built, because one decision needs them together: down_proj's input
+ * is the product of gate and up, so where down_proj stores its columns in another order, gate and up can deliver
+ * their rows in that order and no gather is left at run time. The inputs of the other modules come from norms and
+ * attention, whose order is not ours to change, and are gathered while they are quantized.
+ *
+ * The stored form lives only while its layer is built; afterwards the kernels' own planes are all there is. */
 #include "model/layer.h"
 
 #include <string.h>
 
-sqf_input_kind sqf_linear_input(sqf_linear_kind kind)
-{
-    switch (kind) {
-    case SQF_LINEAR_O: return SQF_INPUT_O;
-    case SQF_LINEAR_GATE:
-    case SQF_LINEAR_UP: return SQF_INPUT_GATE_UP;
-    case SQF_LINEAR_DOWN: return SQF_INPUT_DOWN;
-    default: return SQF_INPUT_QKV;
-    }
-}
-
-const char *sqf_linear_kind_name(sqf_linear_kind kind)
-{
-    static const char *const names[SQF_LINEAR_COUNT] = {
-        "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-        "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj",
-    };
-    return names[kind];
-}
-
-void sqf_linear_shape(const sqf_config *config, sqf_linear_kind kind, size_t *rows, size_t *columns)
-{
-    const size_t query = config->heads * config->head_dim, key = config->kv_heads * config->head_dim;
-    const size_t shapes[SQF_LINEAR_COUNT][2] = {
-        {query, config->hidden},
-        {key, config->hidden},
-        {key, config->hidden},
-        {config->hidden, query},
-        {config->intermediate, config->hidden},
-        {config->intermediate, config->hidden},
-        {config->hidden, config->intermediate},
-    };
-    *rows = shapes[kind][0];
-    *columns = shapes[kind][1];
-}
-
-bool sqf_linear_has_bias(const sqf_config *config, sqf_linear_kind kind)
-{
-    switch (sqf_linear_input(kind)) {
-    case SQF_INPUT_QKV: return config->qkv_bias;
-    case SQF_INPUT_O: return config->output_bias;
-    default: return config->mlp_bias;
-    }
-}
-
-void sqf_linear_name(size_t layer, sqf_linear_kind kind, char name[SQF_MODULE_NAME])
-{
-    snprintf(name, SQF_MODULE_NAME, "model.layers.%zu.%s", layer, sqf_linear_kind_name(kind));
-}
-
-void sqf_tensor_name(const char *module, const char *suffix, char name[SQF_MODULE_NAME])
-{
-    snprintf(name, SQF_MODULE_NAME, "%.100s.%.50s", module, suffix);
-}
-
-/* A linear layer as it is stored, before it is repacked. */
+/* A linear layer as it is stored, before it is repacked. Cleared in sqf_layer_load, also after a failure. */
 typedef struct source {
     char name[SQF_MODULE_NAME];
     size_t rows, columns;
@@ -75,6 +27,7 @@ typedef struct loader {
     source sources[SQF_LINEAR_COUNT];
 } loader;
 
+/* Reads, verifies and checks one module, but for dense weights: those are checked where they are taken over. */
 static sqf_status read_source(loader *load, sqf_linear_kind kind, sqf_error *err)
 {
     const sqf_config *config = &load->checkpoint->config;
@@ -103,6 +56,7 @@ static bool can_fold(const loader *load)
            load->sources[SQF_LINEAR_UP].quantized;
 }
 
+/* Keeps a copy of down_proj's order: taps that see its input need it (sqf_layer_forward). */
 static sqf_status fold_order(loader *load, sqf_error *err)
 {
     const source *down = &load->sources[SQF_LINEAR_DOWN];
@@ -124,6 +78,7 @@ static sqf_status order_bias(source *from, const int32_t *order, sqf_error *err)
     return SQF_OK;
 }
 
+/* row_order for gate and up, input_in_stored_order for down: the two ends of the fold. */
 static sqf_status create_quantized(loader *load, sqf_linear_kind kind, sqf_error *err)
 {
     source *from = &load->sources[kind];

@@ -1,4 +1,5 @@
-/* A model directory that computes: loading and facts. */
+/* A model directory that computes: loading all layers, and the facts about it. Facts (sqf_model_count) need headers
+ * alone and are shared with the inspection, which loads nothing. */
 #include "model/model.h"
 
 #include <string.h>
@@ -31,6 +32,8 @@ static sqf_status load_layers(sqf_model *model, sqf_error *err)
     return sqf_progress(model->context, "layers", layers, layers, err);
 }
 
+/* What can fail without reading weights comes first. The output matrix is the embedding where the two are tied: the
+ * same mapped bytes, used as a linear layer. */
 static sqf_status load(sqf_model *model, const char *directory, sqf_error *err)
 {
     sqf_checkpoint *checkpoint = &model->checkpoint;
@@ -95,6 +98,8 @@ static sqf_status stored_bytes(const sqf_checkpoint *checkpoint, const char *mod
     return SQF_OK;
 }
 
+/* Adds one linear layer to the figures. Equivalent bits are weighted by the number of weights, which is also the
+ * number of multiply-accumulates a token. */
 static sqf_status count_linear(sqf_model *model, size_t layer, sqf_linear_kind kind, linear_sums *sums, sqf_error *err)
 {
     char module[SQF_MODULE_NAME];
@@ -132,6 +137,7 @@ static void name_scheme(sqf_model *model)
     sqf_scheme_print(&main, SQF_SPELLING_SHORT, model->scheme);
 }
 
+/* bits_per_weight counts what the linear layers take in the files, scales and masks included, without biases. */
 sqf_status sqf_model_count(sqf_model *model, sqf_error *err)
 {
     const sqf_config *config = &model->checkpoint.config;

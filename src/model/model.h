@@ -1,4 +1,4 @@
-/* The inside of a loaded model, shared by model.c and session.c. */
+/* The inside of a loaded model, shared by the files that load it, run it (session.c) and look at it (src/eval). */
 #ifndef SQF_MODEL_MODEL_H
 #define SQF_MODEL_MODEL_H
 
@@ -6,6 +6,7 @@
 
 #include "model/layer.h"
 
+/* Owned by the caller of sqf_model_open; the context is borrowed. Immutable once opened, so sessions may share it. */
 struct sqf_model {
     sqf_context *context;
     sqf_checkpoint checkpoint;

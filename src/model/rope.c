@@ -1,9 +1,15 @@
-/* Rotary embedding: rope_scaling, its newer spelling rope_parameters, and the angles. */
+/* Rotary embedding: rope_scaling, its newer spelling rope_parameters, and the angles. Kinds that are not known are
+ * refused with every member that they bring: a model with another angle at one position still talks, only worse, and
+ * nobody would notice.
+ *
+ * Angles are computed as Hugging Face's code does it, in float32 where it uses float32: models were trained with
+ * those roundings. */
 #include <math.h>
 #include <string.h>
 
 #include "model/config.h"
 
+/* Members of a scaling that this file reads. */
 static bool is_known(const char *key)
 {
     static const char *const keys[] = {"rope_type",
@@ -37,6 +43,7 @@ static sqf_status refuse_unknown(json_t *scaling, const char *where, sqf_error *
     return SQF_OK;
 }
 
+/* Two spellings of the kind's name; a scaling without one is refused. */
 static sqf_status read_kind(const json_t *scaling, const char *where, sqf_rope_kind *kind, sqf_error *err)
 {
     static const char *const names[] = {"default", "linear", "llama3"};
@@ -126,6 +133,7 @@ static float scale_llama3(const sqf_config *config, float frequency)
     return (1 - smooth) * frequency / factor + smooth * frequency;
 }
 
+/* theta^(-2i / head_dim), scaled: the angle of pair i advances by so much from one position to the next. */
 static float inverse_frequency(const sqf_config *config, size_t i)
 {
     const float exponent = (float)(2 * i) / (float)config->head_dim;

@@ -1,4 +1,8 @@
-/* Drawing tokens from logits, as Hugging Face's logits processors do it. */
+/* Drawing tokens from logits, in the order of Hugging Face's logits processors: repetition penalty, temperature,
+ * top-k, top-p, min-p. Float64 throughout and a sort with a total order (ties by id), so that a seed gives the same
+ * text on every machine on which the logits agree.
+ *
+ * Cost: O(V log V) a token for the sort, V being the vocabulary; greedy drawing needs one pass. */
 #include <math.h>
 #include <string.h>
 
@@ -14,6 +18,7 @@ typedef struct candidate {
     uint32_t id;
 } candidate;
 
+/* The state of one generation: the generator, and which tokens have occurred. */
 struct sqf_sampler {
     sqf_sampling sampling;
     size_t vocabulary;
@@ -130,7 +135,8 @@ static size_t cut_nucleus(const candidate *candidates, size_t count, double sum,
     return count;
 }
 
-/* How many of the sorted candidates stay. */
+/* How many of the sorted candidates stay. The nucleus is a share of the sum after top-k; min-p compares with the
+ * largest weight, which no cut removes, so weights need not be normalized in between. */
 static size_t cut(const sqf_sampler *sampler, size_t count, double sum)
 {
     const sqf_sampling *s = &sampler->sampling;
@@ -143,6 +149,8 @@ static size_t cut(const sqf_sampler *sampler, size_t count, double sum)
     return count;
 }
 
+/* By inversion: a uniform point in the sum of the weights. Rounding may leave the point just beyond the last step,
+ * hence the last candidate as the end of all. */
 static uint32_t draw(sqf_sampler *sampler)
 {
     candidate *candidates = sampler->candidates;

@@ -1,4 +1,8 @@
-/* quantization_config: the main scheme, modules with another one, and modules left alone. */
+/* quantization_config: the main scheme, modules with another one, and modules left alone (docs/format.md section 7).
+ * Looking a module up is a bisection in one sorted list of all modules that are named, ignored ones with a dense
+ * scheme.
+ *
+ * The block comes from a file and is strict: an unknown member or version may change what the tensors mean. */
 #include <string.h>
 
 #include "model/config.h"
@@ -17,6 +21,7 @@ struct sqf_module_schemes {
     size_t count;
 };
 
+/* What is not quantized. The dtype of the weights is in the file; BF16 stands for any of the dense ones. */
 static sqf_scheme dense_scheme(void)
 {
     return (sqf_scheme){.weights = {.low = SQF_TYPE_BF16, .bank = 1},
@@ -51,6 +56,7 @@ static sqf_status check_members(json_t *json, const char *where, sqf_error *err)
     return SQF_OK;
 }
 
+/* Is it ours at all? Asked before anything else, so that a model of another quantization is told so. */
 static sqf_status check_method(json_t *json, const char *where, sqf_error *err)
 {
     const char *method = "nothing";
@@ -113,6 +119,7 @@ static int compare_named(const void *a, const void *b)
     return strcmp(((const named_scheme *)a)->module, ((const named_scheme *)b)->module);
 }
 
+/* Names are sorted, so that a module named twice shows as neighbours. */
 static sqf_status load_named(sqf_module_schemes *schemes, sqf_error *err)
 {
     json_t *overrides, *ignore;

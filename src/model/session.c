@@ -1,13 +1,20 @@
-/* One sequence: KV cache, prefill in chunks, logits on demand. */
+/* One sequence: KV cache, prefill in chunks, logits on demand.
+ *
+ * A forward call keeps the hidden states after the last layer, not logits: a prefill needs one row of logits, an
+ * evaluation all of them, and a row of logits is as long as the vocabulary. The caller asks for the rows it wants.
+ *
+ * A call that fails leaves the session as it was: the length moves at the very end, hidden states go to a second
+ * buffer that is swapped in on success, and cache rows beyond the length mean nothing. */
 #include <string.h>
 
 #include "kernels/ops.h"
 #include "model/model.h"
 
-/* Tokens that go through all layers at once in a prefill, and rows of logits computed at once: bounds the scratch
- * memory of long prompts at no cost in speed. */
+/* CHUNK_TOKENS: tokens that go through all layers at once in a prefill. CHUNK_LOGITS: rows of logits computed at
+ * once. Both bound the scratch memory of long prompts at no cost in speed. FIRST_POSITIONS: the smallest cache. */
 enum { CHUNK_TOKENS = 512, CHUNK_LOGITS = 64, FIRST_POSITIONS = 256 };
 
+/* One caller at a time; many sessions may share a model. */
 struct sqf_session {
     const sqf_model *model;
     size_t positions, length;
@@ -127,6 +134,7 @@ static sqf_status reserve_cache(sqf_session *session, size_t length, sqf_error *
     return SQF_OK;
 }
 
+/* Room for the hidden states of `count` tokens, which are written before the former ones are given up. */
 static sqf_status reserve_rows(sqf_session *session, size_t count, sqf_error *err)
 {
     size_t elements;
@@ -182,6 +190,7 @@ static sqf_status forward_chunk(sqf_session *session, const uint32_t *ids, size_
     return SQF_OK;
 }
 
+/* The new hidden states become current; the former ones' memory is for the next call. */
 static void swap_rows(sqf_session *session, size_t count)
 {
     float *rows = session->rows;
@@ -209,6 +218,7 @@ sqf_status sqf_session_forward(sqf_session *session, const uint32_t *ids, size_t
     return SQF_OK;
 }
 
+/* Final norm and output matrix for some rows: the only place where logits come from. */
 static sqf_status output_rows(sqf_session *session, size_t first, size_t count, float *logits, sqf_error *err)
 {
     const sqf_model *model = session->model;

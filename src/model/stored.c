@@ -1,13 +1,19 @@
-/* Contents of a checkpoint's tensors, checked before use: dense values and quantized matrices. */
+/* Contents of a checkpoint's tensors, checked before use: hashes, dense values, and every code, count, scale and
+ * channel of a quantized module (docs/format.md section 7, what a reader must reject). Nothing below this file sees
+ * bytes that were not checked, which is why kernels have no checks.
+ *
+ * Scans of matrices run on all threads in tasks of fixed size, and the first problem in the order of the file is
+ * reported: the message does not depend on timing. */
 #include <math.h>
 #include <string.h>
 
 #include "kernels/ops.h"
-#include "model/layer.h"
+#include "model/checkpoint.h"
 
 /* Tensors are used where they lie in the file, which is little-endian. */
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "a big-endian machine would have to swap every tensor");
 
+/* Elements and rows of a task. */
 enum { SCAN_ELEMENTS = 1 << 16, CHECK_ROWS = 64 };
 
 sqf_type sqf_dtype_type(sqf_dtype dtype)
@@ -28,6 +34,7 @@ static bool is_not_finite16(const uint8_t *from, unsigned exponent)
     return (bits & exponent) == exponent;
 }
 
+/* Looks at the exponent's bits alone: a scan of all weights must not convert them. */
 static bool is_not_finite(sqf_dtype dtype, const uint8_t *from)
 {
     uint32_t bits;
@@ -66,6 +73,7 @@ static void scan_task(void *user, size_t task, unsigned thread)
     job->first[task] = found == end ? SIZE_MAX : found;
 }
 
+/* SQF_E_VALUE naming the first element that is not finite. */
 static sqf_status check_finite(const sqf_tensor *tensor, sqf_pool *pool, sqf_error *err)
 {
     scan job = {.tensor = tensor, .elements = tensor->bytes / sqf_dtype_bytes(tensor->dtype)};
@@ -87,8 +95,8 @@ static sqf_status check_finite(const sqf_tensor *tensor, sqf_pool *pool, sqf_err
                     tensor->file, tensor->name, found / columns, found % columns, (double)value);
 }
 
-static sqf_status get_dense(const sqf_checkpoint *checkpoint, sqf_pool *pool, const char *name, size_t rows,
-                            size_t columns, const sqf_tensor **out, sqf_error *err)
+sqf_status sqf_checkpoint_find_dense(const sqf_checkpoint *checkpoint, const char *name, size_t rows, size_t columns,
+                                     const sqf_tensor **out, sqf_error *err)
 {
     const sqf_tensor *tensor;
     *out = NULL;
@@ -97,6 +105,17 @@ static sqf_status get_dense(const sqf_checkpoint *checkpoint, sqf_pool *pool, co
         return sqf_fail(err, SQF_E_SUPPORT, "%s: tensor %s: dtype: expected BF16, F16 or F32, found %s", tensor->file,
                         name, sqf_dtype_name(tensor->dtype));
     }
+    *out = tensor;
+    return SQF_OK;
+}
+
+/* The same with its contents checked; pool NULL = on this thread, for vectors that are not worth waking others. */
+static sqf_status get_dense(const sqf_checkpoint *checkpoint, sqf_pool *pool, const char *name, size_t rows,
+                            size_t columns, const sqf_tensor **out, sqf_error *err)
+{
+    const sqf_tensor *tensor;
+    *out = NULL;
+    SQF_TRY(sqf_checkpoint_find_dense(checkpoint, name, rows, columns, &tensor, err));
     SQF_TRY(sqf_tensor_verify(tensor, err));
     SQF_TRY(check_finite(tensor, pool, err));
     *out = tensor;
@@ -161,6 +180,8 @@ static bool has_column_norm(const sqf_act_spec *spec)
     return sqf_act_spec_is_split(spec) && spec->mask == SQF_MASK_DYNAMIC && spec->dynamic_weighted;
 }
 
+/* Here and not in src/format, because it joins the two halves of a scheme: activations decide how weights are stored.
+ */
 size_t sqf_scheme_border(const sqf_scheme *scheme, size_t columns)
 {
     return has_channels(&scheme->activations) ? sqf_act_low_channels(&scheme->activations, columns) : columns;
@@ -190,9 +211,8 @@ sqf_status sqf_stored_parts(const sqf_scheme *scheme, size_t rows, size_t column
     return SQF_OK;
 }
 
-/* Finds "module.suffix" of the shape that the scheme gives it and verifies its hash. */
-static sqf_status get_part(const sqf_checkpoint *checkpoint, const char *module, const sqf_stored_part *part,
-                           const sqf_tensor **out, sqf_error *err)
+sqf_status sqf_checkpoint_find_part(const sqf_checkpoint *checkpoint, const char *module, const sqf_stored_part *part,
+                                    const sqf_tensor **out, sqf_error *err)
 {
     char name[SQF_MODULE_NAME];
     sqf_tensor_name(module, part->suffix, name);
@@ -201,7 +221,7 @@ static sqf_status get_part(const sqf_checkpoint *checkpoint, const char *module,
         return sqf_fail(err, SQF_E_FORMAT, "%s: tensor %s: dtype: expected %s, found %s", (*out)->file, name,
                         part->dtype, sqf_dtype_name((*out)->dtype));
     }
-    return sqf_tensor_verify(*out, err);
+    return SQF_OK;
 }
 
 /* Scales and norms that come from a file: finite and not negative. */
@@ -216,7 +236,8 @@ static sqf_status check_positive(const sqf_tensor *tensor, const float *values, 
     return SQF_OK;
 }
 
-/* Puts one part where it belongs: an array of the matrix, the channel list, or a vector of floats. */
+/* Puts one part where it belongs: an array of the matrix, the channel list, or a vector of floats. What is read as
+ * numbers wider than a byte is aligned first; the matrix's own arrays are read byte by byte. */
 static sqf_status attach_part(sqf_stored_linear *out, const sqf_tensor *tensor, const char *suffix, sqf_error *err)
 {
     sqf_matrix_part arrays[SQF_MATRIX_PARTS];
@@ -289,7 +310,8 @@ sqf_status sqf_checkpoint_linear(const sqf_checkpoint *checkpoint, sqf_context *
                              &out->matrix, err));
     for (size_t i = 0; i < count; i++) {
         const sqf_tensor *tensor;
-        SQF_TRY(get_part(checkpoint, module, &parts[i], &tensor, err));
+        SQF_TRY(sqf_checkpoint_find_part(checkpoint, module, &parts[i], &tensor, err));
+        SQF_TRY(sqf_tensor_verify(tensor, err));
         SQF_TRY(attach_part(out, tensor, parts[i].suffix, err));
         file = tensor->file;
     }
