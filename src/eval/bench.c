@@ -1,4 +1,8 @@
-/* Times of prefill and decode on synthetic tokens. */
+/* Times of prefill and decode on synthetic tokens, in the manner of llama-bench: a warm-up, then repetitions, each of
+ * them reported. No statistics here: what to make of the times is the caller's choice (mean and deviation in sqf
+ * bench, the median in sqf survey).
+ *
+ * Each step also computes the logits of its last token, because a generation would. */
 #include <sqf/bench.h>
 
 #include <stdio.h>
@@ -30,6 +34,7 @@ void sqf_cpu_name(char name[SQF_BENCH_CPU])
         return;
     }
     char line[512];
+    /* Linux's file; on machines without a line "model name" (ARM) the name stays unknown. */
     while (fgets(line, sizeof line, file)) {
         const char *colon = strchr(line, ':');
         if (colon && strncmp(line, "model name", strlen("model name")) == 0) {
@@ -60,7 +65,8 @@ static sqf_status run_tokens(const bench *b, size_t count, size_t step, sqf_erro
     return SQF_OK;
 }
 
-/* One warm-up, then the repetitions; *rates stays NULL where there is nothing to time. */
+/* One warm-up, then the repetitions; *rates stays NULL where there is nothing to time. `step` is `count` for a
+ * prefill and 1 for decoding. `done` of `total` runs came before this call: progress counts over both kinds. */
 static sqf_status time_tokens(const bench *b, size_t count, size_t step, size_t repetitions, size_t done, size_t total,
                               double **rates, sqf_product_counts *products, sqf_error *err)
 {
@@ -69,6 +75,7 @@ static sqf_status time_tokens(const bench *b, size_t count, size_t step, size_t 
     }
     SQF_TRY(SQF_ALLOC(rates, repetitions, "times", err));
     for (size_t i = 0; i <= repetitions; i++) {
+        /* so that the counts are those of one run, the last */
         sqf_context_products_reset(b->context);
         const double start = sqf_clock_seconds();
         SQF_TRY(run_tokens(b, count, step, err));

@@ -1,7 +1,10 @@
-/* Whether a model directory is whole: every hash, code, count and scale is read. */
+/* Whether a model directory is whole: every hash, code, count and scale is read. The checks themselves are those of
+ * loading (stored.c, the tokenizer, the generation settings); this file sees to it that all of them run, goes on
+ * after a problem where loading would stop, and counts. */
 #include "base/file.h"
 #include "eval/inspection.h"
 
+/* The state of one check: where findings go, and what they have come to. */
 typedef struct check {
     sqf_context *context;
     sqf_check_fn report;
@@ -10,7 +13,7 @@ typedef struct check {
     sqf_error first; /* problem */
 } check;
 
-/* The first problem becomes the sentence of the whole check. */
+/* One item is done. The first problem becomes the sentence of the whole check. */
 static void report_item(check *c, const char *item, sqf_status status, sqf_error *problem)
 {
     c->summary.items++;

@@ -1,11 +1,20 @@
-/* How the weights of two models of one shape differ, after undoing what smoothing moved between matrices. */
+/* How the weights of two models of one shape differ, after undoing what smoothing moved between matrices.
+ *
+ * SmoothQuant scales the columns of a matrix by t and what produces them by 1/t, without changing the model
+ * (docs/format.md section 4); compared as they stand, two such models differ everywhere. What was moved can be found
+ * again. For q, k, v, gate and up the producer is a norm, whose weights are stored on both sides: t is their
+ * quotient. For o and down the producer is v or up, which is quantized itself: the factor of each of its rows is
+ * fitted by least squares, and its inverse applied to the columns that read it.
+ *
+ * Rows are read, compared and forgotten one at a time, so memory does not depend on the models. */
 #include <math.h>
 #include <string.h>
 
 #include "eval/inspection.h"
 #include "kernels/ops.h"
 
-/* One side of a comparison. */
+/* One side of a comparison: a model, and the matrix of it that is being read. Exactly one of `stored` and `tensor` is
+ * in use. */
 typedef struct side {
     const sqf_checkpoint *checkpoint;
     sqf_stored_linear stored; /* of the matrix at hand, if it is quantized */
@@ -14,13 +23,14 @@ typedef struct side {
     float *values;            /* [columns] the row that was read last */
 } side;
 
-/* Factors that give B's weights the scale of A's; NULL = 1. */
+/* Factors that give B's weights the scale of A's; NULL = 1. Column factors are applied before rows are fitted. */
 typedef struct unfold {
     const float *columns; /* known: [columns] */
     bool fit_rows;        /* the best factor of each row is found and used */
     float *rows;          /* [rows] receives it */
 } unfold;
 
+/* The state of one comparison. */
 typedef struct comparison {
     sqf_context *context;
     side a, b;
@@ -48,6 +58,7 @@ static sqf_status side_open(side *s, sqf_context *context, const char *module, s
     return sqf_checkpoint_dense(s->checkpoint, context, name, rows, columns, &s->tensor, err);
 }
 
+/* Ready for the next matrix. */
 static void side_close(side *s)
 {
     sqf_stored_linear_clear(&s->stored);
@@ -67,7 +78,8 @@ static void side_read(side *s, size_t n, size_t columns)
     }
 }
 
-/* The r that makes r * b closest to a; 1 where b is zero. */
+/* The r that makes r * b closest to a: (a . b) / (b . b). 1 where b is zero or points the other way: a smoothing
+ * factor is positive, and anything else is an error to be shown, not to be fitted away. */
 static float best_factor(const float *a, const float *b, size_t n)
 {
     double product = 0, square = 0;
@@ -95,7 +107,7 @@ static void add_row(tensor_sums *sums, const float *a, const float *b, float fac
     }
 }
 
-/* ||A - B|| / ||A|| from squares. */
+/* |A - B|| / ||A|| from squares. 0 / 0 is 0 (both are zero), x / 0 infinite. */
 static double relative(double square_error, double square)
 {
     return square_error == 0 ? 0 : sqrt(square_error / square);
@@ -197,6 +209,7 @@ static sqf_status compare_vector(comparison *c, const char *name, size_t n, floa
     return SQF_OK;
 }
 
+/* A vector that no factor applies to. */
 static sqf_status compare_plain_vector(comparison *c, const char *name, size_t n, sqf_error *err)
 {
     float *a = NULL, *b = NULL;
@@ -291,6 +304,7 @@ static sqf_status compare_mlp(comparison *c, size_t layer, layer_factors *f, sqf
     return compare_linear(c, layer, SQF_LINEAR_DOWN, &down, err);
 }
 
+/* Norms first: their quotients are the factors of the matrices behind them. */
 static sqf_status compare_layer(comparison *c, size_t layer, sqf_error *err)
 {
     const sqf_config *config = &c->a.checkpoint->config;

@@ -1,4 +1,8 @@
-/* Perplexity and the comparison of two models: windows go through both, logits are scored in chunks of rows. */
+/* Perplexity and the comparison of two models: windows go through both, logits are scored in chunks of rows.
+ * Definitions (windowings, which tokens count, errors) stand in sqf/eval.h; the arithmetic of scores is in score.c.
+ *
+ * Both models run window by window, side by side, so that logits of the two meet in memory and never a whole text's
+ * worth of them: with a vocabulary of 128k, a window of 2048 would be 1 GB a model. */
 #include <math.h>
 #include <string.h>
 
@@ -9,7 +13,7 @@
 /* Rows of logits in memory at a time: 64 x 128k tokens x 4 bytes = 32 MB a model. */
 enum { ROW_CHUNK = 64 };
 
-/* One of the two models while a text goes through it. */
+/* One of the two models while a text goes through it, with its share of time and products. */
 typedef struct runner {
     sqf_context *context;
     const sqf_model *model;
@@ -19,6 +23,7 @@ typedef struct runner {
     sqf_product_counts products;
 } runner;
 
+/* One call at work: the windows, the two models, and the scores so far. */
 typedef struct evaluation {
     sqf_context *context;
     size_t window; /* tokens a window */
@@ -76,6 +81,7 @@ static sqf_status runner_create(runner *r, sqf_context *context, const sqf_model
     return SQF_ALLOC(&r->logits, room, "logits", err);
 }
 
+/* Fine with one that was never created. */
 static void runner_clear(runner *r)
 {
     sqf_session_destroy(r->session);
@@ -94,6 +100,7 @@ static sqf_status score_rows(evaluation *e, size_t first, size_t rows, sqf_error
                                 e->vocabulary, err);
 }
 
+/* One window: both models run it, then rows are scored. The last row has no token behind it and is left out. */
 static sqf_status score_window(evaluation *e, const uint32_t *ids, size_t index, sqf_error *err)
 {
     memcpy(e->ids, ids + index * e->window, e->window * sizeof *ids);
@@ -113,6 +120,7 @@ static sqf_status score_window(evaluation *e, const uint32_t *ids, size_t index,
             snprintf(where, sizeof where, "window %zu: tokens %zu to %zu", index, first, first + rows - 1);
             return sqf_fail_within(err, status, where);
         }
+        /* that last row counts as done with the window's end, so that the total is reached */
         SQF_TRY(sqf_progress(e->context, "tokens", index * e->window + first + rows + (first + rows == end),
                              e->windows * e->window, err));
     }
@@ -284,7 +292,8 @@ static sqf_status eval_ids(const request *r, const uint32_t *ids, size_t count, 
     return status;
 }
 
-/* Encoding is the same for both models: the reference is asked about the model's tokens. */
+/* Encodes, then evaluates ids. Encoding is the same for both models: the reference is asked about the model's tokens.
+ */
 static sqf_status eval_text(const request *r, const char *text, size_t n, sqf_eval_result *result, sqf_error *err)
 {
     const bool halves = r->options->windowing == SQF_WINDOWING_LLAMA_CPP;

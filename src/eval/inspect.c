@@ -1,4 +1,6 @@
-/* What is in a model directory: one entry for each quantized module and each other tensor. */
+/* What is in a model directory: one entry for each quantized module and each other tensor, with its size in bits; and
+ * for one module how its codes, scales and masks are distributed. Opening looks at headers alone; statistics read the
+ * module. */
 #include "eval/inspection.h"
 
 #include <string.h>
@@ -20,17 +22,19 @@ static int compare_names(const char *a, const char *b)
     return (int)(unsigned char)*a - (int)(unsigned char)*b;
 }
 
+/* The order of the list, of qsort and of every look-up by bisection below. */
 static int compare_entries(const void *a, const void *b)
 {
     return compare_names(((const sqf_named_entry *)a)->name, ((const sqf_named_entry *)b)->name);
 }
 
-/* True for tensors "MODULE.sq_...", which belong to their module's entry; *length is the module's. */
+/* True for tensors "MODULE.sq_..." of the decoder, which belong to their module's entry; *length is the module's. The
+ * checkpoint refuses those that belong to none, but lets tensors of other parts of a model have any name. */
 static bool is_stored_part(const char *name, size_t *length)
 {
     const char *dot = strrchr(name, '.');
     *length = dot ? (size_t)(dot - name) : 0;
-    return dot && strncmp(dot, ".sq_", 4) == 0;
+    return dot && strncmp(dot, ".sq_", 4) == 0 && strncmp(name, "model.", 6) == 0;
 }
 
 /* Figures that follow from scheme, bytes and elements. */
@@ -115,7 +119,8 @@ static sqf_status add_entries(sqf_inspection *inspection, sqf_error *err)
     return SQF_OK;
 }
 
-/* Marks the dense weights of linear layers. */
+/* Marks the dense weights of linear layers, which have a scheme (that of their module) where other tensors have none.
+ */
 static void mark_linear(sqf_inspection *inspection)
 {
     for (size_t layer = 0; layer < inspection->model.checkpoint.config.layers; layer++) {
@@ -217,7 +222,7 @@ const sqf_inspect_entry *sqf_inspection_find(const sqf_inspection *inspection, c
     return found;
 }
 
-/* Sums over the rows of a module. */
+/* Sums over the rows of a module. What can be counted once is added to *out at once; shares follow in finish_tally. */
 typedef struct tally {
     sqf_inspect_statistics *out;
     uint64_t *column_high; /* [columns] rows that hold the channel high */
@@ -264,6 +269,7 @@ static int descending(const void *a, const void *b)
     return x < y ? 1 : x > y ? -1 : 0;
 }
 
+/* Shares and figures by channel. Sorts column_high: the busiest tenth are its first elements. */
 static void finish_tally(tally *t, const sqf_matrix *matrix)
 {
     sqf_inspect_statistics *out = t->out;

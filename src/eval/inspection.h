@@ -6,9 +6,10 @@
 
 #include "model/model.h"
 
+/* An entry with the memory behind its strings; entry.name and entry.dtype point into it once the list is sorted. */
 typedef struct sqf_named_entry {
     sqf_inspect_entry entry;
-    char name[SQF_MODULE_NAME];
+    char name[SQF_TENSOR_NAME];
     char scheme[SQF_SCHEME_TEXT];
 } sqf_named_entry;
 

@@ -15,6 +15,7 @@ typedef struct sqf_token_scores {
     uint8_t *same_top;
 } sqf_token_scores;
 
+/* Room for `room` tokens, known in advance; `compared`: also for the figures that need a reference. */
 sqf_status sqf_token_scores_create(size_t room, bool compared, sqf_token_scores *out, sqf_error *err);
 void sqf_token_scores_clear(sqf_token_scores *scores);
 

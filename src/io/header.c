@@ -8,8 +8,6 @@
 
 #include <string.h>
 
-enum { NAME_LIMIT = 512 };
-
 /* The dtypes of the format with the bytes of an element. Types of less than a byte (F4, F6) are not known here: none
  * of our models can hold one, and their sizes would need another rule. */
 static const struct {
@@ -56,9 +54,9 @@ typedef struct extent {
 static sqf_status check_name(const char *file, const char *name, sqf_error *err)
 {
     const size_t length = strlen(name);
-    if (length == 0 || length > NAME_LIMIT) {
-        return sqf_fail(err, SQF_E_FORMAT, "%s: a tensor's name: expected 1 to %d bytes, found %zu", file, NAME_LIMIT,
-                        length);
+    if (length == 0 || length >= SQF_TENSOR_NAME) {
+        return sqf_fail(err, SQF_E_FORMAT, "%s: a tensor's name: expected 1 to %d bytes, found %zu", file,
+                        SQF_TENSOR_NAME - 1, length);
     }
     for (const char *c = name; *c; c++) {
         if ((unsigned char)*c < 0x20 || *c == 0x7f) {
@@ -235,7 +233,7 @@ static sqf_status check_metadata(const char *file, const json_t *header, sqf_err
 static void attach_hashes(const json_t *header, sqf_tensor *tensors, size_t count)
 {
     const json_t *metadata = json_object_get(header, "__metadata__");
-    char key[sizeof SQF_HASH_KEY + NAME_LIMIT];
+    char key[sizeof SQF_HASH_KEY + SQF_TENSOR_NAME];
     for (size_t i = 0; metadata && i < count; i++) {
         memcpy(key, SQF_HASH_KEY, strlen(SQF_HASH_KEY));
         strcpy(key + strlen(SQF_HASH_KEY), tensors[i].name); /* its length was checked */

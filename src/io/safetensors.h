@@ -22,7 +22,8 @@ typedef enum sqf_dtype {
 size_t sqf_dtype_bytes(sqf_dtype dtype); /* 0 for OTHER */
 const char *sqf_dtype_name(sqf_dtype dtype);
 
-enum { SQF_TENSOR_DIMENSIONS = 4 };
+/* Most dimensions of a tensor, and room for its name: longer ones are refused on reading. */
+enum { SQF_TENSOR_DIMENSIONS = 4, SQF_TENSOR_NAME = 513 };
 
 /* A tensor inside a mapped file: borrowed, valid as long as the sqf_tensors it comes from. */
 typedef struct sqf_tensor {

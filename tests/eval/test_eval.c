@@ -269,8 +269,8 @@ static void write_folded(sqf_tensor_writer *writer, const sqf_tensor *tensor)
     free(values);
 }
 
-/* The demo model with smoothing folded into it, in a scratch directory. */
-static void make_folded(char path[64])
+/* The demo model with smoothing folded into it, in a scratch directory; `more` may add tensors. */
+static void make_folded(char path[64], void (*more)(sqf_tensor_writer *writer))
 {
     sqf_error err;
     char *config;
@@ -284,6 +284,9 @@ static void make_folded(char path[64])
     assert_ok(sqf_tensor_writer_create(path, 0, &writer, &err), &err);
     for (size_t i = 0; i < sqf_tensors_count(tensors); i++) {
         write_folded(writer, sqf_tensors_at(tensors, i));
+    }
+    if (more) {
+        more(writer);
     }
     assert_ok(sqf_tensor_writer_finish(writer, &err), &err);
     sqf_tensor_writer_destroy(writer);
@@ -306,7 +309,7 @@ static void test_a_comparison_undoes_smoothing(void **state)
     char path[64];
     size_t unfolded = 0;
     sqf_compare_summary summary;
-    make_folded(path);
+    make_folded(path, NULL);
     assert_ok(sqf_compare_models(d->context, DEMO, path, count_unfolded, &unfolded, &summary, &err), &err);
     assert_int_equal(unfolded, 4 * 7);
     assert_true(summary.unfolded);
@@ -331,7 +334,7 @@ static void test_a_check_names_what_is_damaged(void **state)
     char path[64], file[96];
     size_t problems = 0;
     sqf_check_summary summary;
-    make_folded(path);
+    make_folded(path, NULL);
     assert_ok(sqf_check_model(d->context, path, count_problems, &problems, &summary, &err), &err);
     assert_int_equal(problems, 0);
     assert_int_equal(summary.hashed, 38);
@@ -354,6 +357,46 @@ static void test_a_check_names_what_is_damaged(void **state)
     assert_int_equal(summary.problems, 1);
 }
 
+/* Tensors of no decoder: a name longer than any of ours, and one that looks like a part of a quantized module. */
+static const char *const foreign[] = {
+    "vision."
+    "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+    "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx.weight",
+    "vision.sq_low"};
+
+static void add_foreign(sqf_tensor_writer *writer)
+{
+    sqf_error err;
+    const uint8_t byte = 1;
+    const size_t shape[] = {1};
+    for (size_t i = 0; i < 2; i++) {
+        assert_ok(sqf_tensor_writer_add(writer, foreign[i], SQF_DTYPE_U8, 1, shape, &byte, &err), &err);
+    }
+}
+
+static void test_tensors_of_other_parts_are_listed_and_checked(void **state)
+{
+    demo *d = *state;
+    sqf_error err;
+    char path[64];
+    size_t problems = 0;
+    sqf_check_summary summary;
+    sqf_inspection *inspection;
+    make_folded(path, add_foreign);
+    assert_ok(sqf_inspection_open(d->context, path, &inspection, &err), &err);
+    assert_int_equal(sqf_inspection_count(inspection), 40);
+    for (size_t i = 0; i < 2; i++) {
+        const sqf_inspect_entry *entry = sqf_inspection_find(inspection, foreign[i]);
+        assert_non_null(entry);
+        assert_string_equal(entry->name, foreign[i]);
+    }
+    sqf_inspection_close(inspection);
+    assert_ok(sqf_check_model(d->context, path, count_problems, &problems, &summary, &err), &err);
+    assert_int_equal(summary.tensors, 40);
+    assert_int_equal(problems, 0);
+    remove_scratch(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -366,6 +409,7 @@ int main(void)
         cmocka_unit_test(test_an_inspection_lists_and_finds_tensors),
         cmocka_unit_test(test_a_comparison_undoes_smoothing),
         cmocka_unit_test(test_a_check_names_what_is_damaged),
+        cmocka_unit_test(test_tensors_of_other_parts_are_listed_and_checked),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
