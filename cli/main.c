@@ -1,23 +1,16 @@
 /* sqf: finds the subcommand, reads its options, runs it. Data on standard output, talk on standard error. */
 #include <stdlib.h>
 #include <string.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "command.h"
 #include "output.h"
 
 const command_fn commands[] = {
-    quantize_command,
-    eval_command,
-    run_command,
-    tokenize_command,
-    inspect_command,
-    compare_command,
-    survey_command,
-    schemes_command,
-    bench_command,
-    version_command,
-    help_command,
-    NULL,
+    quantize_command, eval_command,    run_command,   tokenize_command, inspect_command, compare_command,
+    survey_command,   schemes_command, bench_command, version_command,  help_command,    NULL,
 };
 
 const cli_command *command_find(const char *name)
@@ -48,8 +41,19 @@ static int run_parsed(const cli_command *command, const cli_arguments *arguments
     return command->run(arguments);
 }
 
+/* glibc raises the size from which it maps memory to that of the largest block freed so far, and its aligned_alloc does
+ * not find freed blocks of just the size it wants: the heap of a run over many layers would grow by some blocks a
+ * layer. With a fixed size every large block goes back to the system when it is freed. */
+static void keep_heap_small(void)
+{
+#ifdef __GLIBC__
+    mallopt(M_MMAP_THRESHOLD, 256 * 1024);
+#endif
+}
+
 int main(int count, char **argv)
 {
+    keep_heap_small();
     signals_install();
     if (count < 2) {
         help_print_overview(stderr);

@@ -134,6 +134,9 @@ typedef struct sqf_quantize_summary {
 /** Quantize a model directory into another. One decoder layer in float32 at a time; the output appears whole or not at
  * all.
  *
+ * Memory: the calibration activations and one decoder layer, whatever the number of layers. (With glibc a calling
+ * program should fix M_MMAP_THRESHOLD by mallopt, as sqf does, so that freed blocks return to the system.)
+ *
  * Writes config.json (with quantization_config), safetensors with hashes, recipe.yaml, report.json, and copies of the
  * tokenizer and generation files. Logs one line a layer (SQF_LOG_INFO); progress in windows of calibration, in layers
  * without. config.json and the safetensors are the same bytes whatever the number of threads; report.json holds times.

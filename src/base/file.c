@@ -130,6 +130,15 @@ void sqf_mapping_close(sqf_mapping *mapping)
     *mapping = (sqf_mapping){0};
 }
 
+void sqf_mapping_forget(const void *begin, size_t n)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    const uintptr_t first = ((uintptr_t)begin + page - 1) / page * page, end = ((uintptr_t)begin + n) / page * page;
+    if (first < end) {
+        madvise((void *)first, end - first, MADV_DONTNEED);
+    }
+}
+
 sqf_status sqf_file_write(const char *path, const void *bytes, size_t n, sqf_error *err)
 {
     FILE *file = fopen(path, "wbe");

@@ -27,6 +27,10 @@ typedef struct sqf_mapping {
 sqf_status sqf_mapping_open(const char *path, sqf_mapping *out, sqf_error *err);
 void sqf_mapping_close(sqf_mapping *mapping);
 
+/* Gives the whole pages of a part of a mapping back to the system; reading it again brings them back. A run over a
+ * model that is larger than memory so holds no more of it than it works on. */
+void sqf_mapping_forget(const void *begin, size_t n);
+
 /* An output directory or file that appears whole or not at all. Everything is written into a temporary sibling
  * of `path`; commit renames it, abort removes it with all it holds. An output left open when the process is
  * interrupted by SIGINT or SIGTERM is removed by sqf_outputs_remove_all. */

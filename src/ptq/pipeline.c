@@ -124,6 +124,20 @@ static sqf_status work_on_layer(sqf_pipeline *pipeline, sqf_layer_work *work, sq
     return work->feeds ? run_windows(pipeline, &work->layer, NULL, err) : SQF_OK;
 }
 
+/* The layer's tensors will not be read again. */
+static void forget_tensors(const sqf_pipeline *pipeline, size_t index)
+{
+    for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
+        char module[SQF_MODULE_NAME], name[SQF_MODULE_NAME];
+        sqf_linear_name(index, (sqf_linear_kind)kind, module);
+        sqf_tensor_name(module, "weight", name);
+        const sqf_tensor *tensor = sqf_tensors_find(pipeline->checkpoint.tensors, name);
+        if (tensor) {
+            sqf_mapping_forget(tensor->data, tensor->bytes);
+        }
+    }
+}
+
 static sqf_status quantize_layer(sqf_pipeline *pipeline, size_t index, sqf_error *err)
 {
     const double start = sqf_clock_seconds();
@@ -136,6 +150,7 @@ static sqf_status quantize_layer(sqf_pipeline *pipeline, size_t index, sqf_error
         log_layer(pipeline, &work, sqf_clock_seconds() - start);
     }
     sqf_layer_work_clear(&work);
+    forget_tensors(pipeline, index);
     return status;
 }
 

@@ -67,6 +67,24 @@ static void test_mapping_of_full_and_empty_files(void **state)
     assert_fails(sqf_mapping_open("none", &mapping, &err), SQF_E_IO, &err, "none");
 }
 
+static void test_forgotten_pages_come_back(void **state)
+{
+    (void)state;
+    enum { SIZE = 100000 };
+    sqf_error err;
+    sqf_mapping mapping;
+    char *bytes = malloc(SIZE);
+    memset(bytes, 'x', SIZE);
+    assert_ok(sqf_file_write("file", bytes, SIZE, &err), &err);
+    assert_ok(sqf_mapping_open("file", &mapping, &err), &err);
+    assert_memory_equal(mapping.data, bytes, SIZE);
+    sqf_mapping_forget(mapping.data + 5, SIZE - 5);
+    sqf_mapping_forget(mapping.data + 1, 10); /* no whole page: nothing happens */
+    assert_memory_equal(mapping.data, bytes, SIZE);
+    sqf_mapping_close(&mapping);
+    free(bytes);
+}
+
 static void test_copy_and_write_errors(void **state)
 {
     (void)state;
@@ -271,6 +289,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_read_gives_the_bytes_and_names_what_is_wrong, enter, leave),
         cmocka_unit_test_setup_teardown(test_mapping_of_full_and_empty_files, enter, leave),
+        cmocka_unit_test_setup_teardown(test_forgotten_pages_come_back, enter, leave),
         cmocka_unit_test_setup_teardown(test_copy_and_write_errors, enter, leave),
         cmocka_unit_test_setup_teardown(test_output_directory_appears_whole, enter, leave),
         cmocka_unit_test_setup_teardown(test_output_that_exists_needs_force_and_is_replaced_whole, enter, leave),
