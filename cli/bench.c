@@ -1,4 +1,5 @@
-/* sqf bench: prefill and decode speed. */
+/* sqf bench: prefill and decode speed, in the manner of llama-bench. Opens the model, lets the library time it
+ * (sqf/bench.h) and prints; speeds of several models in one table are sqf survey's business. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -8,6 +9,7 @@
 #include "command.h"
 #include "output.h"
 
+/* Mean and standard deviation (with n - 1; 0 for a single value) of the repetitions. */
 typedef struct summary {
     double mean, deviation;
 } summary;
@@ -25,6 +27,7 @@ static summary summarize(const double *values, size_t count)
     return (summary){mean, count > 1 ? sqrt(squares / (double)(count - 1)) : 0};
 }
 
+/* Every repetition, so that a reader can take another average; empty for what was not timed. */
 static json_t *rates_json(const double *rates, size_t count)
 {
     json_t *array = json_array();

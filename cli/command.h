@@ -1,4 +1,8 @@
-/* The subcommands: one file each, which builds its table row on first use. */
+/* The subcommands: one file each, which builds its table row on first use. A file has the same parts everywhere:
+ * figures as JSON, figures as text, run_NAME (open what is needed, call the library, print, close), and NAME_command
+ * with the table row, from which parsing, help, manual and man pages are made.
+ *
+ * The program uses the public headers alone: what it can do, every user of the library can. */
 #ifndef SQF_CLI_COMMAND_H
 #define SQF_CLI_COMMAND_H
 
@@ -18,7 +22,7 @@ const cli_command *bench_command(void);
 const cli_command *version_command(void);
 const cli_command *help_command(void);
 
-/* All of them in the order of the help; NULL-terminated. */
+/* All of them in the order of the help (command.c); NULL-terminated. */
 typedef const cli_command *(*command_fn)(void);
 extern const command_fn commands[];
 
@@ -33,9 +37,12 @@ void help_print_command(FILE *file, const cli_command *command);
 void manual_print_markdown(FILE *file);
 int manual_write_pages(const char *directory);
 
-/* What help, markdown and man pages share. */
+/* What help, markdown and man pages share (help_text.c). */
 extern const char program_summary[];
 extern const char program_notes[]; /* paragraphs on exit codes and streams, separated by "\n\n" */
+
+/* Room for the two texts below. Both are cut where it ends; the longest of our tables is far shorter. */
+enum { SPELLING_TEXT = 256, SENTENCE_TEXT = 2048 };
 
 /* "--low TYPE", "-o, --output DIR": the spelling of an option in every form of help. */
 void option_spelling(const cli_option *option, char *text, size_t size);

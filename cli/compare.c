@@ -1,4 +1,5 @@
-/* sqf compare: how the weights of two models differ. */
+/* sqf compare: how the weights of two models differ. Text is printed tensor by tensor as the library finds it, JSON
+ * is gathered and printed as one object at the end. */
 #include <inttypes.h>
 #include <stdio.h>
 
@@ -7,11 +8,13 @@
 #include "command.h"
 #include "output.h"
 
+/* Where the tensors go. The array is made for text too and stays empty then. */
 typedef struct listing {
     bool json;
     json_t *tensors;
 } listing;
 
+/* The library's callback: one tensor, printed at once or kept. */
 static void take_entry(void *user, const sqf_compare_entry *entry)
 {
     listing *list = user;

@@ -1,4 +1,5 @@
-/* sqf eval: perplexity of a model on a text, and its distance from a reference model. */
+/* sqf eval: perplexity of a model on a text, and its distance from a reference model. What the figures mean stands in
+ * sqf/eval.h and, for users, in the description below. */
 #include <inttypes.h>
 #include <stdio.h>
 
@@ -70,6 +71,7 @@ static json_t *result_json(const evaluation *e, const cli_arguments *arguments)
     return object;
 }
 
+/* A path that computed nothing is left out. */
 static void print_share(const char *name, uint64_t count, uint64_t total)
 {
     if (count > 0) {
@@ -112,6 +114,7 @@ static void print_result(const evaluation *e, const cli_arguments *arguments)
     printf("same top token %.2f %%\n", 100 * result->same_top);
 }
 
+/* The tokenizer first: it is read in no time, and without one there is nothing to evaluate. */
 static sqf_status evaluate(evaluation *e, const cli_arguments *arguments, sqf_error *err)
 {
     const char *reference = arguments_text(arguments, "reference");

@@ -1,47 +1,12 @@
-/* sqf help: the option tables as text for the terminal. */
+/* sqf help: the option tables as text for the terminal, wrapped to a fixed width, because help is also read through
+ * pipes and pagers. The manual in its other forms is manual.c. */
 #include <inttypes.h>
 #include <string.h>
 
 #include "command.h"
 #include "output.h"
 
-enum { HELP_WIDTH = 100, OPTION_COLUMN = 28, SPELLING_TEXT = 128, SENTENCE_TEXT = 2048 };
-
-const char program_summary[] = "make, measure and run models in SQ-format";
-const char program_notes[] =
-    "Results go to standard output, everything else to standard error. With --json a command prints one JSON object; "
-    "numbers that do not exist are null.\n\n"
-    "Exit codes: 0 done; 1 the input is bad or a check said no; 2 the command line is wrong; "
-    "130 interrupted (128 plus the number of the signal). A command that fails leaves no file behind.\n\n"
-    "The environment variable SQF_CPU chooses the level of the kernels (see sqf version).";
-
-void option_spelling(const cli_option *option, char *text, size_t size)
-{
-    char letter[8] = "";
-    if (option->letter) {
-        snprintf(letter, sizeof letter, "-%c, ", option->letter);
-    }
-    char choices[SPELLING_TEXT] = "";
-    for (size_t i = 0; option->kind == OPTION_CHOICE && option->choices[i]; i++) {
-        const size_t used = strlen(choices);
-        snprintf(choices + used, sizeof choices - used, "%s%s", i ? "|" : "", option->choices[i]);
-    }
-    const char *value = option->kind == OPTION_CHOICE ? choices : option->value;
-    snprintf(text, size, "%s--%s%s%s", letter, option->name, option->kind == OPTION_FLAG ? "" : " ",
-             option->kind == OPTION_FLAG ? "" : value);
-}
-
-void option_sentence(const cli_option *option, char *text, size_t size)
-{
-    char expected[SENTENCE_TEXT / 4] = "";
-    if (option->kind == OPTION_COUNT || option->kind == OPTION_REAL) {
-        char range[SENTENCE_TEXT / 4 - 2];
-        option_expected(option, range, sizeof range);
-        snprintf(expected, sizeof expected, "; %s", range);
-    }
-    snprintf(text, size, "%s%s%s%s%s", option->text, expected, option->required ? " (required)" : "",
-             option->standard ? "; default " : "", option->standard ? option->standard : "");
-}
+enum { HELP_WIDTH = 100, OPTION_COLUMN = 28 }; /* in characters */
 
 /* Breaks a paragraph at blanks. The first line begins at `column`, the others are indented by `indent`. */
 static void print_wrapped(FILE *file, const char *text, size_t length, int column, int indent)
@@ -89,7 +54,7 @@ static void print_options(FILE *file, const char *title, const cli_option *optio
 {
     fprintf(file, "\n%s:\n", title);
     for (size_t i = 0; i < count; i++) {
-        char spelling[SPELLING_TEXT + 64], sentence[SENTENCE_TEXT];
+        char spelling[SPELLING_TEXT], sentence[SENTENCE_TEXT];
         option_spelling(&options[i], spelling, sizeof spelling);
         option_sentence(&options[i], sentence, sizeof sentence);
         int column = fprintf(file, "  %s", spelling);
@@ -127,6 +92,7 @@ void help_print_overview(FILE *file)
     print_paragraphs(file, program_notes);
 }
 
+/* Without an operand the overview; the other forms of the manual are options of this command. */
 static int run_help(const cli_arguments *arguments)
 {
     if (arguments_given(arguments, "markdown")) {

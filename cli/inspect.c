@@ -1,4 +1,5 @@
-/* sqf inspect: what is in a model directory, and whether it is whole. */
+/* sqf inspect: what is in a model directory (from headers alone, so it is quick on any size), the distribution of one
+ * module's codes (reads that module), and whether everything is whole (--check, reads all). */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -8,6 +9,7 @@
 #include "command.h"
 #include "output.h"
 
+/* "256x768"; empty for a scalar. */
 static void format_shape(const sqf_inspect_entry *entry, char text[64])
 {
     size_t used = 0;
@@ -55,6 +57,7 @@ static void add_statistics(json_t *object, const sqf_inspect_statistics *s)
     json_object_set_new(object, "channels_high", json_count(s->channels_high));
 }
 
+/* Lines without a meaning for the scheme are left out. */
 static void print_statistics(const sqf_inspect_statistics *s)
 {
     if (s->high > 0) {
@@ -120,6 +123,7 @@ static void print_info(const sqf_model_info *info)
            info->bits_per_weight, info->weights_equivalent_bits, info->activations_equivalent_bits);
 }
 
+/* One entry by the name of a module or tensor. */
 static int inspect_one(const sqf_inspection *inspection, const cli_arguments *arguments)
 {
     const sqf_inspect_entry *entry = sqf_inspection_find(inspection, arguments->operands[1]);
@@ -149,6 +153,7 @@ static int inspect_one(const sqf_inspection *inspection, const cli_arguments *ar
     return EXIT_DONE;
 }
 
+/* The model and all its entries. */
 static int inspect_all(const sqf_inspection *inspection, const cli_arguments *arguments)
 {
     const sqf_model_info info = sqf_inspection_info(inspection);
@@ -174,6 +179,8 @@ typedef struct findings {
     json_t *problems;
 } findings;
 
+/* The library's callback for each item. Problems go to standard error at once, so that they are seen while the rest
+ * is still being read, and into the JSON. */
 static void take_finding(void *user, const char *item, const sqf_error *problem)
 {
     findings *f = user;
@@ -192,6 +199,7 @@ static void take_finding(void *user, const char *item, const sqf_error *problem)
     json_array_append_new(f->problems, object);
 }
 
+/* The exit code says whether the model is whole; 0 also means that the answer could be written. */
 static int check(sqf_context *context, const cli_arguments *arguments)
 {
     findings f = {.verbose = arguments_given(arguments, "verbose"), .problems = json_array()};

@@ -1,4 +1,6 @@
-/* sqf: finds the subcommand, reads its options, runs it. Data on standard output, talk on standard error. */
+/* sqf: finds the subcommand, reads its options, runs it. Data on standard output, talk on standard error.
+ *
+ * Every way out leads through the end of main: only there is known whether what was printed could be written. */
 #include <stdlib.h>
 #include <string.h>
 #ifdef __GLIBC__
@@ -7,21 +9,6 @@
 
 #include "command.h"
 #include "output.h"
-
-const command_fn commands[] = {
-    quantize_command, eval_command,    run_command,   tokenize_command, inspect_command, compare_command,
-    survey_command,   schemes_command, bench_command, version_command,  help_command,    NULL,
-};
-
-const cli_command *command_find(const char *name)
-{
-    for (size_t i = 0; commands[i]; i++) {
-        if (strcmp(commands[i]()->name, name) == 0) {
-            return commands[i]();
-        }
-    }
-    return NULL;
-}
 
 /* Words that stand for a command where one is expected. */
 static const char *command_name(const char *word)
@@ -32,6 +19,7 @@ static const char *command_name(const char *word)
     return strcmp(word, "--version") == 0 ? "version" : word;
 }
 
+/* --help of a command is not its business: the table row says it all. */
 static int run_parsed(const cli_command *command, const cli_arguments *arguments)
 {
     if (arguments->help) {

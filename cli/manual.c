@@ -1,4 +1,6 @@
-/* The manual from the option tables: markdown for docs/cli.md and troff for the man pages. */
+/* The manual from the option tables: markdown for docs/cli.md and troff for the man pages. Both are written by the
+ * same functions with another `form`; a test compares docs/cli.md with what this prints, so the page in the
+ * repository cannot fall behind the program. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,6 +65,7 @@ static void print_code(FILE *file, const form *f, const char *text, size_t lengt
     }
 }
 
+/* Paragraphs separated by empty lines; one that begins with a blank is literal text. */
 static void print_paragraphs(FILE *file, const form *f, const char *text)
 {
     while (*text) {
@@ -84,10 +87,11 @@ static void print_paragraphs(FILE *file, const form *f, const char *text)
     }
 }
 
+/* One entry an option: spelling, then text. */
 static void print_options(FILE *file, const form *f, const cli_option *options, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        char spelling[256], sentence[2048];
+        char spelling[SPELLING_TEXT], sentence[SENTENCE_TEXT];
         option_spelling(&options[i], spelling, sizeof spelling);
         option_sentence(&options[i], sentence, sizeof sentence);
         fputs(f->option_begin, file);
@@ -98,6 +102,7 @@ static void print_options(FILE *file, const form *f, const cli_option *options, 
     }
 }
 
+/* As one literal block. */
 static void print_examples(FILE *file, const form *f, const cli_command *command)
 {
     fputs(f->code_begin, file);

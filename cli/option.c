@@ -1,4 +1,8 @@
-/* Reading command lines by tables of options. */
+/* Reading command lines by tables of options, in the manner of getopt_long: --name value, --name=value, -n value,
+ * -n5, flags joined as -qv, -- ends options, a lone - is an operand. Options and operands may be mixed.
+ *
+ * Values are checked against their row while parsing, so a wrong one is reported before any work begins, with the
+ * option's name, the value and what is expected. They are kept as text and converted when asked for. */
 #include "option.h"
 
 #include <errno.h>
@@ -39,6 +43,7 @@ static const cli_option *find_name(const cli_command *command, const char *name,
     return found ? found : find_in(common_options, common_option_count, name, length);
 }
 
+/* As find_name, for the short spelling. */
 static const cli_option *find_letter(const cli_command *command, char letter)
 {
     const struct {
@@ -66,6 +71,7 @@ static bool parse_count(const char *text, uint64_t *out)
     return errno == 0;
 }
 
+/* A decimal number: no hexadecimal, no "inf" or "nan", no blanks; strtod would take them all. */
 static bool parse_real(const char *text, double *out)
 {
     if (*text == '\0' || text[strspn(text, "0123456789.eE+-")] != '\0') {
@@ -76,6 +82,7 @@ static bool parse_real(const char *text, double *out)
     return *end == '\0' && isfinite(*out);
 }
 
+/* Choices are spelled exactly: no abbreviations that a later choice could make ambiguous. */
 static bool find_choice(const cli_option *option, const char *text, size_t *index)
 {
     for (size_t i = 0; option->choices[i]; i++) {
@@ -145,7 +152,7 @@ bool option_check(const cli_option *option, const char *text, char message[USAGE
     return false;
 }
 
-/* Adds a value; the arrays have room for one entry a word. */
+/* Adds a value that was checked; text is NULL for a flag. The arrays have room for one entry a character. */
 static bool take_value(cli_arguments *out, const cli_option *option, const char *text, char *message)
 {
     if (option->kind != OPTION_FLAG && !option_check(option, text, message)) {
@@ -335,6 +342,7 @@ const char *arguments_text(const cli_arguments *arguments, const char *name)
     return option ? option->standard : NULL;
 }
 
+/* Conversions cannot fail: given values were checked while parsing, defaults are the tables' own. */
 uint64_t arguments_count(const cli_arguments *arguments, const char *name)
 {
     const char *text = arguments_text(arguments, name);

@@ -1,4 +1,5 @@
-/* Command lines read by tables: one row an option. Help, docs/cli.md and the man pages are made from the same rows. */
+/* Command lines read by tables: one row an option. Help, docs/cli.md and the man pages are made from the same rows,
+ * so none of them can say something else than what is read. */
 #ifndef SQF_CLI_OPTION_H
 #define SQF_CLI_OPTION_H
 
@@ -9,6 +10,7 @@
 /* Exit codes of the program. A signal that ends it gives 128 plus its number. */
 enum { EXIT_DONE = 0, EXIT_BAD = 1, EXIT_USAGE = 2 };
 
+/* What an option's value may be. */
 typedef enum option_kind {
     OPTION_FLAG = 0, /* takes no value */
     OPTION_TEXT,     /* any text */
@@ -17,6 +19,7 @@ typedef enum option_kind {
     OPTION_CHOICE    /* one of `choices` */
 } option_kind;
 
+/* One option: all that parsing and help know of it. Static tables; strings are never freed. */
 typedef struct cli_option {
     const char *name; /* without the dashes */
     char letter;      /* 0 = no short spelling */
@@ -32,6 +35,7 @@ typedef struct cli_option {
 
 struct cli_arguments;
 
+/* One subcommand. */
 typedef struct cli_command {
     const char *name;
     const char *operands; /* "MODEL [TENSOR]" */
@@ -54,6 +58,7 @@ typedef struct option_value {
     const char *text; /* NULL for a flag */
 } option_value;
 
+/* A command line that was read. Strings are borrowed from argv and the tables. */
 typedef struct cli_arguments {
     const cli_command *command;
     option_value *values; /* in the order given; free() */

@@ -1,4 +1,6 @@
-/* Errors, JSON and standard input and output of the commands. */
+/* Errors, JSON and standard input and output of the commands. Standard output carries results and nothing else, and
+ * is checked at the end: a full disk behind a redirection must not look like success. Everything for people in
+ * between goes to standard error. */
 #include "output.h"
 
 #include <errno.h>
@@ -9,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+/* One line on standard error, on a line of its own even if progress stood there. */
 static void print_message(const char *format, va_list arguments)
 {
     progress_clear();
@@ -44,18 +47,28 @@ int fail_error(const sqf_error *err)
     return fail_input("%s", err->text);
 }
 
+int context_open(const cli_arguments *arguments, sqf_context **out)
+{
+    sqf_context_options options = sqf_context_options_default();
+    options.threads = (unsigned)arguments_count(arguments, "threads");
+    progress_begin(arguments_given(arguments, "quiet"), arguments_given(arguments, "verbose"), &options);
+    sqf_error err = {0};
+    return sqf_context_create(&options, out, &err) == SQF_OK ? EXIT_DONE : fail_error(&err);
+}
+
 json_t *json_number(double value)
 {
     return isfinite(value) ? json_real(value) : json_null();
 }
 
+/* JSON integers of jansson end at 2^63 - 1; beyond that a real is closer than a negative number. */
 json_t *json_count(uint64_t value)
 {
     return value <= INT64_MAX ? json_integer((json_int_t)value) : json_real((double)value);
 }
 
 /* Length of the valid UTF-8 character at the start of n > 0 bytes; 0 if there is none. Overlong forms, surrogates and
- * values beyond U+10FFFF are not valid. */
+ * values beyond U+10FFFF are not valid: table 3-7 of the Unicode standard, row by row. */
 static size_t character_length(const unsigned char *b, size_t n)
 {
     static const struct {
@@ -83,6 +96,7 @@ static size_t character_length(const unsigned char *b, size_t n)
     return 0;
 }
 
+/* Text of models and names of files may hold any bytes; JSON may not. Valid text is passed as it is. */
 json_t *json_text(const char *bytes, size_t n)
 {
     json_t *text = json_stringn(bytes, n);
@@ -161,6 +175,8 @@ void format_bytes(uint64_t bytes, char text[32])
     snprintf(text, 32, unit ? "%.2f %s" : "%.0f %s", value, units[unit]);
 }
 
+/* Doubles the buffer; room always keeps a byte for the NUL. A signal during a blocked read ends it with the signal's
+ * code. */
 int read_standard_input(char **bytes, size_t *n)
 {
     size_t room = 1 << 16, used = 0;

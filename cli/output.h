@@ -7,6 +7,7 @@
 #include <sqf/context.h>
 
 #include "option.h"
+#include "progress.h"
 
 /* One line "sqf: ..." on standard error; the exit code that goes with it. */
 int fail_usage(const char *format, ...) SQF_PRINTF(1, 2);
@@ -14,15 +15,8 @@ int fail_input(const char *format, ...) SQF_PRINTF(1, 2);
 /* The library's sentence; EXIT_BAD, or 128 plus the signal if that is why the call was cancelled. */
 int fail_error(const sqf_error *err);
 
-/* SIGINT and SIGTERM ask to stop: library calls are cancelled by the progress callback. A second one kills. */
-void signals_install(void);
-/* The signal that came, or 0. */
-int signals_received(void);
-
 /* A context as --threads, --quiet and --verbose say. EXIT_DONE or the code after a message. */
 int context_open(const cli_arguments *arguments, sqf_context **out);
-/* Takes the progress line off the terminal: to be called before anything is printed. */
-void progress_clear(void);
 
 /* JSON values that always exist: null for NaN and infinity, U+FFFD for bytes that are not UTF-8. */
 json_t *json_number(double value);

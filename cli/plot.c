@@ -1,3 +1,6 @@
+/* Scatter plots of labelled points, by a gnuplot program on a pipe. gnuplot places no labels by itself: they are
+ * moved apart here, in shares of the panel, before the program is written. The only part of the program that starts
+ * another one; it is optional, and its absence costs the pictures alone. */
 #define _POSIX_C_SOURCE 200809L
 #include "plot.h"
 
@@ -13,10 +16,12 @@ const char *const plot_families[] = {"not quantized", "uniform",    "SQ on activ
 /* Size of a label relative to a panel, measured on the pictures: labels must not cover each other. */
 static const double label_height = 0.034, character_width = 0.0135, label_gap = 0.012;
 
+/* The visible part of an axis; of y in log10. */
 typedef struct range {
     double low, high;
 } range;
 
+/* All points with a margin; on the right of x 30 % more, where labels stand. */
 static range range_of(const plot_panel *panel, bool of_y)
 {
     range r = {INFINITY, -INFINITY};
@@ -34,6 +39,7 @@ typedef struct label_place {
     double x, y, width;
 } label_place;
 
+/* Whether two boxes of a label's height overlap. */
 static bool covers(const label_place *a, const label_place *b)
 {
     return fabs(a->y - b->y) < label_height && a->x < b->x + b->width && b->x < a->x + a->width;
@@ -59,7 +65,9 @@ static bool is_covering(const plot_panel *panel, size_t index, range x, range y,
     return false;
 }
 
-/* Moves each label up or down by the smallest step at which it covers nothing. */
+/* Moves each label up or down by the smallest step at which it covers nothing: 0, then half a height up, half down,
+ * one up and so on. Labels that find no place after 80 steps stay where the last one put them. O(n^2) a step; n is a
+ * few dozen. */
 static void place_labels(const plot_panel *panel, range x, range y, label_place *places)
 {
     for (size_t i = 0; i < panel->count; i++) {
@@ -77,6 +85,7 @@ static void place_labels(const plot_panel *panel, range x, range y, label_place 
     }
 }
 
+/* One panel: axes, labels with a thin line to their points, and one series a family. */
 static void print_panel(FILE *gnuplot, const plot_panel *panel, const label_place *places, range x, range y,
                         bool legend)
 {
@@ -118,6 +127,7 @@ static void print_quoted(FILE *gnuplot, const char *text, const char *ending)
     fprintf(gnuplot, "%s'", ending);
 }
 
+/* The whole picture in one output format (a gnuplot terminal). False if gnuplot is missing or says no. */
 static bool draw(const char *path, const char *title, const char *terminal, const char *ending,
                  const plot_panel *panels, size_t count)
 {

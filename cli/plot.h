@@ -8,12 +8,13 @@
 typedef struct plot_point {
     char label[64];
     double x, y; /* finite, y > 0: the axis is logarithmic */
-    int family;  /* 0..3: colour and shape */
+    int family;  /* index in plot_families: colour and shape */
 } plot_point;
 
 /* Names of the families for the legend; NULL ends. */
 extern const char *const plot_families[];
 
+/* One diagram: y against x, y logarithmic. */
 typedef struct plot_panel {
     const char *x_label, *y_label;
     plot_point *points;

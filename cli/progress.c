@@ -1,4 +1,6 @@
-/* Contexts, talk and progress on standard error, and the signals that cancel. */
+/* Talk and progress on standard error, and the signals that cancel. The display is one for the program: there is one
+ * terminal. Nothing is printed from a signal handler; the handler leaves a number, and the next progress callback of
+ * the library carries it as a refusal, so that every interrupted command ends by the way of an ordinary error. */
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
@@ -6,11 +8,12 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "output.h"
+#include "progress.h"
 
 /* Short work shows no progress; a log file gets a line now and then, a terminal one line that is rewritten. */
 static const double progress_delay = 2, log_interval = 10;
 
+/* What is on the terminal, and since when the current kind of work runs. */
 static struct {
     bool quiet, terminal, line_shown;
     char what[64];
@@ -69,6 +72,7 @@ static void format_duration(double seconds, char text[32])
     }
 }
 
+/* "tokens 512 of 2048 (25 %), 1024/s, 2 s left" */
 static void print_progress(const char *what, uint64_t done, uint64_t total, double elapsed)
 {
     const double rate = (double)done / elapsed;
@@ -110,6 +114,7 @@ static bool show_progress(void *user, const char *what, uint64_t done, uint64_t 
     return true;
 }
 
+/* The library's callback for talk. */
 static void show_line(void *user, sqf_log_level level, const char *line)
 {
     (void)user;
@@ -119,17 +124,11 @@ static void show_line(void *user, sqf_log_level level, const char *line)
     }
 }
 
-int context_open(const cli_arguments *arguments, sqf_context **out)
+void progress_begin(bool quiet, bool verbose, sqf_context_options *options)
 {
-    display.quiet = arguments_given(arguments, "quiet");
+    display.quiet = quiet;
     display.terminal = isatty(STDERR_FILENO);
-    display.level = display.quiet                           ? SQF_LOG_WARNING
-                    : arguments_given(arguments, "verbose") ? SQF_LOG_DEBUG
-                                                            : SQF_LOG_INFO;
-    sqf_context_options options = sqf_context_options_default();
-    options.threads = (unsigned)arguments_count(arguments, "threads");
-    options.log = show_line;
-    options.progress = show_progress;
-    sqf_error err = {0};
-    return sqf_context_create(&options, out, &err) == SQF_OK ? EXIT_DONE : fail_error(&err);
+    display.level = quiet ? SQF_LOG_WARNING : verbose ? SQF_LOG_DEBUG : SQF_LOG_INFO;
+    options->log = show_line;
+    options->progress = show_progress;
 }

@@ -1,4 +1,8 @@
-/* sqf quantize: a checkpoint becomes an SQ-format model. The recipe's flags are the library's recipe keys. */
+/* sqf quantize: a checkpoint becomes an SQ-format model. The recipe's flags are the library's recipe keys, taken from
+ * its list at run time: a key that the library learns is an option here, with its help, without a change to this
+ * file.
+ *
+ * Mistakes in flags are usage errors and speak of the flag; mistakes in a recipe file are errors of that file. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -59,6 +63,7 @@ static int apply_flags(const cli_arguments *arguments, sqf_module_recipe *recipe
     if (sqf_scheme_check(&recipe->scheme, &err) != SQF_OK) {
         return arguments_given(arguments, "recipe") ? fail_error(&err) : fail_usage("%s", err.text);
     }
+    /* Rounding without statistics is worse than calibrating and must be somebody's decision, not a default. */
     if (!arguments_given(arguments, "calib") && !sqf_weight_spec_is_dense(&recipe->scheme.weights)) {
         return fail_usage("quantize: --calib is missing: a text file, or none to round without statistics");
     }
@@ -152,6 +157,7 @@ static void print_summary(const cli_arguments *arguments, const sqf_quantize_sum
     }
 }
 
+/* Runs the library and prints what came of it. The output directory is the library's to make and to remove. */
 static int quantize(const cli_arguments *arguments, sqf_recipe *recipe)
 {
     sqf_context *context;

@@ -1,4 +1,8 @@
-/* sqf run: a prompt and its continuation, streamed as it comes. */
+/* sqf run: a prompt and its continuation, streamed as it comes. Text goes out token by token and is flushed each
+ * time, so that a reader behind a pipe sees it too; with --json it is kept and printed whole at the end.
+ *
+ * The largest logits after the prompt (--logits) are read in the callback of the first drawn token, because only then
+ * does the session still have the prompt's logits; without any token they are read afterwards. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,7 +36,8 @@ typedef struct runner {
     bool out_of_memory;
 } runner;
 
-/* Inserts into the list of the largest; ties keep the lower id in front. */
+/* Inserts into the list of the largest. Ids come in ascending order and only a larger logit passes another, so ties
+ * keep the lower id in front. */
 static void rank_logit(runner *r, uint32_t id, float logit)
 {
     size_t place = r->top_count;

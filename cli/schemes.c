@@ -1,4 +1,4 @@
-/* sqf schemes: what every name means, with bits. */
+/* sqf schemes: what every name means, with bits. Needs no model and no context: names and their bits are arithmetic. */
 #include <stdio.h>
 
 #include <sqf/format.h>
@@ -29,6 +29,7 @@ typedef struct listing {
     json_t *array;
 } listing;
 
+/* One scheme as a line or as a member of the JSON array. */
 static void list_scheme(listing *list, const char *name, const char *shell_name, const char *description,
                         const sqf_scheme *scheme)
 {
@@ -54,6 +55,7 @@ static void print_heading(const listing *list)
     }
 }
 
+/* Any scheme in any spelling, with its other names. */
 static sqf_status list_one(listing *list, const char *text, sqf_error *err)
 {
     sqf_scheme scheme;

@@ -1,4 +1,7 @@
-/* sqf survey: one model under many schemes: quantized, evaluated against the original, timed; one table. */
+/* sqf survey: one model under many schemes: quantized, evaluated against the original, timed; one table. Each row
+ * goes through files, as a user would do it: the model that is measured is the one that was written and read back.
+ *
+ * A row is printed as soon as it is there; table.json, table.csv and the pictures are written when all are. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,7 +15,7 @@
 #include "output.h"
 #include "survey.h"
 
-/* What stays the same from scheme to scheme. */
+/* What stays the same from scheme to scheme. The original stays open: it is the reference of every evaluation. */
 typedef struct survey {
     const cli_arguments *arguments;
     const char *model_directory, *directory;
@@ -29,6 +32,7 @@ static int compare_doubles(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+/* Sorts the values. Of times the median, because single disturbed runs happen on every machine. */
 static double median(double *values, size_t count)
 {
     qsort(values, count, sizeof *values, compare_doubles);
@@ -53,6 +57,7 @@ static sqf_status quantize_row(const survey *s, survey_row *row, const char *out
     return status;
 }
 
+/* Speeds of one model, on the tokens that the options say. */
 static sqf_status time_row(const survey *s, const sqf_model *model, survey_row *row, sqf_error *err)
 {
     sqf_bench_options options = sqf_bench_options_default();
@@ -69,6 +74,7 @@ static sqf_status time_row(const survey *s, const sqf_model *model, survey_row *
     return status;
 }
 
+/* Everything about a model that was written: bits, distance from the original, speed. */
 static sqf_status measure_row(const survey *s, survey_row *row, const char *output, sqf_error *err)
 {
     sqf_model *model;
@@ -92,6 +98,7 @@ static sqf_status measure_row(const survey *s, survey_row *row, const char *outp
     return status;
 }
 
+/* Quantizes under one scheme into a directory named after it, and measures that. */
 static sqf_status run_row(const survey *s, survey_row *row, sqf_error *err)
 {
     /* long forms make poor directory names: the number stands for them */
@@ -143,6 +150,7 @@ static int make_directory(const char *path, bool may_exist)
                            : fail_input("%s: cannot create: %s", path, strerror(errno));
 }
 
+/* All that can be wrong before the first row: schemes, model, tokenizer, output directory. */
 static int prepare(survey *s)
 {
     sqf_error err = {SQF_E_MEMORY, "out of memory"};
@@ -182,6 +190,7 @@ static json_t *survey_json(const survey *s, json_t *rows)
     return object;
 }
 
+/* The same rows as JSON, CSV and pictures. A missing gnuplot is no failure. */
 static int write_results(const survey *s)
 {
     json_t *rows = json_array();

@@ -1,4 +1,5 @@
-/* The rows of a survey as a table for people, as JSON, as CSV and as a picture. */
+/* The rows of a survey as a table for people, as JSON, as CSV and as a picture. JSON is made once and CSV from it:
+ * the two have the same columns under the same names. */
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -134,6 +135,7 @@ static int family_of(const sqf_scheme *scheme)
     return sqf_act_spec_is_split(&scheme->activations) ? 2 : 1;
 }
 
+/* Two panels over the same losses: what a scheme costs in time, and what it costs in bytes. */
 void survey_write_plots(const char *directory, const survey_row *rows, size_t count)
 {
     /* losses below this, the noise of the measurement, stand at the bottom of the axis */

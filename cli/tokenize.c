@@ -1,4 +1,5 @@
-/* sqf tokenize: bytes to ids and back. Needs the tokenizer's files alone. */
+/* sqf tokenize: bytes to ids and back. Needs the tokenizer's files alone. Input is taken whole and as bytes: what is
+ * not UTF-8 still has ids, and what comes back is what went in. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,6 +29,7 @@ static int print_ids(const sqf_ids *ids, bool json)
     return print_json(object);
 }
 
+/* Bytes to ids. */
 static int encode(const sqf_tokenizer *tokenizer, const char *bytes, size_t n, const cli_arguments *arguments)
 {
     sqf_ids ids = {0};
@@ -80,6 +82,7 @@ static int print_text(const char *text, size_t n, bool json)
     return print_json(object);
 }
 
+/* Ids to bytes. */
 static int decode(const sqf_tokenizer *tokenizer, const char *bytes, size_t n, const cli_arguments *arguments)
 {
     uint32_t *ids = NULL;

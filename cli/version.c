@@ -1,4 +1,4 @@
-/* sqf version: what was built and what it runs on. */
+/* sqf version: what was built and what it runs on: all that a report about speed or a wrong result should say first. */
 #include <stdio.h>
 #include <string.h>
 

@@ -1,0 +1,17 @@
+/* What the user sees while a command works, and how the user stops it. */
+#ifndef SQF_CLI_PROGRESS_H
+#define SQF_CLI_PROGRESS_H
+
+#include <sqf/context.h>
+
+/* SIGINT and SIGTERM ask to stop: library calls are cancelled by the progress callback. A second one kills. */
+void signals_install(void);
+/* The signal that came, or 0. */
+int signals_received(void);
+
+/* Puts the callbacks for talk and progress into the options of a context. quiet: warnings alone. */
+void progress_begin(bool quiet, bool verbose, sqf_context_options *options);
+/* Takes the progress line off the terminal: to be called before anything is printed. */
+void progress_clear(void);
+
+#endif
