@@ -45,8 +45,8 @@ scheme: w-16-8-2-0.75-a4
 scales: tied
 act_scale: group
 """),
-    "fp8-fp4": ("fp4 under fp8, bf16 scales, fp8 activations with a clipping ratio", """
-scheme: w-16-fp8-fp4-0.75-afp8
+    "fp8-fp4": ("fp4 under fp8, one of a bank even in short tails; bf16 scales; clipped fp8 inputs", """
+scheme: w-16-fp8-fp4-0.9375-afp8
 scale_type: bf16
 act_clip: 0.9
 """),
@@ -62,10 +62,14 @@ overrides:
   - {match: '.*down_proj', scheme: 'wfp8a8-3:8'}
   - {match: '.*o_proj', scheme: 'w8a8-1:4'}
 """),
-    "static-mask": ("a channel list: columns stored in two sections", """
+    "static-mask": ("a channel list: columns in two sections, where groups begin anew; a clipping ratio", """
 scheme: w4-a-16-8-4-0.75
 mask: random
 bank_weights: 8
+act_scale: group
+act_clip: 0.9
+overrides:
+  - {match: '.*(o|down)_proj', act_scale: token}
 """),
     "dynamic-mask": ("both operands split, the inputs by size times column norm; scales a group", """
 scheme: w-16-8-4-0.5-a-8-8-4-0.75
@@ -186,7 +190,7 @@ def expectation(name, about):
             best = margin, ids, found
     margin, ids, found = best
     print(f"{name}: margin {margin:.1e}")
-    assert margin > 1e-5, name
+    assert margin > 3e-5, name  # docs/format.md section 12 promises that 1e-5 changes no code
     shifted = found - found.max(-1, keepdims=True)
     log = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     nll = -np.mean([log[i, ids[i + 1]] for i in range(len(ids) - 1)])
