@@ -36,6 +36,7 @@ void signals_install(void)
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGHUP, &action, NULL);
     /* a closed pipe is seen as a failed write, so that output files are cleaned up */
     signal(SIGPIPE, SIG_IGN);
 }

@@ -4,7 +4,7 @@
 
 #include <sqf/context.h>
 
-/* SIGINT and SIGTERM ask to stop: library calls are cancelled by the progress callback. A second one kills. */
+/* SIGINT, SIGTERM and SIGHUP ask to stop: library calls are cancelled by the progress callback. A second one kills. */
 void signals_install(void);
 /* The signal that came, or 0. */
 int signals_received(void);

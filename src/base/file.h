@@ -32,8 +32,8 @@ void sqf_mapping_close(sqf_mapping *mapping);
 void sqf_mapping_forget(const void *begin, size_t n);
 
 /* An output directory or file that appears whole or not at all. Everything is written into a temporary sibling
- * of `path`; commit renames it, abort removes it with all it holds. An output left open when the process is
- * interrupted by SIGINT or SIGTERM is removed by sqf_outputs_remove_all. */
+ * of `path`; commit renames it, abort removes it with all it holds. Signals reach neither: an interrupted program
+ * cancels the library's call, which aborts its output on the way out. */
 typedef struct sqf_output sqf_output;
 
 /* directory: make a directory (true) or reserve a file name (false).
@@ -48,11 +48,6 @@ const char *sqf_output_path(const sqf_output *output);
  * target is in place and nothing temporary is left. */
 sqf_status sqf_output_commit(sqf_output *output, sqf_error *err);
 void sqf_output_abort(sqf_output *output);
-
-/* Clean-up for the way out of an interrupted process. It allocates (opendir) and takes no lock, so a signal may find
- * it in the middle of malloc; the worst outcome is a process that must be killed, with a directory named *.part-*
- * left. */
-void sqf_outputs_remove_all(void);
 
 /* Writes a whole file at `path` (inside an output) and checks every write, the disk being full included. */
 sqf_status sqf_file_write(const char *path, const void *bytes, size_t n, sqf_error *err);

@@ -3,14 +3,11 @@
  *
  * A target that exists is replaced in two renames (target to aside, temporary to target), because rename cannot
  * replace a directory that is not empty. A crash between the two leaves both versions complete, one of them under
- * another name.
- *
- * Every open output stands on a list, so that a program that is interrupted can remove what it had begun. */
+ * another name. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -18,35 +15,11 @@
 
 #include "base/file.h"
 
-/* An output between begin and commit or abort; on the list all the time. */
+/* An output between begin and commit or abort. */
 struct sqf_output {
     char *target, *temporary;
     bool directory, force;
-    sqf_output *next; /* list of open outputs, guarded by outputs_lock */
 };
-
-static pthread_mutex_t outputs_lock = PTHREAD_MUTEX_INITIALIZER;
-static sqf_output *outputs;
-
-static void list_add(sqf_output *output)
-{
-    pthread_mutex_lock(&outputs_lock);
-    output->next = outputs;
-    outputs = output;
-    pthread_mutex_unlock(&outputs_lock);
-}
-
-static void list_remove(const sqf_output *output)
-{
-    pthread_mutex_lock(&outputs_lock);
-    for (sqf_output **link = &outputs; *link; link = &(*link)->next) {
-        if (*link == output) {
-            *link = output->next;
-            break;
-        }
-    }
-    pthread_mutex_unlock(&outputs_lock);
-}
 
 /* Removes a file or a tree below directory descriptor `at`; links are removed, not followed. */
 static void remove_tree(int at, const char *name)
@@ -139,7 +112,6 @@ sqf_status sqf_output_begin(const char *path, bool directory, bool force, sqf_ou
         output_free(output);
         return status;
     }
-    list_add(output);
     *out = output;
     return SQF_OK;
 }
@@ -188,7 +160,6 @@ sqf_status sqf_output_commit(sqf_output *output, sqf_error *err)
     if (status != SQF_OK) {
         remove_tree(AT_FDCWD, output->temporary);
     }
-    list_remove(output);
     output_free(output);
     return status;
 }
@@ -199,15 +170,5 @@ void sqf_output_abort(sqf_output *output)
         return;
     }
     remove_tree(AT_FDCWD, output->temporary);
-    list_remove(output);
     output_free(output);
-}
-
-void sqf_outputs_remove_all(void)
-{
-    /* Called on the way out of an interrupted process: the list is read without the lock, which the interrupted
-     * thread may hold. */
-    for (const sqf_output *output = outputs; output; output = output->next) {
-        remove_tree(AT_FDCWD, output->temporary);
-    }
 }

@@ -173,20 +173,6 @@ static void test_output_that_appears_meanwhile_is_not_overwritten(void **state)
     assert_int_equal(count_entries(), 1);
 }
 
-static void test_remove_all_clears_open_outputs(void **state)
-{
-    (void)state;
-    sqf_error err;
-    sqf_output *a, *b;
-    assert_ok(sqf_output_begin("a", true, false, &a, &err), &err);
-    assert_ok(sqf_output_begin("b", false, false, &b, &err), &err);
-    assert_int_equal(count_entries(), 2);
-    sqf_outputs_remove_all();
-    assert_int_equal(count_entries(), 0);
-    sqf_output_abort(a);
-    assert_fails(sqf_output_commit(b, &err), SQF_E_IO, &err, "b: cannot put the output in place");
-}
-
 static void test_hash_of_known_bytes(void **state)
 {
     (void)state;
@@ -295,7 +281,6 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_output_that_exists_needs_force_and_is_replaced_whole, enter, leave),
         cmocka_unit_test_setup_teardown(test_aborted_output_leaves_nothing, enter, leave),
         cmocka_unit_test_setup_teardown(test_output_that_appears_meanwhile_is_not_overwritten, enter, leave),
-        cmocka_unit_test_setup_teardown(test_remove_all_clears_open_outputs, enter, leave),
         cmocka_unit_test(test_hash_of_known_bytes),
         cmocka_unit_test(test_json_refuses_what_is_not_json),
         cmocka_unit_test(test_json_getters_name_member_expected_and_found),
