@@ -97,7 +97,8 @@ static void count_row(const sqf_matrix *matrix, const sqf_act_spec *act, sqf_pro
         count_section(matrix, act, 0, border, 0, counts);
         count_section(matrix, act, border, columns, columns - border, counts);
     } else {
-        count_section(matrix, act, 0, columns, columns - sqf_act_low_channels(act, columns), counts);
+        const sqf_partition banks = sqf_partition_make(columns, columns, act->bank);
+        count_section(matrix, act, 0, columns, sqf_partition_high(&banks, act->bank, act->high_per_bank), counts);
     }
 }
 

@@ -32,11 +32,14 @@ static const expectation expectations[] = {
     {"W(64-(fp8/fp4)-0.75)A8", 0, 4, 12, 0, 0}, /* fp4 is computed in integers, fp8 is not */
     {"W8A8-2:4", 0, 0, 8, 0, 8},
     {"W4A8-2:4", 0, 0, 8, 0, 8},
+    /* not in the list: masks that are chosen token by token */
+    {"W4A(SQ5);mask=dynamic", 0, 0, 4, 12, 0},
+    {"W(SQ5)A(SQ5);mask=dynamic_weighted", 0, 0, 7, 9, 0},
 };
 
 static const char model_directory[] = SQF_SOURCE_DIR "/models/demo";
 
-enum { PREFILL = 12, DECODE = 2, LOGIT_ROWS = 3 };
+enum { EXPECTATIONS = sizeof expectations / sizeof *expectations, PREFILL = 12, DECODE = 2, LOGIT_ROWS = 3 };
 
 static void quantize(const char *name, const char *output)
 {
@@ -116,18 +119,20 @@ static void check_share(const expectation *want)
     assert_float_equal(sqf_scheme_bits_of(&scheme).low_rate_share, share, 1e-9);
 }
 
-static void test_every_named_scheme_computes_at_the_rates_it_promises(void **state)
+static void test_every_scheme_computes_at_the_rates_it_promises(void **state)
 {
     (void)state;
     size_t count;
     const sqf_scheme_entry *entries = sqf_scheme_list(&count);
     char scratch[64], output[96];
     make_scratch(scratch);
-    assert_int_equal(count, sizeof expectations / sizeof *expectations);
-    for (size_t i = 0; i < count; i++) {
-        assert_string_equal(entries[i].name, expectations[i].scheme);
+    assert_true(count < EXPECTATIONS);
+    for (size_t i = 0; i < EXPECTATIONS; i++) {
+        if (i < count) {
+            assert_string_equal(entries[i].name, expectations[i].scheme);
+        }
         snprintf(output, sizeof output, "%s/%zu", scratch, i);
-        quantize(entries[i].name, output);
+        quantize(expectations[i].scheme, output);
         for (const char *const *level = sqf_cpu_levels(); *level; level++) {
             check_counts(&expectations[i], output, *level);
         }
@@ -139,7 +144,7 @@ static void test_every_named_scheme_computes_at_the_rates_it_promises(void **sta
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_named_scheme_computes_at_the_rates_it_promises),
+        cmocka_unit_test(test_every_scheme_computes_at_the_rates_it_promises),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
