@@ -67,9 +67,13 @@ static bool parse_real(const char *value, double least, double most, double *out
     return end != value && *end == '\0' && *out >= least && *out <= most;
 }
 
+/* "int4", or "4" and "0" as in the names of schemes. */
 static sqf_status set_type(const sqf_recipe_key *key, sqf_type *type, const char *value, sqf_error *err)
 {
-    return sqf_type_parse(value, type) ? SQF_OK : fail_value(key, value, err);
+    const char digit[] = {'i', 'n', 't', value[0], '\0'};
+    const bool bare = strlen(value) == 1;
+    const char *name = !bare ? value : value[0] == '0' ? "none" : digit;
+    return sqf_type_parse(name, type) ? SQF_OK : fail_value(key, value, err);
 }
 
 /* The operand that low, high, bank and sparsity speak of: the weights, except where only the activations have banks. */
@@ -91,8 +95,15 @@ static void print_scheme(const sqf_module_recipe *recipe, char text[SQF_RECIPE_V
 
 static sqf_status set_low(const sqf_recipe_key *key, sqf_module_recipe *recipe, const char *value, sqf_error *err)
 {
-    const bool act = speaks_of_activations(recipe);
-    return set_type(key, act ? &recipe->scheme.activations.low : &recipe->scheme.weights.low, value, err);
+    sqf_weight_spec *weights = &recipe->scheme.weights;
+    if (speaks_of_activations(recipe)) {
+        return set_type(key, &recipe->scheme.activations.low, value, err);
+    }
+    SQF_TRY(set_type(key, &weights->low, value, err));
+    if (weights->low == SQF_TYPE_NONE) {
+        weights->layout = SQF_LAYOUT_BITMASK; /* the only one without a low plane; key layout comes later */
+    }
+    return SQF_OK;
 }
 
 static sqf_status set_high(const sqf_recipe_key *key, sqf_module_recipe *recipe, const char *value, sqf_error *err)
@@ -298,7 +309,7 @@ static void print_damping(const sqf_module_recipe *recipe, char text[SQF_RECIPE_
     }
 }
 
-#define TYPES "a type: int2..int6, int8, fp4, fp8, fp16, bf16 or none"
+#define TYPES "a type: int2 (or 2) .. int6, int8, fp4, fp8, fp16, bf16, none (or 0)"
 #define BANK  "a whole number from 1 to 65536"
 #define SHARE "a number from 0 to 1 or a fraction such as 3/4"
 #define SQ_OF " of the operand in SQ-format (the weights where both or none are)"

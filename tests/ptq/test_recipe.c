@@ -92,6 +92,9 @@ static void test_short_keys_speak_of_the_operand_in_banks(void **state)
     assert_true(uniform.scheme.weights.group == 64);
     const sqf_module_recipe row = resolve("scheme: W4A8\nbank_weights: row", MODULE, &ignored);
     assert_true(row.scheme.weights.group == 0);
+    const sqf_module_recipe bare = resolve("scheme: W(SQ6)A8\nhigh: 6\nlow: 0\nact_low: 4", MODULE, &ignored);
+    assert_true(bare.scheme.weights.high == SQF_TYPE_INT6 && bare.scheme.weights.low == SQF_TYPE_NONE);
+    assert_true(bare.scheme.weights.layout == SQF_LAYOUT_BITMASK && bare.scheme.activations.low == SQF_TYPE_INT4);
 }
 
 static void test_overrides_apply_in_order_to_whole_names(void **state)
