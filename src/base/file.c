@@ -101,6 +101,7 @@ sqf_status sqf_file_read(const char *path, size_t limit, sqf_buffer *out, sqf_er
     return status;
 }
 
+/* The descriptor is closed at once: a mapping lives without it. */
 sqf_status sqf_mapping_open(const char *path, sqf_mapping *out, sqf_error *err)
 {
     /* mmap refuses a length of 0, and callers should not have to ask for NULL. */
@@ -139,6 +140,8 @@ void sqf_mapping_forget(const void *begin, size_t n)
     }
 }
 
+/* fflush before fsync: the second knows nothing of the first's buffer. fclose is checked too, because a write that
+ * was put off may fail as late as there. */
 sqf_status sqf_file_write(const char *path, const void *bytes, size_t n, sqf_error *err)
 {
     FILE *file = fopen(path, "wbe");

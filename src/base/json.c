@@ -8,6 +8,8 @@
 
 #include "base/file.h"
 
+/* jansson itself checks UTF-8 and refuses text behind the value. NUL in string values is let in here and refused by
+ * the getters where a C string is wanted, because they can name the member. */
 sqf_status sqf_json_parse(const char *bytes, size_t n, const char *name, json_t **out, sqf_error *err)
 {
     json_error_t problem;
@@ -93,6 +95,7 @@ sqf_status sqf_json_real_find(const json_t *object, const char *key, double min,
     return SQF_OK;
 }
 
+/* By way of a double, because some writers put 1e5 or 10000.0 where a whole number is meant. */
 sqf_status sqf_json_size_find(const json_t *object, const char *key, size_t min, size_t max, const char *where,
                               size_t *out, sqf_error *err)
 {

@@ -49,6 +49,9 @@ static void run_tasks(sqf_pool *pool, unsigned thread)
     }
 }
 
+/* A worker's life: sleep until there is a job that it has not seen, work on it, report, sleep. It holds the lock all
+ * the time but while it works, so no change of the fields below "guarded by lock" can slip between a test and the
+ * wait for it. */
 static void *worker_main(void *argument)
 {
     worker *self = argument;
@@ -104,6 +107,7 @@ sqf_status sqf_pool_create(unsigned threads, sqf_pool **out, sqf_error *err)
     return SQF_OK;
 }
 
+/* Also undoes a half-built pool: only the workers that were started are joined. */
 void sqf_pool_destroy(sqf_pool *pool)
 {
     if (!pool) {
@@ -128,6 +132,8 @@ unsigned sqf_pool_threads(const sqf_pool *pool)
     return pool ? pool->threads : 1;
 }
 
+/* Publish the job under the lock, work along, wait for the workers. The wait is needed even when the counter has run
+ * out: another thread may still be in its last task, and its results are the caller's. */
 void sqf_pool_run(sqf_pool *pool, size_t tasks, sqf_task_fn fn, void *user)
 {
     /* A single task is not worth waking anybody. */
