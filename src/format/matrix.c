@@ -95,6 +95,16 @@ sqf_status sqf_matrix_shape(const sqf_weight_spec *spec, size_t rows, size_t col
     return SQF_OK;
 }
 
+/* Which arrays there are, by specification (docs/format.md section 7):
+ *
+ *                           sq_low  sq_high  sq_scale_low  sq_scale_high  sq_shift  sq_mask
+ *     uniform               yes              yes
+ *     vmask, free scales    yes     yes      yes           if scaled
+ *     vmask, tied           yes     yes      yes                          yes
+ *     bitmask               as vmask, and in addition                                 yes
+ *     N:M (low = none)              yes                    if scaled                yes
+ *
+ * Never by k: with k = 0 the high plane is there, with rows of 0 bytes. */
 size_t sqf_matrix_parts(sqf_matrix *matrix, sqf_matrix_part parts[SQF_MATRIX_PARTS])
 {
     const sqf_weight_spec *spec = &matrix->spec;
@@ -168,6 +178,7 @@ void sqf_matrix_clear(sqf_matrix *matrix)
     *matrix = (sqf_matrix){0};
 }
 
+/* Five arrays in place of one block: a row is made once a thread, and sanitizers then watch the end of each. */
 sqf_status sqf_row_create(const sqf_matrix *matrix, sqf_row *out, sqf_error *err)
 {
     sqf_row row = {0};
@@ -242,6 +253,7 @@ static void pack_elements(sqf_matrix *matrix, size_t n, const sqf_row *row)
     plane_finish(&high);
 }
 
+/* Scales are stored as given: the algorithms have rounded them to their type before they chose codes by them. */
 void sqf_matrix_pack_row(sqf_matrix *matrix, size_t n, const sqf_row *row)
 {
     assert(n < matrix->rows && (matrix->spec.high == SQF_TYPE_NONE || counts_are_right(matrix, row->mask)));
@@ -284,6 +296,8 @@ static void unpack_elements(const sqf_matrix *matrix, size_t n, sqf_row *row)
     }
 }
 
+/* Parts without a stored scale have the factor 1 (fp16, bf16) or 0 (none), so that value * scale is the weight for
+ * all. */
 void sqf_matrix_unpack_row(const sqf_matrix *matrix, size_t n, sqf_row *row)
 {
     const sqf_weight_spec *spec = &matrix->spec;

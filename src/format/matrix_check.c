@@ -41,6 +41,7 @@ static sqf_status check_count(const row_check *check, const char *suffix, size_t
                     suffix, check->n, bank, high, expected);
 }
 
+/* The bitmask layout's counts. They also fix where each low and each high code belongs. */
 static sqf_status check_mask(const row_check *check)
 {
     const sqf_matrix *m = check->matrix;
@@ -110,6 +111,7 @@ static sqf_status check_high(const row_check *check)
     return padding_is_zero(high, m->high_count * bits) ? SQF_OK : fail_padding(check, "sq_high");
 }
 
+/* Both scales; a 0 is fine and stands for a part without elements, or with zeros alone. */
 static sqf_status check_scales(const row_check *check, const char *suffix, const uint8_t *scales)
 {
     const sqf_matrix *m = check->matrix;
@@ -125,6 +127,7 @@ static sqf_status check_scales(const row_check *check, const char *suffix, const
     return SQF_OK;
 }
 
+/* Above nmax, q_low * 2^n would leave the high type and the product its int32 bound (docs/format.md section 3). */
 static sqf_status check_shifts(const row_check *check)
 {
     const sqf_matrix *m = check->matrix;
@@ -139,6 +142,7 @@ static sqf_status check_shifts(const row_check *check)
     return SQF_OK;
 }
 
+/* Masks, then codes, then scales: see the top of the file. */
 sqf_status sqf_matrix_check_row(const sqf_matrix *matrix, size_t n, const char *name, sqf_error *err)
 {
     const row_check check = {matrix, n, name, err};

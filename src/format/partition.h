@@ -1,6 +1,8 @@
-/* How the columns of a matrix (or the channels of an input) are cut into scale groups and banks.
- * Columns are stored in two sections when a static activation mask reorders them: [0, border) feeds the low path,
- * [border, columns) the high path. Groups and banks restart at the border and never straddle it. */
+/* How the columns of a matrix (or the channels of an input) are cut into scale groups and banks. Columns are stored
+ * in two sections when a static activation mask reorders them: [0, border) feeds the low path, [border, columns) the
+ * high path. Groups and banks restart at the border and never straddle it:
+ *
+ *     columns 11, border 5, size 4:    | 0 1 2 3 | 4 || 5 6 7 8 | 9 10 |       4 ranges of 4, 1, 4 and 2 columns */
 #ifndef SQF_FORMAT_PARTITION_H
 #define SQF_FORMAT_PARTITION_H
 

@@ -60,6 +60,13 @@ static void set_scales(const sqf_act_spec *spec, size_t begin, size_t end, size_
     }
 }
 
+/* Section 5: gather or rank, then scales, then codes.
+ *
+ *     S = clip * max|x| / qmax, over the part's elements in the token, or in the group
+ *     p = clamp(round(x / S)) on the part's grid
+ *
+ * Masks come before scales, because a scale is that of a part. out->value holds |x| * norm while masks are chosen, x
+ * while scales are, and grid values at the end. */
 void sqf_act_quantize_row(const sqf_act_spec *spec, const float *x, size_t columns, const int32_t *channels,
                           size_t border, const sqf_partition *scale_groups, const float *static_scale,
                           const float *column_norm, sqf_act_row *out)
@@ -116,6 +123,8 @@ static bool is_whole(const product *p, int a, int w)
     return p->multiplier_act[a] != 0 && p->multiplier_weights[w] != 0;
 }
 
+/* Columns [begin, end), sorted into four sums by the parts of both operands. Both the exact sum and the float one are
+ * kept for every pair; add_segment takes the one that the types call for. */
 static segment_sums sum_segment(const product *p, size_t begin, size_t end)
 {
     segment_sums sums = {0};
@@ -196,6 +205,9 @@ static sqf_status check_sums(const product *p, sqf_error *err)
     return SQF_OK;
 }
 
+/* Section 8:
+ *
+ *     y[n] = sum over segments, activation parts u, weight parts v of  a_u * S_v[n] * I[n, u, v] */
 sqf_status sqf_reference_product(const sqf_matrix *weights, const sqf_act_row *act, const sqf_partition *scale_groups,
                                  double *y, int32_t *sums, double *magnitude, sqf_error *err)
 {

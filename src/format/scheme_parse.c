@@ -289,6 +289,7 @@ static sqf_status parse_word(cursor *c, const char *const *words, int count, con
     return fail_at(c, expected);
 }
 
+/* "row" and "weights" stand for 0, each for its operand. */
 static sqf_status parse_group(cursor *c, bool weights, uint32_t *out)
 {
     if (accept(c, weights ? "row" : "weights")) {
@@ -310,6 +311,7 @@ static sqf_status parse_clip(cursor *c, float *out)
     return SQF_OK;
 }
 
+/* What stands behind "field=". */
 static sqf_status parse_value(cursor *c, bool weights, scheme_field field, wish *w)
 {
     switch (field) {
@@ -328,6 +330,7 @@ static sqf_status parse_value(cursor *c, bool weights, scheme_field field, wish 
     }
 }
 
+/* Fields of the other operand are unknown here, so that the message lists what is possible in this half. */
 static sqf_status parse_field(cursor *c, bool weights, wish *w)
 {
     const size_t n = strcspn(c->at, "=,;+");
@@ -455,6 +458,7 @@ static sqf_status resolve_weights(const wish *w, sqf_weight_spec *out, sqf_error
     return SQF_OK;
 }
 
+/* As for weights. A mask mode has one name for two fields: dynamic_weighted is dynamic, weighted by column norms. */
 static sqf_status resolve_activations(const wish *w, sqf_act_spec *out, sqf_error *err)
 {
     sqf_act_spec spec = {.low = has(w, FIELD_LOW) ? w->low : SQF_TYPE_FP32,
@@ -492,6 +496,7 @@ static sqf_status parse_lower(cursor *c, sqf_scheme *out)
     return sqf_fail_within(c->err, status, prefix);
 }
 
+/* Works on a lower-case copy, so that the rest of the parser knows one case; messages show the name as given. */
 sqf_status sqf_scheme_parse(const char *name, sqf_scheme *out, sqf_error *err)
 {
     char text[SQF_SCHEME_TEXT];

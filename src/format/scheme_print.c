@@ -197,6 +197,7 @@ static void put_fields(writer *w, const sqf_scheme *scheme, const sqf_scheme *ba
     }
 }
 
+/* If there is no short name, or the parser does not take it, the long form says everything. */
 void sqf_scheme_print(const sqf_scheme *scheme, sqf_spelling spelling, char text[SQF_SCHEME_TEXT])
 {
     const char *const semicolon = spelling == SQF_SPELLING_SHELL ? "+" : ";";

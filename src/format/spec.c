@@ -76,6 +76,7 @@ int sqf_shift_max(const sqf_weight_spec *spec)
     return shift;
 }
 
+/* In the order in which one mistake makes the next meaningless: kind of weights, parts, scales, layout. */
 static sqf_status check_weights(const sqf_weight_spec *spec, sqf_error *err)
 {
     if (sqf_weight_spec_is_dense(spec)) {
@@ -113,6 +114,7 @@ static sqf_status check_weights(const sqf_weight_spec *spec, sqf_error *err)
     return SQF_OK;
 }
 
+/* A field that the types make meaningless is not looked at. */
 static sqf_status check_activations(const sqf_act_spec *spec, sqf_error *err)
 {
     if (sqf_act_spec_is_float(spec)) {

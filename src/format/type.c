@@ -120,6 +120,8 @@ static float small_float_decode(uint32_t code, unsigned exponent_bits, unsigned 
     return code >> (exponent_bits + fraction) & 1u ? -magnitude : magnitude;
 }
 
+/* Integers are stored with an offset, so that codes are unsigned and the top one is free for the sentinel; floats by
+ * their bits. */
 uint32_t sqf_type_encode(sqf_type type, float value)
 {
     if (is_int(type)) {
@@ -230,6 +232,8 @@ float sqf_bf16_to_float(uint16_t bits)
     return float_from_bits((uint32_t)bits << 16);
 }
 
+/* Saturates at both ends (docs/format.md section 3, scales): infinity would be refused by every reader, and 0 for a
+ * group that is not all zeros would throw it away. */
 float sqf_scale_round(sqf_type scale_type, float scale)
 {
     if (scale_type == SQF_TYPE_FP32 || scale == 0.0f) {
