@@ -190,6 +190,7 @@ static sqf_status check_cover(const char *file, const sqf_tensor *tensors, exten
     return SQF_OK;
 }
 
+/* Fills tensors[] and extents[] in the order of the JSON, then checks that the extents cover the data. */
 static sqf_status read_tensors(const char *file, const json_t *header, const uint8_t *data, size_t data_bytes,
                                sqf_tensor *tensors, extent *extents, size_t *count, sqf_error *err)
 {

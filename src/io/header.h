@@ -1,4 +1,8 @@
-/* The header of one safetensors file: from bytes to tensors. Apart from the file system, so that it can be fuzzed. */
+/* The header of one safetensors file: from bytes to tensors. Apart from the file system, so that it can be fuzzed.
+ *
+ *     byte 0        8               8 + length
+ *          | length | { JSON ... }  | data: tensors without holes, in any order |
+ *                                  ^ data_offsets count from here */
 #ifndef SQF_IO_HEADER_H
 #define SQF_IO_HEADER_H
 

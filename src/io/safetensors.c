@@ -148,6 +148,7 @@ static sqf_status check_index(const sqf_tensors *tensors, const char *where, jso
     return SQF_OK;
 }
 
+/* Files in the order of their names, so that messages and the list do not depend on the order of the index. */
 static sqf_status open_shards(sqf_tensors *tensors, const char *directory, const char *where, json_t *map,
                               sqf_error *err)
 {

@@ -53,6 +53,8 @@ static sqf_status fail_write(const char *path, const char *action, sqf_error *er
     return sqf_fail(err, SQF_E_IO, "%s: %s: %s", path, action, strerror(number));
 }
 
+/* write may take less than it is given, or be interrupted; 0 is not an error to the system, but means that nothing
+ * more will go. */
 static sqf_status write_all(int descriptor, const char *path, const void *bytes, size_t n, sqf_error *err)
 {
     const char *from = bytes;
@@ -331,6 +333,7 @@ static sqf_status close_shard(sqf_tensor_writer *writer, sqf_error *err)
     return SQF_OK;
 }
 
+/* Callers' mistakes, and *bytes of the data. Names are looked up in `seen`, which knows those of former shards too. */
 static sqf_status check_tensor(const sqf_tensor_writer *writer, const char *name, sqf_dtype dtype, size_t dimensions,
                                const size_t *shape, size_t *bytes, sqf_error *err)
 {
@@ -388,6 +391,7 @@ sqf_status sqf_tensor_writer_add(sqf_tensor_writer *writer, const char *name, sq
     return append(writer, name, dtype, dimensions, shape, data, bytes, err);
 }
 
+/* The last name; from here on destroying the writer leaves this file alone, it belongs to the caller's output. */
 static sqf_status rename_shard(sqf_tensor_writer *writer, size_t index, const char *name, sqf_error *err)
 {
     char *path;
@@ -440,6 +444,7 @@ static sqf_status write_index(sqf_tensor_writer *writer, json_t *index, sqf_erro
     return status;
 }
 
+/* Several files: final names, and the index that maps each tensor to its file. */
 static sqf_status finish_shards(sqf_tensor_writer *writer, sqf_error *err)
 {
     json_t *map = json_object();
