@@ -55,6 +55,7 @@ static void detect(bool *avx2, bool *avx512)
 }
 #endif
 
+/* `table` is never cleared: each level starts from the one below it and replaces what it has better. */
 static void fill_tables(void)
 {
     sqf_kernels table = {.name = "scalar"};

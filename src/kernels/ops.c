@@ -60,6 +60,7 @@ typedef struct rope_job {
     size_t tokens, heads, head_dim, tokens_per_task;
 } rope_job;
 
+/* Whole tokens: all heads of a token share its angles. */
 static void rope_task(void *user, size_t task, unsigned thread)
 {
     (void)thread;

@@ -123,6 +123,7 @@ static sqf_status plane_alloc(const sqf_linear_params *params, const input_layou
     return SQF_ALLOC(&out->scales, scales, "repacked scales", err);
 }
 
+/* A task is a panel, so no two tasks write the same plane bytes; each thread has a row to unpack into. */
 static sqf_status repack_all(sqf_context *context, repack_job *job, sqf_error *err)
 {
     const unsigned threads = sqf_pool_threads(context->pool);

@@ -13,6 +13,7 @@ static int32_t weight_at(sqf_form form, const uint8_t *panel, size_t k, size_t r
     return form == SQF_FORM_UNSIGNED ? byte - SQF_NIBBLE_OFFSET : (int8_t)byte;
 }
 
+/* out[m][row] += (act_scale * scale) * (float)sum  for each segment, in ascending order */
 static void tile(const sqf_tile_job *job)
 {
     const size_t origin = job->segments[0].offset;

@@ -186,6 +186,7 @@ INLINE vi quantize_lanes(vf x, float scale, float limit)
     return __builtin_convertvector(q, vi);
 }
 
+/* The sum of at most 2^17 codes (a segment) fits an int32 many times over. */
 static int32_t quantize(const float *x, size_t n, float scale, float limit, int8_t *codes)
 {
     vi sum = {0};
@@ -455,6 +456,8 @@ static void scale(float *x, float factor, size_t n)
     }
 }
 
+/* A head's halves are the two coordinates of its rotations: pair i is (x[i], x[i + half]), as in Hugging Face's
+ * models. */
 static void rotate(float *x, const float *cosine, const float *sine, size_t half)
 {
     float *second = x + half;
@@ -508,6 +511,7 @@ static float sum(const float *x, size_t n)
     return fold(partial);
 }
 
+/* The values are stored and then summed by `sum`, so that the sum has the prescribed order. */
 static float exp_sum(float *x, float shift, size_t n)
 {
     size_t i = 0;
