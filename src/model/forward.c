@@ -36,6 +36,7 @@ sqf_status sqf_workspace_create(const sqf_config *config, sqf_workspace **out, s
     return status;
 }
 
+/* Also for a workspace of which only some buffers were made. */
 static void free_buffers(sqf_workspace *workspace)
 {
     float **const buffers[] = {&workspace->normed, &workspace->query, &workspace->attended, &workspace->gate,
@@ -203,6 +204,10 @@ static sqf_status mlp_block(pass *p, float *x, sqf_error *err)
     return SQF_OK;
 }
 
+/* One layer, x in place. Where x is quantized (Q), and what the tap sees:
+ *
+ *     x -> norm -> Q -> q k v -> rope -> attention -> Q -> o -> + x
+ *     x -> norm -> Q -> gate up -> silu * -> Q -> down -> + x */
 sqf_status sqf_layer_forward(sqf_context *context, const sqf_config *config, const sqf_layer *layer, float *x,
                              size_t tokens, size_t past, float *key, float *value, const sqf_layer_tap *tap,
                              sqf_workspace *workspace, sqf_error *err)

@@ -97,6 +97,7 @@ static sqf_status draw(generator *g, bool *stopped, sqf_error *err)
     return SQF_OK;
 }
 
+/* Draw, then feed what was drawn unless it was the last: n drawn tokens cost n - 1 steps. */
 static sqf_status decode(generator *g, sqf_error *err)
 {
     bool stopped = g->options->max_tokens == 0;

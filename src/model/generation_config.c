@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "model/model.h"
 
+/* An id beyond the vocabulary could never be drawn: the file belongs to another model. */
 static sqf_status add_end_id(sqf_model *model, const json_t *value, const char *where, sqf_error *err)
 {
     const size_t vocabulary = model->checkpoint.config.vocabulary;

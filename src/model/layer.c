@@ -131,6 +131,7 @@ static sqf_status load_norms(const loader *load, sqf_error *err)
     return SQF_OK;
 }
 
+/* Order matters: the fold must be known before gate and up are built. */
 static sqf_status load_all(loader *load, sqf_error *err)
 {
     SQF_TRY(load_norms(load, err));

@@ -69,6 +69,7 @@ static sqf_status need_real(const json_t *scaling, const char *key, double max, 
     return isnan(*out) ? sqf_fail(err, SQF_E_FORMAT, "%s: %s: expected a number, found nothing", where, key) : SQF_OK;
 }
 
+/* The three numbers of Llama 3.1's rule, all required: there is no default to guess. */
 static sqf_status read_llama3(const json_t *scaling, const char *where, sqf_config *config, sqf_error *err)
 {
     SQF_TRY(need_real(scaling, "low_freq_factor", 1e6, where, &config->rope_low_frequency, err));
@@ -82,6 +83,7 @@ static sqf_status read_llama3(const json_t *scaling, const char *where, sqf_conf
     return SQF_OK;
 }
 
+/* `where` names file and member: "config.json: rope_scaling". */
 static sqf_status read_scaling(json_t *scaling, const char *where, sqf_config *config, sqf_error *err)
 {
     SQF_TRY(refuse_unknown(scaling, where, err));
@@ -145,6 +147,7 @@ static float inverse_frequency(const sqf_config *config, size_t i)
     }
 }
 
+/* angle[t][i] = (first + t) * theta^(-2i / head_dim), scaled by the kind of rope */
 void sqf_config_rope(const sqf_config *config, size_t first, size_t count, float *cosine, float *sine)
 {
     const size_t half = config->head_dim / 2;

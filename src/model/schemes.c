@@ -38,6 +38,7 @@ void sqf_module_schemes_destroy(sqf_module_schemes *schemes)
     }
 }
 
+/* "a reader must reject an unknown member of the block" (docs/format.md section 7) */
 static sqf_status check_members(json_t *json, const char *where, sqf_error *err)
 {
     static const char *const known[] = {"quant_method", "format_version", "scheme", "overrides", "ignore"};
@@ -89,6 +90,7 @@ static sqf_status parse_scheme(const char *where, const char *module, const json
     return SQF_OK;
 }
 
+/* Module names are borrowed from the JSON, which schemes->json keeps alive. */
 static sqf_status add_overrides(sqf_module_schemes *schemes, json_t *overrides, sqf_error *err)
 {
     const char *module;

@@ -151,6 +151,7 @@ static sqf_status reserve_rows(sqf_session *session, size_t count, sqf_error *er
     return SQF_OK;
 }
 
+/* Before anything is computed: ids index the embedding. */
 static sqf_status check_ids(const sqf_session *session, const uint32_t *ids, size_t count, sqf_error *err)
 {
     const size_t vocabulary = session->model->checkpoint.config.vocabulary;
@@ -202,6 +203,9 @@ static void swap_rows(sqf_session *session, size_t count)
     session->next_capacity = capacity;
 }
 
+/* Prefill and decoding are the same call, with many tokens and with one. Chunks of a prefill go through all layers
+ * one after the other; attention sees the keys of former chunks in the cache, so the cut changes nothing but the
+ * rounding of sums. */
 sqf_status sqf_session_forward(sqf_session *session, const uint32_t *ids, size_t count, sqf_error *err)
 {
     const size_t hidden = session->model->checkpoint.config.hidden;

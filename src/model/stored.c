@@ -268,6 +268,7 @@ typedef struct row_check {
     sqf_error *errors; /* [tasks] */
 } row_check;
 
+/* Stops at the task's first bad row; check_rows takes the lowest of all. */
 static void check_rows_task(void *user, size_t task, unsigned thread)
 {
     const row_check *job = user;
@@ -298,6 +299,8 @@ static sqf_status check_rows(const sqf_matrix *matrix, sqf_context *context, con
     return status;
 }
 
+/* Parts in the order of the list, each verified before it is used; then every row. Failing leaves *out to be cleared.
+ */
 sqf_status sqf_checkpoint_linear(const sqf_checkpoint *checkpoint, sqf_context *context, const char *module,
                                  size_t rows, size_t columns, sqf_stored_linear *out, sqf_error *err)
 {
