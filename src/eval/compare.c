@@ -370,6 +370,7 @@ static sqf_status check_shapes(const sqf_checkpoint *a, const sqf_checkpoint *b,
     return SQF_OK;
 }
 
+/* The tensors in the order of the computation: embedding, layers, norm, output matrix. */
 static sqf_status compare_all(comparison *c, sqf_error *err)
 {
     const sqf_config *config = &c->a.checkpoint->config;

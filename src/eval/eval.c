@@ -215,6 +215,7 @@ static sqf_status check_models(const request *r, sqf_error *err)
     return SQF_OK;
 }
 
+/* All memory of an evaluation: two sessions of one window, two chunks of logits, and some numbers a scored token. */
 static sqf_status evaluation_create(evaluation *e, const request *r, sqf_error *err)
 {
     e->vocabulary = sqf_model_info_get(r->model).vocabulary;
@@ -256,6 +257,7 @@ static void finish_score(const runner *r, size_t tokens, sqf_eval_score *score)
     score->products = r->products;
 }
 
+/* Figures that need more than scores: counts, bytes, times. */
 static void finish_result(const evaluation *e, uint64_t bytes, sqf_eval_result *result)
 {
     const size_t tokens = e->windows * e->window;
