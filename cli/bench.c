@@ -83,6 +83,7 @@ static void print_result(const sqf_context *context, const sqf_model *model, con
     print_rates("decode", options->decode, result->decode_tokens_per_s, result->repetitions);
 }
 
+/* The library is asked only after the command line is known to make sense: opening a model may take a while. */
 static int run_bench(const cli_arguments *arguments)
 {
     sqf_bench_options options = sqf_bench_options_default();

@@ -19,6 +19,7 @@ static void format_shape(const sqf_inspect_entry *entry, char text[64])
     }
 }
 
+/* One entry; the members that only quantized modules and linear layers have are left out for others. */
 static json_t *entry_json(const sqf_inspect_entry *entry)
 {
     json_t *object = json_object(), *shape = json_array();

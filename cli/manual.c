@@ -142,6 +142,7 @@ static void print_page_head(FILE *file, const char *name, const char *summary)
             summary);
 }
 
+/* sqf.1; the signature is that of write_page's callback. */
 static void print_program_page(FILE *file, const void *unused)
 {
     (void)unused;
@@ -157,6 +158,7 @@ static void print_program_page(FILE *file, const void *unused)
     print_paragraphs(file, &troff, program_notes);
 }
 
+/* sqf-COMMAND.1, with the options of every command repeated: a man page is read alone. */
 static void print_command_page(FILE *file, const void *user)
 {
     const cli_command *command = user;

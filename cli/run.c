@@ -111,6 +111,7 @@ static void override_real(const cli_arguments *arguments, const char *name, floa
     }
 }
 
+/* Options without a default in the table: the model's own settings are the default. */
 static sqf_sampling read_sampling(const runner *r)
 {
     sqf_sampling sampling = sqf_model_sampling(r->model);
@@ -278,6 +279,7 @@ static int run_model(runner *r, const char *bytes, size_t n)
     return finish(r);
 }
 
+/* Standard input is read before the model is opened: an interrupted or empty pipe costs nothing then. */
 static int run_run(const cli_arguments *arguments)
 {
     runner r = {.arguments = arguments,

@@ -39,6 +39,7 @@ static double median(double *values, size_t count)
     return count % 2 ? values[count / 2] : 0.5 * (values[count / 2 - 1] + values[count / 2]);
 }
 
+/* With the default recipe of the scheme, as sqf quantize would do without flags. */
 static sqf_status quantize_row(const survey *s, survey_row *row, const char *output, sqf_error *err)
 {
     sqf_quantize_options options = sqf_quantize_options_default();
@@ -216,6 +217,7 @@ static int write_results(const survey *s)
     return code;
 }
 
+/* A row that fails ends the survey; the models that were made stay. */
 static int run_rows(const survey *s)
 {
     const bool table = !arguments_given(s->arguments, "json");

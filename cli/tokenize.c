@@ -10,6 +10,7 @@
 #include "command.h"
 #include "output.h"
 
+/* Ids on one line, as --decode reads them back. */
 static int print_ids(const sqf_ids *ids, bool json)
 {
     if (!json) {
