@@ -26,6 +26,7 @@ const cli_option common_options[] = {
 };
 const size_t common_option_count = sizeof common_options / sizeof common_options[0];
 
+/* By a name of `length` bytes that need not end there ("--name=value"). */
 static const cli_option *find_in(const cli_option *options, size_t count, const char *name, size_t length)
 {
     for (size_t i = 0; i < count; i++) {
@@ -103,6 +104,7 @@ static void append(char *text, size_t size, const char *more)
     }
 }
 
+/* The ranges of the table in words; the same text in messages and in help. */
 void option_expected(const cli_option *option, char *text, size_t size)
 {
     switch (option->kind) {
@@ -139,6 +141,8 @@ static bool value_valid(const cli_option *option, const char *text)
     }
 }
 
+/* Found first, then expected, then the default, if there is one: "--bank 65: expected a number from ... (default
+ * 64)". */
 bool option_check(const cli_option *option, const char *text, char message[USAGE_TEXT])
 {
     if (value_valid(option, text)) {
@@ -283,6 +287,7 @@ bool arguments_parse(const cli_command *command, int count, char **argv, cli_arg
         snprintf(message, USAGE_TEXT, "out of memory");
         return false;
     }
+    /* before anything is checked */
     if (asks_for_help(command, count, argv)) {
         out->help = true;
         return true;
@@ -332,6 +337,7 @@ bool arguments_given(const cli_arguments *arguments, const char *name)
     return find_value(arguments, name) != NULL;
 }
 
+/* Options of the common table are found under any command. */
 const char *arguments_text(const cli_arguments *arguments, const char *name)
 {
     const option_value *value = find_value(arguments, name);
@@ -355,6 +361,7 @@ double arguments_real(const cli_arguments *arguments, const char *name)
     return text ? strtod(text, NULL) : 0;
 }
 
+/* The first choice stands in where nothing was given and nothing is the default. */
 size_t arguments_choice(const cli_arguments *arguments, const char *name)
 {
     const char *text = arguments_text(arguments, name);

@@ -38,6 +38,7 @@ int fail_input(const char *format, ...)
     return EXIT_BAD;
 }
 
+/* An interrupted call is not an error of the input: the exit code is the shell's for that signal. */
 int fail_error(const sqf_error *err)
 {
     if (err->status == SQF_E_CANCELLED && signals_received()) {
@@ -56,6 +57,7 @@ int context_open(const cli_arguments *arguments, sqf_context **out)
     return sqf_context_create(&options, out, &err) == SQF_OK ? EXIT_DONE : fail_error(&err);
 }
 
+/* JSON has no NaN and no infinity. */
 json_t *json_number(double value)
 {
     return isfinite(value) ? json_real(value) : json_null();

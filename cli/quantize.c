@@ -117,6 +117,7 @@ static sqf_quantize_options read_options(const cli_arguments *arguments)
     return options;
 }
 
+/* Figures of the whole model; those of its tensors are in OUT/report.json. */
 static json_t *summary_json(const cli_arguments *arguments, sqf_recipe *recipe, const sqf_quantize_summary *summary)
 {
     const sqf_module_recipe *base = sqf_recipe_base(recipe);
@@ -308,6 +309,7 @@ static const char description[] =
     "weights_equivalent_bits, activations_equivalent_bits, file_bytes, mean_output_error, damped (factorizations that "
     "needed more damping). The same by tensor stands in OUT/report.json.";
 
+/* The only table that is built: the others are constant. */
 const cli_command *quantize_command(void)
 {
     static const char *const examples[] = {

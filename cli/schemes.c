@@ -6,6 +6,7 @@
 #include "command.h"
 #include "output.h"
 
+/* All that is known of a scheme without a model. */
 static json_t *scheme_json(const char *name, const char *shell_name, const char *description, const sqf_scheme *scheme)
 {
     const sqf_scheme_bits bits = sqf_scheme_bits_of(scheme);

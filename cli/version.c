@@ -42,6 +42,7 @@ static void print_version(const sqf_context *context)
     printf(")\nblas       %s\nthreads    %u\n", sqf_blas_description(), sqf_context_threads(context));
 }
 
+/* Opens a context, because only that knows the level in use and the threads. */
 static int run_version(const cli_arguments *arguments)
 {
     sqf_context *context;

@@ -49,6 +49,7 @@ static const char *type_name(json_type type)
     return "a value";
 }
 
+/* The one place where null and absence become the same. */
 sqf_status sqf_json_member_find(const json_t *object, const char *key, json_type type, const char *where, json_t **out,
                                 sqf_error *err)
 {
@@ -75,6 +76,7 @@ sqf_status sqf_json_member(const json_t *object, const char *key, json_type type
     return SQF_OK;
 }
 
+/* Integers count as numbers: a file may say 1 where 1.0 is meant. */
 sqf_status sqf_json_real_find(const json_t *object, const char *key, double min, double max, const char *where,
                               double *out, sqf_error *err)
 {
@@ -176,6 +178,7 @@ sqf_status sqf_json_append(const json_t *value, size_t flags, sqf_buffer *out, s
     return SQF_OK;
 }
 
+/* 17 digits bring every double back. */
 sqf_status sqf_json_print(const json_t *value, char **out, sqf_error *err)
 {
     sqf_buffer text = {0};

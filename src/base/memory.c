@@ -9,6 +9,8 @@
 /* A cache line, and a register of AVX-512. */
 enum { ALIGNMENT = 64 };
 
+/* Zeroed, because padding behind rows and the last panel of a matrix are read by kernels and must be neutral; the
+ * cost is small beside filling the memory afterwards. */
 sqf_status sqf_alloc_bytes(void **out, size_t count, size_t size, const char *what, sqf_error *err)
 {
     size_t bytes;
@@ -42,6 +44,7 @@ sqf_status sqf_copy_text(char **out, const char *text, size_t n, sqf_error *err)
     return SQF_OK;
 }
 
+/* `need` includes the NUL, so that append and print never have to ask again. */
 sqf_status sqf_buffer_reserve(sqf_buffer *buffer, size_t more, sqf_error *err)
 {
     size_t need;
@@ -101,6 +104,7 @@ sqf_status sqf_buffer_print(sqf_buffer *buffer, sqf_error *err, const char *form
     return status;
 }
 
+/* A buffer whose memory is given away: *out is NULL if nothing could be reserved. */
 sqf_status sqf_format_text(char **out, sqf_error *err, const char *format, ...)
 {
     sqf_buffer buffer = {0};

@@ -100,6 +100,7 @@ static sqf_status make_ids(size_t count, size_t vocabulary, uint32_t **ids, sqf_
     return SQF_OK;
 }
 
+/* One session for all runs, as long as the longest: its cache is allocated in the warm-up and not while timing. */
 sqf_status sqf_bench_run(sqf_context *context, const sqf_model *model, const sqf_bench_options *options,
                          sqf_bench_result *result, sqf_error *err)
 {

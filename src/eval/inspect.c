@@ -141,6 +141,7 @@ static void mark_linear(sqf_inspection *inspection)
     }
 }
 
+/* The entries' strings are set after sorting, because they point into entries that sorting moves. */
 sqf_status sqf_inspection_open(sqf_context *context, const char *directory, sqf_inspection **out, sqf_error *err)
 {
     *out = NULL;
@@ -208,6 +209,7 @@ static const sqf_inspect_entry *find_exact(const sqf_inspection *inspection, con
     return found ? &found->entry : NULL;
 }
 
+/* In this order a name that exists is never taken for something else. */
 const sqf_inspect_entry *sqf_inspection_find(const sqf_inspection *inspection, const char *name)
 {
     const size_t length = strlen(name);
@@ -289,6 +291,7 @@ static void finish_tally(tally *t, const sqf_matrix *matrix)
     out->channels_high = matrix->columns - matrix->border;
 }
 
+/* One row in memory at a time, after the whole module was verified. */
 sqf_status sqf_inspection_statistics(const sqf_inspection *inspection, const sqf_inspect_entry *entry,
                                      sqf_inspect_statistics *out, sqf_error *err)
 {

@@ -58,6 +58,7 @@ static sqf_status check_mask(const row_check *check)
     return padding_is_zero(mask, m->columns) ? SQF_OK : fail_padding(check, "sq_mask");
 }
 
+/* `element` counts codes of the plane, not columns: that is what can be found in the file. */
 static sqf_status fail_code(const row_check *check, const char *suffix, size_t element, uint32_t code, sqf_type type)
 {
     return sqf_fail(check->err, SQF_E_VALUE, "%s.%s: row %zu element %zu: code 0x%X is not a value of %s", check->name,
@@ -209,6 +210,7 @@ static sqf_status check_quota(const uint8_t *section, size_t columns, const sqf_
     return SQF_OK;
 }
 
+/* The border first: everything after it depends on where the sections meet. */
 sqf_status sqf_channels_check(const int32_t *channels, size_t columns, size_t border, const sqf_act_spec *activations,
                               const char *name, sqf_error *err)
 {

@@ -89,6 +89,7 @@ static sqf_status fail_at(const cursor *c, const char *expected)
                   : sqf_fail(c->err, SQF_E_ARG, "scheme \"%s\": at its end: expected %s", c->name, expected);
 }
 
+/* Takes `word` if it stands at the cursor. */
 static bool accept(cursor *c, const char *word)
 {
     const size_t n = strlen(word);
@@ -164,6 +165,7 @@ static sqf_status parse_type(cursor *c, sqf_type *out)
     return fail_at(c, "a type: 8, 6, 5, 4, 3, 2, fp4, fp8, fp16, bf16 or none");
 }
 
+/* A type from the name; "low=" and "high=" behind it may still change it. */
 static void set_type(wish *w, scheme_field field, sqf_type type)
 {
     w->set |= BIT(field);
@@ -405,6 +407,7 @@ static sqf_status resolve_high(const wish *w, uint32_t bank, uint32_t *high_per_
                     1.0 - (double)(*high_per_bank + 1) / bank);
 }
 
+/* True if the text says anything of this field, in the name or behind it. */
 static bool has(const wish *w, scheme_field field)
 {
     return (w->set | w->given) & BIT(field);

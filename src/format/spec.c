@@ -15,6 +15,7 @@ static bool is_one_of(sqf_type type, bool scaled, bool half, bool none)
            (none && type == SQF_TYPE_NONE);
 }
 
+/* By the low type alone: a dense specification with a high part is invalid, not dense in another way. */
 bool sqf_weight_spec_is_dense(const sqf_weight_spec *spec)
 {
     return spec->low == SQF_TYPE_BF16 || spec->low == SQF_TYPE_FP16 || spec->low == SQF_TYPE_FP32;
@@ -181,6 +182,7 @@ static bool weights_equal(const sqf_weight_spec *a, const sqf_weight_spec *b)
            a->layout == b->layout;
 }
 
+/* As for weights. clip is compared exactly: it comes from a decimal that is read the same way everywhere. */
 static bool activations_equal(const sqf_act_spec *a, const sqf_act_spec *b)
 {
     if (a->low != b->low || a->high != b->high) {
@@ -217,6 +219,7 @@ static operand_parts parts_of(sqf_type low, sqf_type high, uint32_t bank, uint32
                            .bits = {(double)sqf_type_bits(low), (double)sqf_type_bits(high)}};
 }
 
+/* y = (1 - s) * h + s * l, here with k / b for 1 - s. */
 static double equivalent_bits(const operand_parts *parts)
 {
     return parts->share[0] * parts->bits[0] + parts->share[1] * parts->bits[1];

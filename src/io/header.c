@@ -157,6 +157,7 @@ static sqf_status read_tensor(const char *file, const char *name, const json_t *
     return SQF_OK;
 }
 
+/* By begin, then by end: an empty tensor comes before the one that begins where it stands. */
 static int compare_extents(const void *a, const void *b)
 {
     const extent *x = a, *y = b;
@@ -303,6 +304,7 @@ static sqf_status parse_object(const char *file, const uint8_t *bytes, size_t n,
     return status;
 }
 
+/* Length, JSON, then tensors: each step bounds what the next one may touch. */
 sqf_status sqf_header_parse(const char *file, const uint8_t *bytes, size_t n, sqf_tensor_list *list, json_t **header,
                             sqf_error *err)
 {

@@ -21,6 +21,7 @@ typedef struct shard {
     json_t *header;
 } shard;
 
+/* An opened directory. Tensors of all files stand in one list; where one came from matters for messages alone. */
 struct sqf_tensors {
     shard *shards;
     size_t shard_count;
@@ -28,6 +29,7 @@ struct sqf_tensors {
     sqf_tensor_list list; /* sorted by name */
 };
 
+/* Also takes what sqf_tensors_open left half-built: shards beyond shard_count were never opened. */
 void sqf_tensors_close(sqf_tensors *tensors)
 {
     if (!tensors) {
@@ -99,7 +101,8 @@ static int compare_text(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* The distinct file names of a weight map, sorted: *names for free(), the strings borrowed. */
+/* The distinct file names of a weight map, sorted: *names for free(), the strings borrowed. A map has one entry a
+ * tensor and a handful of files, so all are collected, sorted and thinned out. */
 static sqf_status list_shards(const char *where, json_t *map, const char ***names, size_t *count, sqf_error *err)
 {
     const char *tensor;
@@ -249,6 +252,8 @@ static void print_shape(const sqf_tensor *tensor, char text[128])
     text[used + 1] = '\0';
 }
 
+/* Presence and shape in one call, because nearly every reader wants both; the shape is compared whole, so that a
+ * transposed matrix is seen even where its size is right. */
 sqf_status sqf_tensors_get_shaped(const sqf_tensors *tensors, const char *name, size_t dimensions, const size_t *shape,
                                   const sqf_tensor **out, sqf_error *err)
 {
@@ -282,6 +287,8 @@ sqf_status sqf_tensors_get(const sqf_tensors *tensors, const char *name, size_t 
     return sqf_tensors_get_shaped(tensors, name, columns == 0 ? 1 : 2, shape, out, err);
 }
 
+/* A hash of a kind that we do not know is an error and not "unverified": it was recorded to be checked. Reads all of
+ * the tensor, at the speed of memory. */
 sqf_status sqf_tensor_verify(const sqf_tensor *tensor, sqf_error *err)
 {
     char digits[SQF_HASH_TEXT];

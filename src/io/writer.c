@@ -178,6 +178,7 @@ static int compare_pending(const void *a, const void *b)
     return (x->offset > y->offset) - (x->offset < y->offset);
 }
 
+/* False also for a value that is not UTF-8. */
 static bool set_text(json_t *object, const char *key, const char *value)
 {
     return json_object_set_new(object, key, json_string(value)) == 0;
@@ -406,6 +407,7 @@ static sqf_status rename_shard(sqf_tensor_writer *writer, size_t index, const ch
     return status;
 }
 
+/* Adds the tensors of one file to the weight map. */
 static bool map_names(json_t *map, const json_t *names, const char *file)
 {
     for (size_t i = 0; i < json_array_size(names); i++) {
@@ -430,6 +432,7 @@ static sqf_status name_shards(sqf_tensor_writer *writer, json_t *map, sqf_error 
     return SQF_OK;
 }
 
+/* The file that readers of sharded models open first; counted like the others in file_bytes. */
 static sqf_status write_index(sqf_tensor_writer *writer, json_t *index, sqf_error *err)
 {
     char *path = NULL, *text = NULL;

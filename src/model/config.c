@@ -106,6 +106,7 @@ static bool is_neutral(const json_t *value, double neutral)
     }
 }
 
+/* SQF_E_SUPPORT naming the first member that would change the computation. */
 static sqf_status refuse_foreign(const json_t *json, const char *where, sqf_error *err)
 {
     for (size_t i = 0; i < FOREIGN; i++) {
@@ -118,6 +119,7 @@ static sqf_status refuse_foreign(const json_t *json, const char *where, sqf_erro
     return SQF_OK;
 }
 
+/* By class name, or by model_type where there is none. NULL if it is no family of the table. */
 static const sqf_architecture *find_architecture(const char *name, const char *model_type)
 {
     for (size_t i = 0; i < ARCHITECTURES; i++) {
@@ -193,6 +195,7 @@ static sqf_status read_heads(const json_t *json, const char *where, sqf_config *
     return SQF_OK;
 }
 
+/* The widths and counts that fix every tensor's shape; four are required, the others have the family's defaults. */
 static sqf_status read_sizes(const json_t *json, const char *where, sqf_config *config, sqf_error *err)
 {
     double epsilon = 1e-6;
@@ -233,6 +236,8 @@ static sqf_status read_bias(const json_t *json, const char *where, const char *k
     return SQF_OK;
 }
 
+/* output_bias is apart from qkv_bias because Qwen2 has biases on q, k and v but never on o, and Llama's
+ * attention_bias means all four. */
 static sqf_status read_biases(const json_t *json, const char *where, sqf_config *config, sqf_error *err)
 {
     const sqf_architecture *family = config->architecture;
@@ -323,6 +328,7 @@ sqf_status sqf_config_parse(const json_t *json, const char *where, sqf_config *o
     if (!json_is_object(json)) {
         return sqf_fail(err, SQF_E_FORMAT, "%s: expected a JSON object", where);
     }
+    /* first, because everything after it depends on the family's defaults */
     SQF_TRY(read_architecture(json, where, out, err));
     SQF_TRY(refuse_foreign(json, where, err));
     SQF_TRY(read_sizes(json, where, out, err));
@@ -334,11 +340,13 @@ sqf_status sqf_config_parse(const json_t *json, const char *where, sqf_config *o
     size_t bos = UINT32_MAX;
     SQF_TRY(sqf_json_size_find(json, "bos_token_id", 0, SQF_VOCABULARY_MAX, where, &bos, err));
     out->bos = (uint32_t)bos;
+    /* only whether there is one; schemes.c reads it */
     const json_t *quantization = json_object_get(json, "quantization_config");
     out->quantized = quantization && !json_is_null(quantization);
     return SQF_OK;
 }
 
+/* The parsed file is handed out because schemes and end ids stand in it too, and copied to a quantized model. */
 sqf_status sqf_config_load(const char *directory, sqf_config *out, json_t **json, sqf_error *err)
 {
     char *path;

@@ -79,6 +79,7 @@ static sqf_status read_file(sqf_model *model, const char *path, sqf_error *err)
     return status;
 }
 
+/* config.json first, so that generation_config.json overrules it. */
 sqf_status sqf_model_load_generation(sqf_model *model, sqf_error *err)
 {
     const sqf_checkpoint *checkpoint = &model->checkpoint;

@@ -21,6 +21,7 @@ void sqf_model_destroy(sqf_model *model)
     free(model);
 }
 
+/* Progress is reported, and cancelling possible, between layers. */
 static sqf_status load_layers(sqf_model *model, sqf_error *err)
 {
     const size_t layers = model->checkpoint.config.layers;
@@ -50,6 +51,7 @@ static sqf_status load(sqf_model *model, const char *directory, sqf_error *err)
     return load_layers(model, err);
 }
 
+/* A model is handed out whole or not at all. */
 sqf_status sqf_model_open(sqf_context *context, const char *directory, sqf_model **out, sqf_error *err)
 {
     SQF_TRY(SQF_ALLOC(out, 1, "model", err));

@@ -44,6 +44,7 @@ static sqf_status check_sampling(const sqf_sampling *sampling, size_t vocabulary
     return check_range("vocabulary", (double)vocabulary, 1, UINT32_MAX, err);
 }
 
+/* The vocabulary's worth of candidates is allocated once: drawing allocates nothing and cannot fail for memory. */
 sqf_status sqf_sampler_create(const sqf_sampling *sampling, size_t vocabulary, sqf_sampler **out, sqf_error *err)
 {
     *out = NULL;
@@ -101,6 +102,7 @@ static size_t collect(sqf_sampler *sampler, const float *logits)
     return best;
 }
 
+/* Largest logit first, lower id on ties: a total order, so that qsort's instability does not show. */
 static int compare_candidates(const void *a, const void *b)
 {
     const candidate *x = a, *y = b;
@@ -174,6 +176,8 @@ static uint32_t draw(sqf_sampler *sampler)
     return candidates[count - 1].id;
 }
 
+/* Every logit is looked at: a NaN would make the order meaningless, and it is a fault of the model that must be seen.
+ */
 sqf_status sqf_sampler_draw(sqf_sampler *sampler, const float *logits, uint32_t *id, sqf_error *err)
 {
     for (size_t i = 0; i < sampler->vocabulary; i++) {

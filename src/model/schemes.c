@@ -7,12 +7,13 @@
 
 #include "model/config.h"
 
-/* A module that is named, sorted by name. */
+/* A module that is named by overrides or ignore; the list is sorted by name. */
 typedef struct named_scheme {
     const char *module; /* borrowed from json */
     sqf_scheme scheme;
 } named_scheme;
 
+/* The block of one config.json, read. `main` is the scheme of every linear layer of the decoder that is not named. */
 struct sqf_module_schemes {
     json_t *json; /* quantization_config, a reference of ours */
     char *where;
@@ -74,6 +75,8 @@ static sqf_status check_method(json_t *json, const char *where, sqf_error *err)
     return SQF_OK;
 }
 
+/* Names in files are read by the same grammar as names on a command line: a hand-written config.json may use short
+ * ones, ours always has the long form, which no change of defaults can reinterpret. */
 static sqf_status parse_scheme(const char *where, const char *module, const json_t *value, sqf_scheme *out,
                                sqf_error *err)
 {
@@ -104,6 +107,8 @@ static sqf_status add_overrides(sqf_module_schemes *schemes, json_t *overrides, 
     return SQF_OK;
 }
 
+/* An ignored module is one with a dense scheme; only the list it stands in says that it was never meant to be
+ * quantized. */
 static sqf_status add_ignored(sqf_module_schemes *schemes, const json_t *ignore, sqf_error *err)
 {
     for (size_t i = 0; i < json_array_size(ignore); i++) {
@@ -183,6 +188,8 @@ sqf_scheme sqf_module_schemes_get(const sqf_module_schemes *schemes, const char 
     return found ? found->scheme : sqf_module_schemes_main(schemes);
 }
 
+/* Called with the model's own names: here nobody knows which modules exist, and a misspelt name would silently give a
+ * module the main scheme. */
 sqf_status sqf_module_schemes_check(const sqf_module_schemes *schemes,
                                     bool (*known)(const void *user, const char *name), const void *user, sqf_error *err)
 {

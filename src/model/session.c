@@ -28,6 +28,7 @@ struct sqf_session {
     float *normed; /* [CHUNK_LOGITS, hidden] */
 };
 
+/* The cache's arrays come with the first tokens (reserve_cache). */
 static sqf_status create_parts(sqf_session *session, sqf_error *err)
 {
     const sqf_config *config = &session->model->checkpoint.config;
@@ -168,6 +169,7 @@ static sqf_status check_ids(const sqf_session *session, const uint32_t *ids, siz
     return SQF_OK;
 }
 
+/* Rows of the embedding as floats, straight from the mapping. */
 static void embed(const sqf_model *model, const uint32_t *ids, size_t count, float *x)
 {
     const size_t hidden = model->checkpoint.config.hidden;
@@ -233,6 +235,7 @@ static sqf_status output_rows(sqf_session *session, size_t first, size_t count, 
     return sqf_linear_forward(model->context, model->output, session->input, logits, err);
 }
 
+/* In chunks, because a chunk's normed rows and quantized input are scratch. */
 sqf_status sqf_session_logits(sqf_session *session, size_t first, size_t count, float *logits, sqf_error *err)
 {
     const size_t vocabulary = session->model->checkpoint.config.vocabulary;

@@ -57,6 +57,7 @@ static size_t find_not_finite(const sqf_tensor *tensor, size_t begin, size_t end
     return end;
 }
 
+/* A search for NaN and infinity over one tensor; each task notes its own first find. */
 typedef struct scan {
     const sqf_tensor *tensor;
     size_t elements;
@@ -128,6 +129,7 @@ sqf_status sqf_checkpoint_dense(const sqf_checkpoint *checkpoint, sqf_context *c
     return get_dense(checkpoint, context->pool, name, rows, columns, out, err);
 }
 
+/* For norms and biases: small, used everywhere, so kept as float32. */
 sqf_status sqf_checkpoint_floats(const sqf_checkpoint *checkpoint, const char *name, size_t rows, size_t columns,
                                  float **out, sqf_error *err)
 {
@@ -153,6 +155,7 @@ static sqf_status align_data(const sqf_tensor *tensor, const void **data, void *
     return SQF_OK;
 }
 
+/* Row-major as in the file; the bias is copied by the layer, the weights are not. */
 sqf_status sqf_dense_linear(const sqf_checkpoint *checkpoint, sqf_context *context, const char *name, size_t rows,
                             size_t columns, const float *bias, sqf_linear **out, void **owned, sqf_error *err)
 {
@@ -170,6 +173,7 @@ sqf_status sqf_dense_linear(const sqf_checkpoint *checkpoint, sqf_context *conte
     return sqf_linear_create(context, &params, out, err);
 }
 
+/* Static masks with a high part reorder the columns; dynamic ones and k = 0 leave them. */
 static bool has_channels(const sqf_act_spec *spec)
 {
     return sqf_act_spec_is_split(spec) && spec->mask == SQF_MASK_STATIC;
@@ -187,6 +191,7 @@ size_t sqf_scheme_border(const sqf_scheme *scheme, size_t columns)
     return has_channels(&scheme->activations) ? sqf_act_low_channels(&scheme->activations, columns) : columns;
 }
 
+/* The table of docs/format.md section 7 for one scheme and shape. */
 sqf_status sqf_stored_parts(const sqf_scheme *scheme, size_t rows, size_t columns,
                             sqf_stored_part parts[SQF_STORED_PARTS], size_t *count, sqf_error *err)
 {

@@ -68,6 +68,7 @@ INLINE void tile_part(const sqf_tile_job *job, sqf_form form, size_t first_panel
                 sums[p * tokens + t] = _mm512_set1_epi32(-offset * sum);
             }
         }
+        /* whole steps, into the padding: the codes there are 0 */
         for (size_t k = 0; k < length; k += SQF_SEGMENT_PAD) {
 #pragma GCC unroll 2
             for (int half = 0; half < 2; half++) {
@@ -125,6 +126,7 @@ INLINE void tile_tokens(const sqf_tile_job *job, sqf_form form, size_t first_pan
     }
 }
 
+/* Four panels share the broadcast codes of a token; fewer, at the end of a matrix, go one by one. */
 INLINE void tile_form(const sqf_tile_job *job, sqf_form form)
 {
     if (job->panels == SQF_BLOCK_PANELS) {

@@ -80,6 +80,7 @@ INLINE float fold(vf *partial)
     return lanes[0];
 }
 
+/* The sign bit off; NaN stays one. */
 INLINE vf absolute(vf x)
 {
     return (vf)(BITS(x) & 0x7fffffff);
@@ -122,6 +123,7 @@ INLINE vf fp16_lanes(vu bits)
     return (vf)((vu)scaled | special | ((bits & 0x8000) << 16));
 }
 
+/* LANES elements of 16 bits, widened to lanes of 32; the part form leaves the others 0. */
 INLINE vu load_halves(const uint8_t *p)
 {
     vh v;
@@ -272,6 +274,7 @@ DEFINE_DOT(fp32)
 DEFINE_DOT(bf16)
 DEFINE_DOT(fp16)
 
+/* Scores of one query: rows are keys, each a dot product in the prescribed order. */
 static void dots(const float *w, size_t stride, size_t count, const float *x, size_t n, float *out)
 {
     for (size_t i = 0; i < count; i++) {
@@ -418,6 +421,7 @@ static void panel_dequantize(sqf_form form, const uint8_t *weights, size_t colum
     }
 }
 
+/* As a dot product of x with itself, so that norms share its order. */
 static float sum_squares(const float *x, size_t n)
 {
     return dot_fp32(x, x, n);
@@ -445,6 +449,7 @@ DEFINE_MAP(silu_mul, (const float *gate, const float *up, size_t n, float *y), g
            (a / (exponential(-a) + 1.0f)) * b)
 DEFINE_MAP(add, (float *x, const float *y, size_t n), x, y, x, a + b)
 
+/* Products need no prescribed order: the tail may be plain C. */
 static void scale(float *x, float factor, size_t n)
 {
     size_t i = 0;
