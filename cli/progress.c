@@ -119,7 +119,7 @@ static bool show_progress(void *user, const char *what, uint64_t done, uint64_t 
 static void show_line(void *user, sqf_log_level level, const char *line)
 {
     (void)user;
-    if (level <= display.level) {
+    if (!display.quiet && level <= display.level) {
         progress_clear();
         fprintf(stderr, "%s%s\n", level == SQF_LOG_WARNING ? "sqf: warning: " : "", line);
     }
@@ -129,7 +129,7 @@ void progress_begin(bool quiet, bool verbose, sqf_context_options *options)
 {
     display.quiet = quiet;
     display.terminal = isatty(STDERR_FILENO);
-    display.level = quiet ? SQF_LOG_WARNING : verbose ? SQF_LOG_DEBUG : SQF_LOG_INFO;
+    display.level = verbose ? SQF_LOG_DEBUG : SQF_LOG_INFO;
     options->log = show_line;
     options->progress = show_progress;
 }

@@ -247,10 +247,14 @@ static sqf_status run(sqf_pipeline *pipeline, const char *model_directory, const
     if (pipeline->checkpoint.schemes) {
         return sqf_fail(err, SQF_E_ARG, "%s: is quantized already, expected an original checkpoint", model_directory);
     }
-    SQF_TRY(sqf_plan_create(pipeline->context, &pipeline->checkpoint.config, recipe, options->calibration != NULL,
-                            &pipeline->plan, err));
+    SQF_TRY(sqf_plan_create(&pipeline->checkpoint.config, recipe, options->calibration != NULL, &pipeline->plan, err));
     SQF_TRY(sqf_model_output_begin(pipeline->context, &pipeline->checkpoint, output_directory, options,
                                    &pipeline->output, err));
+    if (pipeline->plan.unsmoothed > 0) { /* said no earlier than the work begins: a refusal is one line */
+        sqf_log(pipeline->context, SQF_LOG_WARNING,
+                "%zu inputs are not smoothed: a module that reads or makes them is left unquantized",
+                pipeline->plan.unsmoothed);
+    }
     if (pipeline->plan.passes > 0) {
         SQF_TRY(prepare_calibration(pipeline, err));
     }

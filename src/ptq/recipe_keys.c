@@ -282,10 +282,15 @@ static sqf_status set_smooth(const sqf_recipe_key *key, sqf_module_recipe *recip
     return SQF_OK;
 }
 
+/* The fewest digits that read back as the same float: 0.6, not 0.600000024. */
 static void print_smooth(const sqf_module_recipe *recipe, char text[SQF_RECIPE_VALUE])
 {
     if (recipe->smooth >= 0.0f) {
-        snprintf(text, SQF_RECIPE_VALUE, "%.9g", (double)recipe->smooth);
+        int digits = 0;
+        do {
+            digits++;
+            snprintf(text, SQF_RECIPE_VALUE, "%.*g", digits, (double)recipe->smooth);
+        } while (digits < 9 && strtof(text, NULL) != recipe->smooth);
     } else {
         snprintf(text, SQF_RECIPE_VALUE, "%s", recipe->smooth > SQF_SMOOTH_AUTO ? "off" : "auto");
     }

@@ -214,33 +214,28 @@ static sqf_status resolve_layer(const sqf_recipe *recipe, size_t layer, bool cal
     return check_layer(plan, calibrated, layer, err);
 }
 
-static sqf_status resolve_layers(const sqf_recipe *recipe, sqf_plan *plan, size_t *given_up, sqf_error *err)
+static sqf_status resolve_layers(const sqf_recipe *recipe, sqf_plan *plan, sqf_error *err)
 {
     SQF_TRY(sqf_scheme_check(&recipe->base.scheme, err)); /* config.json names it even if every module has another */
     for (size_t i = 0; i < plan->layers; i++) {
         SQF_TRY(resolve_layer(recipe, i, plan->calibrated, &plan->layer[i], err));
-        *given_up += choose_alphas(&plan->layer[i], plan->calibrated);
+        plan->unsmoothed += choose_alphas(&plan->layer[i], plan->calibrated);
         plan->passes = plan->layer[i].quantized ? i + 1 : plan->passes;
     }
     return check_used(recipe, plan->layers, err);
 }
 
-sqf_status sqf_plan_create(sqf_context *context, const sqf_config *config, const sqf_recipe *recipe, bool calibrated,
-                           sqf_plan *out, sqf_error *err)
+sqf_status sqf_plan_create(const sqf_config *config, const sqf_recipe *recipe, bool calibrated, sqf_plan *out,
+                           sqf_error *err)
 {
-    size_t given_up = 0;
     *out = (sqf_plan){.layers = config->layers, .calibrated = calibrated};
     SQF_TRY(SQF_ALLOC(&out->layer, config->layers, "plan", err));
-    const sqf_status status = resolve_layers(recipe, out, &given_up, err);
+    const sqf_status status = resolve_layers(recipe, out, err);
     if (status != SQF_OK) {
         sqf_plan_clear(out);
         return status;
     }
     out->passes = calibrated ? out->passes : 0;
-    if (given_up > 0) {
-        sqf_log(context, SQF_LOG_WARNING,
-                "%zu inputs are not smoothed: a module that reads or makes them is left unquantized", given_up);
-    }
     return SQF_OK;
 }
 

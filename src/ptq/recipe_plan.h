@@ -22,14 +22,15 @@ typedef struct sqf_plan {
     sqf_layer_plan *layer;
     size_t passes; /* layers up to the last one that is quantized: those through which calibration text runs */
     bool calibrated;
+    size_t unsmoothed; /* inputs whose smoothing was given up, see sqf_plan_create */
 } sqf_plan;
 
 /* Resolves the recipe for every module. SQF_E_ARG names the first of: an override or ignored name that no module has;
  * modules that read the same input but quantize it differently, or smooth it differently; what needs calibration where
  * there is none. An input that a module outside quantization reads, or whose producer is outside, is not smoothed:
- * folding would change tensors that must stay; this is logged once. */
-sqf_status sqf_plan_create(sqf_context *context, const sqf_config *config, const sqf_recipe *recipe, bool calibrated,
-                           sqf_plan *out, sqf_error *err);
+ * folding would change tensors that must stay. */
+sqf_status sqf_plan_create(const sqf_config *config, const sqf_recipe *recipe, bool calibrated, sqf_plan *out,
+                           sqf_error *err);
 void sqf_plan_clear(sqf_plan *plan);
 
 #endif

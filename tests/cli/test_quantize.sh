@@ -38,7 +38,14 @@ expect 0 "*" "" "$sqf" quantize "$model" -o rtn --scheme w4a16 --calib none -q
 expect 0 "bf16: *nothing quantized*" "*" "$sqf" quantize "$model" -o bf16 --scheme bf16
 expect 0 "38 of 38 tensors are identical*" "" sh -c '"$1" compare "$2" bf16 | tail -1' - "$sqf" "$model"
 
+# the saved recipe says what was said; --quiet leaves warnings out, which otherwise are talk
+expect 0 "*" "sqf: warning: * not smoothed*" \
+    quantize -o part --scheme w4a8 --smooth 0.6 --ignore "re:.*k_proj" --calib-samples 1
+grep -qx "smooth: 0.6" part/recipe.yaml || complain "recipe.yaml: smooth is not 0.6"
+expect 0 "*" "" quantize -o part --scheme w4a8 --ignore "re:.*k_proj" --calib-samples 1 -q --force
+
 # what exists stays unless --force says otherwise
+expect_error 1 "part: exists already*" quantize -o part --scheme w4a8 --ignore "re:.*k_proj"
 expect_error 1 "rtn: *" "$sqf" quantize "$model" -o rtn --scheme w8a16 --calib none
 cmp -s rtn/config.json sq6/config.json && complain "rtn was replaced"
 expect 0 "*" "" "$sqf" quantize "$model" -o rtn --scheme w8a16 --calib none -q --force
