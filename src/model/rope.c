@@ -43,17 +43,21 @@ static sqf_status refuse_unknown(json_t *scaling, const char *where, sqf_error *
     return SQF_OK;
 }
 
-/* Two spellings of the kind's name; a scaling without one is refused. */
-static sqf_status read_kind(const json_t *scaling, const char *where, sqf_rope_kind *kind, sqf_error *err)
+/* Two spellings of the kind's name; a scaling without one is refused. A kind that is not known is refused by its name,
+ * not by a member that it brings. */
+static sqf_status read_kind(json_t *scaling, const char *where, sqf_rope_kind *kind, sqf_error *err)
 {
     static const char *const names[] = {"default", "linear", "llama3"};
     const char *name = NULL;
     SQF_TRY(sqf_json_string_find(scaling, "type", where, &name, err)); /* the older key; rope_type has precedence */
     SQF_TRY(sqf_json_string_find(scaling, "rope_type", where, &name, err));
+    if (!name) {
+        SQF_TRY(refuse_unknown(scaling, where, err));
+    }
     for (size_t i = 0; name && i < sizeof names / sizeof *names; i++) {
         if (strcmp(names[i], name) == 0) {
             *kind = (sqf_rope_kind)i;
-            return SQF_OK;
+            return refuse_unknown(scaling, where, err);
         }
     }
     return sqf_fail(err, SQF_E_SUPPORT, "%s: rope_type: expected default, linear or llama3, found %.80s", where,
@@ -86,7 +90,6 @@ static sqf_status read_llama3(const json_t *scaling, const char *where, sqf_conf
 /* `where` names file and member: "config.json: rope_scaling". */
 static sqf_status read_scaling(json_t *scaling, const char *where, sqf_config *config, sqf_error *err)
 {
-    SQF_TRY(refuse_unknown(scaling, where, err));
     SQF_TRY(read_kind(scaling, where, &config->rope_kind, err));
     SQF_TRY(sqf_json_real_find(scaling, "rope_theta", 1, 1e15, where, &config->rope_theta, err));
     config->rope_factor = 1;
