@@ -1,5 +1,6 @@
-/* The rates that the named schemes promise: on every CPU level, each product of the demo model's decoder is computed on
- * the path that its scheme names, an integer scheme has none in floating point, and only lm_head is dense. */
+/* The rates that the named schemes promise: each product of the demo model's decoder is counted on the path that its
+ * scheme names, an integer scheme has none in floating point, and only lm_head is dense. That counts are what runs, on
+ * every CPU level, is proved by kernels/test_paths.c. */
 #include "check.h"
 
 #include <sqf/model.h>
@@ -80,12 +81,12 @@ static void run_model(const sqf_model *model)
     free(logits);
 }
 
-static void check_counts(const expectation *want, const char *directory, const char *level)
+static void check_counts(const expectation *want, const char *directory)
 {
     sqf_error err;
     sqf_context *context;
     sqf_model *model;
-    const sqf_context_options options = {.threads = 2, .cpu = level};
+    const sqf_context_options options = {.threads = 2};
     assert_ok(sqf_context_create(&options, &context, &err), &err);
     assert_ok(sqf_model_open(context, directory, &model, &err), &err);
     sqf_context_products_reset(context);
@@ -99,10 +100,10 @@ static void check_counts(const expectation *want, const char *directory, const c
     if (found.dense != want->dense * part + head || found.floating != want->floating * part ||
         found.integer_high != want->high * part || found.integer_low != want->low * part ||
         found.dropped != want->dropped * part) {
-        fail_msg("%s, %s: in sixteenths: dense %g beside lm_head, floating %g, high %g, low %g, dropped %g",
-                 want->scheme, level, ((double)found.dense - (double)head) / (double)part,
-                 (double)found.floating / (double)part, (double)found.integer_high / (double)part,
-                 (double)found.integer_low / (double)part, (double)found.dropped / (double)part);
+        fail_msg("%s: in sixteenths: dense %g beside lm_head, floating %g, high %g, low %g, dropped %g", want->scheme,
+                 ((double)found.dense - (double)head) / (double)part, (double)found.floating / (double)part,
+                 (double)found.integer_high / (double)part, (double)found.integer_low / (double)part,
+                 (double)found.dropped / (double)part);
     }
     assert_int_equal(info.quantized_weights, want->dense ? 0 : weights);
     sqf_model_destroy(model);
@@ -133,9 +134,7 @@ static void test_every_scheme_computes_at_the_rates_it_promises(void **state)
         }
         snprintf(output, sizeof output, "%s/%zu", scratch, i);
         quantize(expectations[i].scheme, output);
-        for (const char *const *level = sqf_cpu_levels(); *level; level++) {
-            check_counts(&expectations[i], output, *level);
-        }
+        check_counts(&expectations[i], output);
         check_share(&expectations[i]);
     }
     remove_scratch(scratch);
