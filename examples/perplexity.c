@@ -47,8 +47,8 @@ static double surprise(const float *logits, size_t vocabulary, uint32_t next)
     return log(sum) + largest - logits[next];
 }
 
-static sqf_status score_window(sqf_session *session, const uint32_t *ids, size_t window, size_t vocabulary, float *logits,
-                               double *sum, sqf_error *err)
+static sqf_status score_window(sqf_session *session, const uint32_t *ids, size_t window, size_t vocabulary,
+                               float *logits, double *sum, sqf_error *err)
 {
     sqf_session_reset(session);
     sqf_status status = sqf_session_forward(session, ids, window, err);

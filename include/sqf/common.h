@@ -14,8 +14,7 @@
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
-#define SQF_PRINTF(format_index, first_argument) \
-    __attribute__((format(printf, format_index, first_argument)))
+#define SQF_PRINTF(format_index, first_argument) __attribute__((format(printf, format_index, first_argument)))
 #else
 #define SQF_PRINTF(format_index, first_argument)
 #endif

@@ -22,9 +22,9 @@ typedef bool (*sqf_progress_fn)(void *user, const char *what, uint64_t done, uin
 typedef struct sqf_context sqf_context;
 
 typedef struct sqf_context_options {
-    unsigned threads;         /**< 0 = one for each processor this process may run on. Never changes a result. */
-    const char *cpu;          /**< kernel level by name ("scalar", "avx2", ...); NULL = SQF_CPU, else the best. */
-    sqf_log_fn log;           /**< NULL = silent */
+    unsigned threads; /**< 0 = one for each processor this process may run on. Never changes a result. */
+    const char *cpu;  /**< kernel level by name ("scalar", "avx2", ...); NULL = SQF_CPU, else the best. */
+    sqf_log_fn log;   /**< NULL = silent */
     void *log_user;
     sqf_progress_fn progress; /**< NULL = none */
     void *progress_user;

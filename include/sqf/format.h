@@ -1,8 +1,8 @@
 /** @file format.h
  *  SQ-format as data: element types, the specification of one operand and of a scheme, names, and bits.
  *
- *  Letters: M tokens, N output channels, K input channels, b bank size, k high elements of a bank, s = 1 - k/b sparsity.
- *  Source: docs/format.md; the paper is arXiv 2512.05409. */
+ *  Letters: M tokens, N output channels, K input channels, b bank size, k high elements of a bank, s = 1 - k/b
+ * sparsity. Source: docs/format.md; the paper is arXiv 2512.05409. */
 #ifndef SQF_FORMAT_H
 #define SQF_FORMAT_H
 
@@ -69,10 +69,10 @@ typedef struct sqf_act_spec {
     sqf_type low, high;
     uint32_t bank, high_per_bank;
     sqf_mask_mode mask;
-    bool dynamic_weighted;  /**< dynamic masks: rank by |x_j| * ||W_:,j||_2 in place of |x_j| */
+    bool dynamic_weighted; /**< dynamic masks: rank by |x_j| * ||W_:,j||_2 in place of |x_j| */
     sqf_act_scale scale;
-    uint32_t group;         /**< SQF_ACT_GROUP: stored columns that share a scale; 0 = the borders of the weights' groups */
-    float clip;             /**< scale = clip * absmax / qmax; 0.001..1, 1 = none */
+    uint32_t group; /**< SQF_ACT_GROUP: stored columns that share a scale; 0 = the borders of the weights' groups */
+    float clip;     /**< scale = clip * absmax / qmax; 0.001..1, 1 = none */
 } sqf_act_spec;
 
 /** What a linear layer computes with. */
@@ -123,15 +123,16 @@ SQF_API bool sqf_scheme_equal(const sqf_scheme *a, const sqf_scheme *b);
 typedef struct sqf_scheme_bits {
     double weights_equivalent, activations_equivalent;
     double weights_stored;
-    double low_rate_share; /**< part of the multiply-accumulates with both operands at 4 bits or fewer, dropped ones left out */
+    double low_rate_share; /**< part of the multiply-accumulates with both operands at 4 bits or fewer, dropped ones
+                              left out */
 } sqf_scheme_bits;
 
 SQF_API sqf_scheme_bits sqf_scheme_bits_of(const sqf_scheme *scheme);
 
 /** One named scheme with a sentence on what it is. */
 typedef struct sqf_scheme_entry {
-    const char *name;        /**< "W4A(SQ6)" */
-    const char *shell_name;  /**< "w4a-sq6" */
+    const char *name;       /**< "W4A(SQ6)" */
+    const char *shell_name; /**< "w4a-sq6" */
     const char *description;
 } sqf_scheme_entry;
 

@@ -84,8 +84,8 @@ typedef struct sqf_matrix_result {
 /* Algorithm 1 (and GPTQ, RTN, SparseGPT, Wanda as its special cases): quantizes a matrix into stored form. `out` is
  * created, and empty after a failure; result may be NULL. Blocks of rows in parallel, each thread with a workspace of
  * about 1.2 kB a column. Choices that the specification leaves open:
- *  - with a low type, masks of all banks of a group and its scales are chosen on entering the group; with low = none its
- *    scale on entering the group, from all of its weights, and each mask on entering the bank. All from weights that
+ *  - with a low type, masks of all banks of a group and its scales are chosen on entering the group; with low = none
+ * its scale on entering the group, from all of its weights, and each mask on entering the bank. All from weights that
  *    carry the errors of every column before;
  *  - `gain` ranks with the scales that the masks by `obs` would give the group;
  *  - without a factor `obs`, `hinv` and `sparsegpt` rank by magnitude, `gain` by the error saved alone;
