@@ -27,7 +27,9 @@ build/build.ninja: CMakeLists.txt CMakePresets.json | packages
 	@cmake --preset $(PRESET) >build-configure.log 2>&1 || { cat build-configure.log; rm -f build-configure.log; exit 1; }
 	@rm -f build-configure.log
 
-demo: all
+demo: packages build/build.ninja
+	@echo "Building sqf"
+	@cmake --build build --parallel $(JOBS) --target sqf >build/demo-build.log || { cat build/demo-build.log; exit 1; }
 	@scripts/demo
 
 test: all
