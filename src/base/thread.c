@@ -1,5 +1,8 @@
-/* The pool: workers that sleep until a job's generation number changes, then take task numbers from one atomic
+/* The pool: workers that wait until a job's generation number changes, then take task numbers from one atomic
  * counter until they run out. The caller works along as thread 0 and then waits for the workers.
+ *
+ * Both wait awake for a moment before they sleep: decoding runs some hundred jobs of a few microseconds for each token,
+ * and waking a sleeping thread on a virtual machine takes longer than such a job.
  *
  * There is no queue, no stealing and no nesting: a job is one function over tasks 0..n-1, one job at a time. The
  * tasks of our jobs are far longer than an atomic increment, so a finer scheme would gain nothing. */
@@ -9,6 +12,19 @@
 #include <stdatomic.h>
 
 #include "base/memory.h"
+
+/* Turns of the waiting loop, each one pause instruction (10 to 50 ns): some 20 to 100 microseconds, the time that
+ * waking a thread takes. Longer would take a processor from others for nothing. */
+enum { AWAKE_TURNS = 2000 };
+
+static inline void pause_briefly(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
 
 /* A started thread; `index` is its number in tasks, 1..threads-1 (0 is the caller). */
 typedef struct worker {
@@ -24,10 +40,10 @@ struct sqf_pool {
     unsigned started;
     pthread_mutex_t lock;
     pthread_cond_t work_ready, work_done;
-    /* guarded by lock: number of the current job; workers that still have to report; the order to end */
-    uint64_t generation;
-    unsigned busy;
-    bool stop;
+    /* Number of the current job, and the order to end: written under the lock, looked at without it while awake. */
+    atomic_uint_fast64_t generation;
+    atomic_bool stop;
+    atomic_uint busy; /* workers that still have to report */
     /* The current job, written under the lock before the generation changes and read after a worker saw the change
      * under the same lock; `next` alone is contended. */
     sqf_task_fn fn;
@@ -37,7 +53,7 @@ struct sqf_pool {
 };
 
 /* Relaxed order is enough for the counter: it only hands out numbers. What the tasks wrote becomes visible to the
- * caller through the lock that each worker takes when it reports. */
+ * caller through the count of busy workers (report). */
 static void run_tasks(sqf_pool *pool, unsigned thread)
 {
     for (;;) {
@@ -49,32 +65,46 @@ static void run_tasks(sqf_pool *pool, unsigned thread)
     }
 }
 
-/* A worker's life: sleep until there is a job that it has not seen, work on it, report, sleep. It holds the lock all
- * the time but while it works, so no change of the fields below "guarded by lock" can slip between a test and the
- * wait for it. */
+/* Waits for a job other than `seen`, first awake, then asleep; false = the pool ends. The last look is taken under the
+ * lock under which the generation changes, so no change can slip between it and the sleep. */
+static bool wait_for_job(sqf_pool *pool, uint64_t *seen)
+{
+    for (int turn = 0; turn < AWAKE_TURNS; turn++) {
+        if (atomic_load_explicit(&pool->generation, memory_order_relaxed) != *seen || atomic_load(&pool->stop)) {
+            break;
+        }
+        pause_briefly();
+    }
+    pthread_mutex_lock(&pool->lock);
+    while (!pool->stop && pool->generation == *seen) {
+        pthread_cond_wait(&pool->work_ready, &pool->lock);
+    }
+    /* No job can be missed: the next one starts only after `busy` is 0, that is after this worker reported. */
+    *seen = pool->generation;
+    const bool stop = pool->stop;
+    pthread_mutex_unlock(&pool->lock);
+    return !stop;
+}
+
+/* What a worker wrote is visible to the caller that sees the count go down. The caller may have gone to sleep between
+ * the two, so the last worker wakes it under the lock. */
+static void report(sqf_pool *pool)
+{
+    if (atomic_fetch_sub(&pool->busy, 1) == 1) {
+        pthread_mutex_lock(&pool->lock);
+        pthread_cond_signal(&pool->work_done);
+        pthread_mutex_unlock(&pool->lock);
+    }
+}
+
 static void *worker_main(void *argument)
 {
     worker *self = argument;
-    sqf_pool *pool = self->pool;
     uint64_t seen = 0;
-    pthread_mutex_lock(&pool->lock);
-    for (;;) {
-        while (!pool->stop && pool->generation == seen) {
-            pthread_cond_wait(&pool->work_ready, &pool->lock);
-        }
-        if (pool->stop) {
-            break;
-        }
-        /* No job can be missed: the next one starts only after `busy` is 0, that is after this worker reported. */
-        seen = pool->generation;
-        pthread_mutex_unlock(&pool->lock);
-        run_tasks(pool, self->index);
-        pthread_mutex_lock(&pool->lock);
-        if (--pool->busy == 0) {
-            pthread_cond_signal(&pool->work_done);
-        }
+    while (wait_for_job(self->pool, &seen)) {
+        run_tasks(self->pool, self->index);
+        report(self->pool);
     }
-    pthread_mutex_unlock(&pool->lock);
     return NULL;
 }
 
@@ -156,6 +186,12 @@ void sqf_pool_run(sqf_pool *pool, size_t tasks, sqf_task_fn fn, void *user)
 
     run_tasks(pool, 0);
 
+    for (int turn = 0; turn < AWAKE_TURNS; turn++) {
+        if (atomic_load(&pool->busy) == 0) {
+            return;
+        }
+        pause_briefly();
+    }
     pthread_mutex_lock(&pool->lock);
     while (pool->busy > 0) {
         pthread_cond_wait(&pool->work_done, &pool->lock);
