@@ -3,7 +3,7 @@
 #define SQF_PTQ_OUTPUT_H
 
 #include "model/layer.h"
-#include "ptq/recipe_plan.h"
+#include "ptq/recipe/recipe_plan.h"
 
 typedef struct sqf_model_output {
     sqf_context *context;

@@ -3,7 +3,7 @@
 #define SQF_TOKENIZER_DECODER_H
 
 #include "base/json.h"
-#include "tokenizer/regex.h"
+#include "tokenizer/regex/regex.h"
 
 /* A list of texts in one buffer. Zero-initialise; sqf_texts_clear. */
 typedef struct sqf_texts {

@@ -2,7 +2,7 @@
 #ifndef SQF_TOKENIZER_PIECES_H
 #define SQF_TOKENIZER_PIECES_H
 
-#include "tokenizer/regex.h"
+#include "tokenizer/regex/regex.h"
 
 #define SQF_NO_TOKEN UINT32_MAX
 

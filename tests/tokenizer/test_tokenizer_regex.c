@@ -1,7 +1,7 @@
 /* Regular expressions as Oniguruma reads them: what each construct matches, and which ones are refused by name. */
 #include "check.h"
 
-#include "tokenizer/regex.h"
+#include "tokenizer/regex/regex.h"
 
 typedef struct match_case {
     const char *pattern, *text;

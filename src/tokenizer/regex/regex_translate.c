@@ -5,9 +5,9 @@
  * holds for all that follows, alternatives included. What has no translation is refused by name. */
 #include <string.h>
 
-#include "tokenizer/regex.h"
-#include "tokenizer/regex_parser.h"
-#include "tokenizer/regex_sets.h"
+#include "tokenizer/regex/regex.h"
+#include "tokenizer/regex/regex_parser.h"
+#include "tokenizer/regex/regex_sets.h"
 
 enum { REPEAT_LIMIT = 65535, LENGTH_LIMIT = 16384 };
 

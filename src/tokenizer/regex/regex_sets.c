@@ -1,7 +1,7 @@
 /* The names of properties in regular expressions. */
 #include <string.h>
 
-#include "tokenizer/regex_sets.h"
+#include "tokenizer/regex/regex_sets.h"
 #include "tokenizer/unicode_recent.h"
 
 typedef struct named_set {

@@ -1,6 +1,6 @@
 /* Compiling and matching by PCRE2. */
 #define PCRE2_CODE_UNIT_WIDTH 8
-#include "tokenizer/regex.h"
+#include "tokenizer/regex/regex.h"
 
 #include <pcre2.h>
 #include <string.h>

@@ -2,8 +2,8 @@
  * not: what has no spelling as a class becomes alternatives and lookaheads of one character each. */
 #include <string.h>
 
-#include "tokenizer/regex_parser.h"
-#include "tokenizer/regex_sets.h"
+#include "tokenizer/regex/regex_parser.h"
+#include "tokenizer/regex/regex_sets.h"
 #include "tokenizer/unicode.h"
 
 /* PCRE2's own \s has U+180E in addition, so its \S lacks it. */

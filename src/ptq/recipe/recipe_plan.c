@@ -1,5 +1,5 @@
 /* Resolving a recipe for a whole model, and everything that can be refused before work begins. */
-#include "ptq/recipe_plan.h"
+#include "ptq/recipe/recipe_plan.h"
 
 #include <string.h>
 

@@ -7,7 +7,7 @@
 
 #include "base/memory.h"
 #include "format/partition.h"
-#include "ptq/recipe.h"
+#include "ptq/recipe/recipe.h"
 
 static const char *const importance_names[] = {"obs", "hinv", "gain", "magnitude", "random", NULL};
 static const char *const mask_names[] = {"paper", "l1", "l2", "max", "maxl2", "random", NULL};

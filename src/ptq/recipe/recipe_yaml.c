@@ -4,7 +4,7 @@
 #include <yaml.h>
 
 #include "base/file.h"
-#include "ptq/recipe.h"
+#include "ptq/recipe/recipe.h"
 
 /* A recipe with an override for each module of a large model stays far below this. */
 enum { RECIPE_BYTES_MAX = 1 << 20 };

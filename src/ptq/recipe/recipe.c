@@ -1,6 +1,6 @@
 /* A recipe: base, overrides by regular expression, modules left alone; and what it says of one module. */
 #define PCRE2_CODE_UNIT_WIDTH 8
-#include "ptq/recipe.h"
+#include "ptq/recipe/recipe.h"
 
 #include <pcre2.h>
 #include <stdio.h>

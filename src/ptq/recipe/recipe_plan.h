@@ -3,7 +3,7 @@
 #define SQF_PTQ_RECIPE_PLAN_H
 
 #include "model/layer.h"
-#include "ptq/recipe.h"
+#include "ptq/recipe/recipe.h"
 
 typedef struct sqf_module_plan {
     sqf_module_recipe recipe;
