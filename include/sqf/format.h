@@ -94,10 +94,11 @@ SQF_API sqf_status sqf_scheme_check(const sqf_scheme *scheme, sqf_error *err);
 
 /** Read a scheme's name. Three spellings, any case, all documented by sqf_scheme_help and docs/format.md section 9:
  *  short "W4A(SQ6)", "W(SQ5)A8", "W4A16", "BF16", "W8A8-2:4"; shell-safe "w4a-sq6", "w-sq5-a8"; operands in full
- *  "W(64-(8/4)-0.75)A8"; and the long form "low=int4,group=128;low=int4,high=int8,bank=16,high_per_bank=8" which
- *  reaches every field (weights; activations), fields left out having their defaults. Fields may also follow a name
- *  and change it: "W4A8,group=32;scale=group". A field that has no meaning for the scheme is an error.
- *  Fields without a meaning come back as 0 or their default; the scheme has passed sqf_scheme_check.
+ *  "W(64-(8/4)-0.75)A8", where an operand alone, "64-(8/4)-0.75", means weights with activations in float; and the long
+ * form "low=int4,group=128;low=int4,high=int8,bank=16,high_per_bank=8" which reaches every field (weights;
+ * activations), fields left out having their defaults. Fields may also follow a name and change it:
+ * "W4A8,group=32;scale=group". A field that has no meaning for the scheme is an error. Fields without a meaning come
+ * back as 0 or their default; the scheme has passed sqf_scheme_check.
  *  @return SQF_OK; SQF_E_ARG (a name that means nothing; *out untouched). */
 SQF_API sqf_status sqf_scheme_parse(const char *name, sqf_scheme *out, sqf_error *err);
 

@@ -511,6 +511,11 @@ sqf_status sqf_scheme_parse(const char *name, sqf_scheme *out, sqf_error *err)
     for (size_t i = 0; i <= n; i++) {
         text[i] = name[i] >= 'A' && name[i] <= 'Z' ? (char)(name[i] + ('a' - 'A')) : name[i];
     }
-    cursor c = {text, name, err};
+    /* the name of an operand alone, as the paper writes it: weights, with activations in float */
+    char whole[SQF_SCHEME_TEXT + 8];
+    const bool operand = text[0] >= '0' && text[0] <= '9';
+    const size_t length = strcspn(text, ",;+");
+    snprintf(whole, sizeof whole, operand ? "w(%.*s)a16%s" : "%.*s%s", (int)length, text, text + length);
+    cursor c = {whole, name, err};
     return parse_lower(&c, out);
 }

@@ -288,13 +288,5 @@ sqf_status sqf_added_set_split(const sqf_added_set *set, sqf_pieces *pieces, sqf
         status = piece->id == SQF_NO_TOKEN ? cut_piece(set, pieces->text.data, piece, matcher, &result, err)
                                            : sqf_pieces_add(&result, *piece, err);
     }
-    if (status != SQF_OK) {
-        sqf_pieces_clear(&result);
-        return status;
-    }
-    result.text = pieces->text;
-    pieces->text = (sqf_buffer){0};
-    sqf_pieces_clear(pieces);
-    *pieces = result;
-    return SQF_OK;
+    return sqf_pieces_replace(pieces, &result, status);
 }

@@ -8,6 +8,19 @@ void sqf_pieces_clear(sqf_pieces *pieces)
     *pieces = (sqf_pieces){0};
 }
 
+sqf_status sqf_pieces_replace(sqf_pieces *pieces, sqf_pieces *result, sqf_status status)
+{
+    if (status != SQF_OK) {
+        sqf_pieces_clear(result);
+        return status;
+    }
+    result->text = pieces->text;
+    pieces->text = (sqf_buffer){0};
+    sqf_pieces_clear(pieces);
+    *pieces = *result;
+    return SQF_OK;
+}
+
 sqf_status sqf_pieces_add(sqf_pieces *pieces, sqf_piece piece, sqf_error *err)
 {
     if (piece.start == piece.end && piece.id == SQF_NO_TOKEN) {

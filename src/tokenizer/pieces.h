@@ -25,6 +25,10 @@ void sqf_pieces_clear(sqf_pieces *pieces);
 /* Appends a piece; an empty text is left out. */
 sqf_status sqf_pieces_add(sqf_pieces *pieces, sqf_piece piece, sqf_error *err);
 
+/* Ends a pass that wrote other pieces of the same text to `result`: with SQF_OK they take the place of the old ones,
+ * otherwise they are dropped. Returns the status. */
+sqf_status sqf_pieces_replace(sqf_pieces *pieces, sqf_pieces *result, sqf_status status);
+
 /* What becomes of the matches of a pattern. */
 typedef enum sqf_behavior {
     SQF_REMOVED,

@@ -108,15 +108,7 @@ static sqf_status split_all(const sqf_pretokenizer *step, sqf_pieces *pieces, sq
         status = piece->id == SQF_NO_TOKEN ? split_piece(step, pieces->text.data, piece, matcher, &result, err)
                                            : sqf_pieces_add(&result, *piece, err);
     }
-    if (status != SQF_OK) {
-        sqf_pieces_clear(&result);
-        return status;
-    }
-    result.text = pieces->text;
-    pieces->text = (sqf_buffer){0};
-    sqf_pieces_clear(pieces);
-    *pieces = result;
-    return SQF_OK;
+    return sqf_pieces_replace(pieces, &result, status);
 }
 
 static sqf_status run_step(const sqf_pretokenizer *step, sqf_pieces *pieces, sqf_matcher *matcher, sqf_error *err)

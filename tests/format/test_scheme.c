@@ -133,6 +133,22 @@ static void test_short_names_carry_the_fields_that_differ(void **state)
     assert_printed(&s, SQF_SPELLING_SHORT, "W(16-(fp16/3)-0.875)A(32-(8/0)-0.5)");
 }
 
+static void test_an_operand_alone_means_weights(void **state)
+{
+    (void)state;
+    const char *const pairs[][2] = {{"64-(8/4)-0.75", "W(SQ5)A16"},
+                                    {"32-(FP8/FP4)-0.5", "W(32-(fp8/fp4)-0.5)A16"},
+                                    {"64-(8/4)-0.75,scales=tied", "W(SQ5)A16,scales=tied"},
+                                    {"64-(8/4)-0.5;low=int8", "W(SQ6)A8"}};
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        sqf_error err;
+        sqf_scheme alone, whole;
+        assert_ok(sqf_scheme_parse(pairs[i][0], &alone, &err), &err);
+        assert_ok(sqf_scheme_parse(pairs[i][1], &whole, &err), &err);
+        assert_true(sqf_scheme_equal(&alone, &whole));
+    }
+}
+
 static void test_names_that_mean_nothing_are_refused_with_the_place(void **state)
 {
     (void)state;
@@ -374,6 +390,7 @@ int main(void)
         cmocka_unit_test(test_different_names_of_one_scheme_are_equal),
         cmocka_unit_test(test_defaults_are_those_of_the_format),
         cmocka_unit_test(test_short_names_carry_the_fields_that_differ),
+        cmocka_unit_test(test_an_operand_alone_means_weights),
         cmocka_unit_test(test_names_that_mean_nothing_are_refused_with_the_place),
         cmocka_unit_test(test_fields_out_of_range_are_refused_in_structures_too),
         cmocka_unit_test(test_every_valid_scheme_survives_every_spelling),
