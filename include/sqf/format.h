@@ -128,6 +128,7 @@ typedef struct sqf_scheme_bits {
                               left out */
 } sqf_scheme_bits;
 
+/** The bits of a scheme that passes sqf_scheme_check. Safe from any thread. */
 SQF_API sqf_scheme_bits sqf_scheme_bits_of(const sqf_scheme *scheme);
 
 /** One named scheme with a sentence on what it is. */

@@ -117,6 +117,7 @@ typedef struct sqf_quantize_options {
     bool force;         /**< replace an existing output */
 } sqf_quantize_options;
 
+/** The defaults above: no calibration text, 32 windows of 2048 tokens, nothing replaced. */
 SQF_API sqf_quantize_options sqf_quantize_options_default(void);
 
 /** What was done, for tables. The same and more, per tensor, is in OUT/report.json. */

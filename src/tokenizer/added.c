@@ -206,20 +206,6 @@ static size_t whitespace_before(const char *text, size_t at, size_t limit)
     return at;
 }
 
-static size_t whitespace_behind(const char *text, size_t n, size_t at)
-{
-    while (at < n) {
-        uint32_t c = 0;
-        size_t length;
-        sqf_utf8_next(text + at, n - at, &c, &length);
-        if (!sqf_is_whitespace(c)) {
-            break;
-        }
-        at += length;
-    }
-    return at;
-}
-
 /* The state of cutting one piece. */
 typedef struct cut {
     const char *text;
@@ -232,7 +218,7 @@ static size_t strip_right(cut *c, size_t end)
 {
     if (end < c->run_start || end > c->run_end) {
         c->run_start = end;
-        c->run_end = whitespace_behind(c->text, c->n, end);
+        c->run_end = sqf_whitespace_end(c->text, c->n, end);
     }
     return c->run_end;
 }

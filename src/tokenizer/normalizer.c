@@ -83,21 +83,6 @@ static sqf_status run_replace(const void *user, const char *text, size_t n, size
     return SQF_OK;
 }
 
-static size_t leading_whitespace(const char *text, size_t n)
-{
-    size_t at = 0;
-    while (at < n) {
-        uint32_t c;
-        size_t length;
-        sqf_utf8_next(text + at, n - at, &c, &length);
-        if (!sqf_is_whitespace(c)) {
-            break;
-        }
-        at += length;
-    }
-    return at;
-}
-
 /* The end of the text without trailing whitespace, not before `from`. */
 static size_t trailing_whitespace(const char *text, size_t from, size_t n)
 {
@@ -123,7 +108,7 @@ static sqf_status run_strip(const void *user, const char *text, size_t n, size_t
 {
     const sqf_normalizer *step = user;
     (void)matcher;
-    const size_t start = step->left ? leading_whitespace(text, n) : 0;
+    const size_t start = step->left ? sqf_whitespace_end(text, n, 0) : 0;
     const size_t end = step->right ? trailing_whitespace(text, start, n) : n;
     *origin = *origin > start ? *origin - start : 0;
     return sqf_buffer_append(out, text + start, end - start, err);

@@ -291,3 +291,17 @@ sqf_status sqf_append_normal_form(sqf_buffer *out, const char *text, size_t n, s
     free(list.data);
     return status;
 }
+
+size_t sqf_whitespace_end(const char *text, size_t n, size_t at)
+{
+    while (at < n) {
+        uint32_t c = 0;
+        size_t length;
+        sqf_utf8_next(text + at, n - at, &c, &length);
+        if (!sqf_is_whitespace(c)) {
+            break;
+        }
+        at += length;
+    }
+    return at;
+}

@@ -42,4 +42,7 @@ typedef enum sqf_normal_form { SQF_NFC, SQF_NFD, SQF_NFKC, SQF_NFKD } sqf_normal
 /* Appends the normal form of n bytes of valid UTF-8; O(n) also for long runs of combining marks. */
 sqf_status sqf_append_normal_form(sqf_buffer *out, const char *text, size_t n, sqf_normal_form form, sqf_error *err);
 
+/* Where the white space ends that begins at byte `at`; `at` itself where there is none. */
+size_t sqf_whitespace_end(const char *text, size_t n, size_t at);
+
 #endif
