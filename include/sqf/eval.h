@@ -23,12 +23,25 @@ typedef enum sqf_windowing {
     SQF_WINDOWING_LLAMA_CPP
 } sqf_windowing;
 
+/** Negative log-probabilities of the scored tokens of a text, in its order. */
+typedef struct sqf_eval_tokens {
+    size_t count;
+    double *nll; /**< natural logarithms; sqf_eval_tokens_clear */
+} sqf_eval_tokens;
+
+/** Frees them; NULL and zeros are fine. */
+SQF_API void sqf_eval_tokens_clear(sqf_eval_tokens *tokens);
+
 /** What to score. */
 typedef struct sqf_eval_options {
     size_t window;     /**< tokens a window, >= 2 (llama.cpp: >= 3), at most the models' positions */
     size_t max_tokens; /**< only the first so many tokens of the text; 0 = all */
     sqf_windowing windowing;
     bool special; /**< encode the text with special tokens (implied by SQF_WINDOWING_LLAMA_CPP) */
+    /** What an evaluation of a reference on the same text kept, in place of the reference: ratio and difference come
+     *  with their paired errors without running it again; kl and same_top stay NaN. NULL = none. Borrowed. */
+    const sqf_eval_tokens *paired;
+    sqf_eval_tokens *keep; /**< NULL, or where the scored tokens of the model go on success, for such a pairing */
 } sqf_eval_options;
 
 /** Windows of 2048 tokens, all of the text, standard windowing, no special tokens. */
@@ -74,8 +87,9 @@ typedef struct sqf_eval_result {
  * ignored.
  * @param result     written on success.
  * @return SQF_OK; SQF_E_ARG (window out of range or beyond a model's positions, both named; fewer than 2 tokens or no
- * whole window where one is needed; vocabularies that differ); SQF_E_VALUE (an id beyond the vocabulary; a NaN or
- * infinite logit, window and token named); SQF_E_MEMORY; SQF_E_CANCELLED.
+ * whole window where one is needed; vocabularies that differ; `paired` together with a reference, or of another number
+ * of tokens); SQF_E_VALUE (an id beyond the vocabulary; a NaN or infinite logit, window and token named);
+ * SQF_E_MEMORY; SQF_E_CANCELLED.
  *
  * Reports progress in "tokens". The result does not depend on the number of threads. One call a context at a time. */
 SQF_API sqf_status sqf_eval_ids(sqf_context *context, const sqf_model *model, const sqf_model *reference,

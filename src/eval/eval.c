@@ -203,6 +203,9 @@ static sqf_status check_models(const request *r, sqf_error *err)
 {
     const sqf_model_info info = sqf_model_info_get(r->model);
     SQF_TRY(check_positions(&info, r->options->window, err));
+    if (r->options->paired && r->reference) {
+        return sqf_fail(err, SQF_E_ARG, "%s: a reference and one that was run before, expected one of them", r->name);
+    }
     if (!r->reference) {
         return SQF_OK;
     }
@@ -225,7 +228,17 @@ static sqf_status evaluation_create(evaluation *e, const request *r, sqf_error *
         SQF_TRY(runner_create(&e->reference, e->context, r->reference, e->window, err));
     }
     const size_t room = e->windows * (e->window - e->first_scored);
-    return sqf_token_scores_create(room, r->reference != NULL, &e->scores, err);
+    const sqf_eval_tokens *paired = r->options->paired;
+    if (paired && paired->count != room) {
+        return sqf_fail(err, SQF_E_ARG, "%s: %zu scored tokens, expected %zu as of the reference", r->name, room,
+                        paired->count);
+    }
+    SQF_TRY(sqf_token_scores_create(room, r->reference != NULL, &e->scores, err));
+    if (paired) {
+        SQF_TRY(SQF_ALLOC(&e->scores.reference_nll, room, "token scores", err));
+        memcpy(e->scores.reference_nll, paired->nll, room * sizeof *paired->nll);
+    }
+    return SQF_OK;
 }
 
 static void evaluation_clear(evaluation *e)
@@ -271,6 +284,21 @@ static void finish_result(const evaluation *e, uint64_t bytes, sqf_eval_result *
     }
 }
 
+void sqf_eval_tokens_clear(sqf_eval_tokens *tokens)
+{
+    if (tokens) {
+        free(tokens->nll);
+        *tokens = (sqf_eval_tokens){0};
+    }
+}
+
+/* The scores change hands: nothing is left to fail. */
+static void keep_tokens(evaluation *e, sqf_eval_tokens *keep)
+{
+    *keep = (sqf_eval_tokens){e->scores.count, e->scores.nll};
+    e->scores.nll = NULL;
+}
+
 /* The three public calls end here. `first` may be NULL. */
 static sqf_status eval_ids(const request *r, const uint32_t *ids, size_t count, const uint32_t *first,
                            sqf_eval_result *result, sqf_error *err)
@@ -289,6 +317,9 @@ static sqf_status eval_ids(const request *r, const uint32_t *ids, size_t count, 
     }
     if (status == SQF_OK) {
         finish_result(&e, bytes, result);
+        if (r->options->keep) {
+            keep_tokens(&e, r->options->keep);
+        }
     }
     evaluation_clear(&e);
     return status;

@@ -154,20 +154,27 @@ static void summarize_model(const double *nll, size_t n, sqf_eval_score *score)
     score->perplexity_error = score->perplexity * m.error; /* d exp(x) = exp(x) dx */
 }
 
-/* Both models saw the same tokens: differences are taken token by token, where most of the spread cancels. */
-static void summarize_comparison(const sqf_token_scores *scores, sqf_eval_result *result)
+/* What needs both models' distributions of every token. */
+static void summarize_distributions(const sqf_token_scores *scores, sqf_eval_result *result)
 {
     const size_t n = scores->count;
-    summarize_model(scores->reference_nll, n, &result->reference);
     const mean_error kl = mean_of(scores->kl, 1, NULL, 0, n);
     result->kl = kl.mean;
     result->kl_error = kl.error;
+    result->kl_max = 0;
     size_t same = 0;
     for (size_t i = 0; i < n; i++) {
         result->kl_max = scores->kl[i] > result->kl_max ? scores->kl[i] : result->kl_max;
         same += scores->same_top[i];
     }
     result->same_top = (double)same / (double)n;
+}
+
+/* Both models saw the same tokens: differences are taken token by token, where most of the spread cancels. */
+static void summarize_comparison(const sqf_token_scores *scores, sqf_eval_result *result)
+{
+    const size_t n = scores->count;
+    summarize_model(scores->reference_nll, n, &result->reference);
     /* ratio = exp(mean of the paired differences); its error by the delta method */
     const mean_error pair = mean_of(scores->nll, 1, scores->reference_nll, 1, n);
     result->ratio = exp(pair.mean);
@@ -182,12 +189,14 @@ void sqf_token_scores_summarize(const sqf_token_scores *scores, sqf_eval_result 
 {
     summarize_model(scores->nll, scores->count, &result->model);
     result->compared = scores->reference_nll != NULL;
-    result->kl_max = 0;
+    result->kl = result->kl_error = result->kl_max = result->same_top = NAN;
+    if (scores->kl) {
+        summarize_distributions(scores, result);
+    }
     if (result->compared) {
         summarize_comparison(scores, result);
         return;
     }
-    result->kl = result->kl_error = result->kl_max = result->same_top = NAN;
     result->ratio = result->ratio_error = result->difference = result->difference_error = NAN;
     result->reference = (sqf_eval_score){
         .nll = NAN, .nll_sum = NAN, .perplexity = NAN, .perplexity_error = NAN, .seconds = NAN, .tokens_per_s = NAN};

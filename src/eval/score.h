@@ -6,7 +6,8 @@
 
 #include "base/thread.h"
 
-/* Figures of each scored token, in the order of the text; the last three only with a reference. */
+/* Figures of each scored token, in the order of the text; the last three only with a reference (of one that was run
+ * before, reference_nll alone). */
 typedef struct sqf_token_scores {
     size_t count;
     double *nll;

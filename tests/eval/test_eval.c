@@ -144,6 +144,41 @@ static bool stop_tokens(void *user, const char *what, uint64_t done, uint64_t to
     return strcmp(what, "tokens") != 0;
 }
 
+/* Kept scores, moved a little as another model's would be: the paired error is far below that of either. */
+static void test_kept_scores_stand_in_for_a_reference(void **state)
+{
+    demo *d = *state;
+    sqf_error err;
+    sqf_eval_result kept, run, paired;
+    sqf_eval_tokens tokens = {0};
+    sqf_eval_options options = {.window = WINDOW, .keep = &tokens};
+    assert_ok(sqf_eval_ids(d->context, d->model, NULL, NULL, d->ids, COUNT, NULL, &options, &kept, &err), &err);
+    assert_int_equal(tokens.count, kept.scored_tokens);
+    for (size_t i = 0; i < tokens.count; i++) {
+        tokens.nll[i] += 0.01 * (double)(i % 5); /* as of another model: the mean is 0.02 off, give or take the end */
+    }
+    options = (sqf_eval_options){.window = WINDOW, .paired = &tokens};
+    assert_ok(sqf_eval_ids(d->context, d->model, NULL, NULL, d->ids, COUNT, NULL, &options, &paired, &err), &err);
+    double sum = 0;
+    for (size_t i = 0; i < tokens.count; i++) {
+        sum += tokens.nll[i];
+    }
+    assert_true(paired.compared && isnan(paired.kl) && isnan(paired.same_top));
+    assert_near(paired.reference.nll_sum, sum, 1e-12);
+    assert_near(paired.ratio, paired.model.perplexity / paired.reference.perplexity, 1e-12);
+    assert_true(paired.ratio_error > 0 && paired.ratio_error < paired.model.perplexity_error / 10);
+
+    /* errors: both kinds of reference at once, and a text with another number of tokens */
+    const sqf_status both =
+        sqf_eval_ids(d->context, d->model, d->model, NULL, d->ids, COUNT, NULL, &options, &run, &err);
+    assert_int_equal(both, SQF_E_ARG);
+    const sqf_status shorter =
+        sqf_eval_ids(d->context, d->model, NULL, NULL, d->ids, 2 * WINDOW, NULL, &options, &run, &err);
+    assert_int_equal(shorter, SQF_E_ARG);
+    assert_string_equal(err.text, "text: 38 scored tokens, expected 57 as of the reference");
+    sqf_eval_tokens_clear(&tokens);
+}
+
 static void test_what_cannot_be_scored_is_refused(void **state)
 {
     demo *d = *state;
@@ -404,6 +439,7 @@ int main(void)
         cmocka_unit_test(test_a_short_text_is_one_window),
         cmocka_unit_test(test_llama_cpp_scores_second_halves_after_its_first_token),
         cmocka_unit_test(test_a_model_does_not_differ_from_itself),
+        cmocka_unit_test(test_kept_scores_stand_in_for_a_reference),
         cmocka_unit_test(test_what_cannot_be_scored_is_refused),
         cmocka_unit_test(test_speed_is_given_for_every_repetition),
         cmocka_unit_test(test_an_inspection_lists_and_finds_tensors),
