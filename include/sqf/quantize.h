@@ -29,10 +29,34 @@ typedef enum sqf_mask_score {
     SQF_MASK_SCORE_RANDOM
 } sqf_mask_score;
 
-typedef enum sqf_compensate { SQF_COMPENSATE_GPTQ = 0, SQF_COMPENSATE_NONE } sqf_compensate;
+/** Which errors the weights to come make up for. docs/algorithms.md */
+typedef enum sqf_compensate {
+    SQF_COMPENSATE_GPTQ = 0, /**< rounding errors of the weights before them */
+    SQF_COMPENSATE_NONE,
+    SQF_COMPENSATE_INPUT, /**< ... and the quantization of the layer's input */
+    SQF_COMPENSATE_MODEL  /**< ... and the errors of all layers before: the original model's input is the target */
+} sqf_compensate;
 typedef enum sqf_clip { SQF_CLIP_ABSMAX = 0, SQF_CLIP_MSE } sqf_clip;
 /** How N:M pruning chooses survivors. */
 typedef enum sqf_prune { SQF_PRUNE_SPARSEGPT = 0, SQF_PRUNE_WANDA, SQF_PRUNE_MAGNITUDE } sqf_prune;
+
+/** The basis of the residual stream. One for the whole model: every layer reads and writes the same stream. */
+typedef enum sqf_rotate {
+    SQF_ROTATE_OFF = 0,
+    SQF_ROTATE_HADAMARD, /**< random signs and a Hadamard matrix (QuaRot) */
+    SQF_ROTATE_RANDOM,   /**< a random orthogonal matrix */
+    SQF_ROTATE_PCA,      /**< principal components of the inputs, mixed inside the high and the low part (as in ResQ) */
+    SQF_ROTATE_LEARNED   /**< gradient steps on calibration data from `pca` or `hadamard` (as in SpinQuant) */
+} sqf_rotate;
+
+/** The basis of a part of a layer: of the values of each key head, or of the input of down_proj. */
+typedef enum sqf_rotate_part {
+    SQF_ROTATE_PART_AUTO = 0, /**< what goes with sqf_rotate */
+    SQF_ROTATE_PART_OFF,
+    SQF_ROTATE_PART_HADAMARD,
+    SQF_ROTATE_PART_RANDOM,
+    SQF_ROTATE_PART_PCA
+} sqf_rotate_part;
 
 /** How one module is quantized. */
 typedef struct sqf_module_recipe {
@@ -42,8 +66,11 @@ typedef struct sqf_module_recipe {
     sqf_compensate compensate;
     sqf_clip clip;
     sqf_prune prune;
-    float smooth;   /**< alpha in 0..1, or one of the two values below */
-    double damping; /**< fraction of mean(diag H) */
+    float smooth;                  /**< alpha in 0..1, or one of the two values below */
+    double damping;                /**< fraction of mean(diag H) */
+    sqf_rotate rotate;             /**< of the whole model: only the base recipe may say it */
+    sqf_rotate_part rotate_values; /**< the same */
+    sqf_rotate_part rotate_down;   /**< the same */
 } sqf_module_recipe;
 
 /** Values of `smooth`: no smoothing; and the default of docs/format.md section 10, which is 0.5 where the scheme

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "kernels/ops.h"
+#include "ptq/correct/passes.h"
 
 sqf_quantize_options sqf_quantize_options_default(void)
 {
@@ -41,20 +42,31 @@ static sqf_status collect_input(void *user, sqf_input_kind kind, const float *x,
     return sqf_fail_within(err, status, where);
 }
 
-/* Runs every window through the layer. With a tap the outputs are dropped, without one they replace the inputs. */
-static sqf_status run_windows(sqf_pipeline *pipeline, const sqf_layer *layer, const sqf_layer_tap *tap, sqf_error *err)
+sqf_status sqf_pipeline_advance(sqf_pipeline *pipeline, sqf_error *err)
+{
+    pipeline->done++;
+    return report_progress(pipeline, err);
+}
+
+sqf_status sqf_pipeline_run_window(sqf_pipeline *pipeline, const sqf_layer *layer, float *stream, size_t window,
+                                   const sqf_layer_tap *tap, sqf_error *err)
 {
     const sqf_config *config = &pipeline->checkpoint.config;
     const size_t length = pipeline->calibration.length, floats = length * config->hidden;
+    float *x = stream + window * floats;
+    if (tap) {
+        x = memcpy(pipeline->window, x, floats * sizeof *x);
+    }
+    return sqf_layer_forward(pipeline->context, config, layer, x, length, 0, pipeline->key, pipeline->value, tap,
+                             pipeline->workspace, err);
+}
+
+sqf_status sqf_pipeline_run_windows(sqf_pipeline *pipeline, const sqf_layer *layer, float *stream,
+                                    const sqf_layer_tap *tap, sqf_error *err)
+{
     for (size_t w = 0; w < pipeline->calibration.windows; w++) {
-        float *x = pipeline->hidden + w * floats;
-        if (tap) {
-            x = memcpy(pipeline->window, x, floats * sizeof *x);
-        }
-        SQF_TRY(sqf_layer_forward(pipeline->context, config, layer, x, length, 0, pipeline->key, pipeline->value, tap,
-                                  pipeline->workspace, err));
-        pipeline->done++;
-        SQF_TRY(report_progress(pipeline, err));
+        SQF_TRY(sqf_pipeline_run_window(pipeline, layer, stream, w, tap, err));
+        SQF_TRY(sqf_pipeline_advance(pipeline, err));
     }
     return SQF_OK;
 }
@@ -80,7 +92,7 @@ static sqf_status collect_statistics(sqf_pipeline *pipeline, sqf_layer_work *wor
         const size_t channels = input_channels(&pipeline->checkpoint.config, (sqf_input_kind)input);
         SQF_TRY(sqf_statistics_create(channels, true, &work->statistics[input], err));
     }
-    SQF_TRY(run_windows(pipeline, &work->layer, &tap, err));
+    SQF_TRY(sqf_pipeline_run_windows(pipeline, &work->layer, pipeline->hidden, &tap, err));
     for (int input = 0; input < SQF_INPUT_COUNT; input++) {
         sqf_statistics_finish(pipeline->context, &work->statistics[input]);
     }
@@ -112,6 +124,9 @@ static sqf_status work_on_layer(sqf_pipeline *pipeline, sqf_layer_work *work, sq
     if (work->forward) {
         SQF_TRY(sqf_layer_work_linears(pipeline, work, err));
     }
+    if (work->forward && pipeline->original) {
+        SQF_TRY(sqf_layer_work_keep_reference(pipeline, work, err));
+    }
     if (work->forward && work->plan->quantized) {
         SQF_TRY(collect_statistics(pipeline, work, err));
         SQF_TRY(sqf_layer_work_smooth(pipeline, work, err));
@@ -121,7 +136,10 @@ static sqf_status work_on_layer(sqf_pipeline *pipeline, sqf_layer_work *work, sq
         SQF_TRY(sqf_layer_work_quantize(pipeline, work, (sqf_input_kind)input, err));
         SQF_TRY(report_progress(pipeline, err));
     }
-    return work->feeds ? run_windows(pipeline, &work->layer, NULL, err) : SQF_OK;
+    if (work->feeds && pipeline->original) {
+        SQF_TRY(sqf_layer_work_run_reference(pipeline, work, err));
+    }
+    return work->feeds ? sqf_pipeline_run_windows(pipeline, &work->layer, pipeline->hidden, NULL, err) : SQF_OK;
 }
 
 /* The layer's tensors will not be read again. */
@@ -145,6 +163,7 @@ static sqf_status quantize_layer(sqf_pipeline *pipeline, size_t index, sqf_error
                            .plan = &pipeline->plan.layer[index],
                            .forward = index < pipeline->plan.passes,
                            .feeds = index + 1 < pipeline->plan.passes};
+    work.chained = work.feeds || (work.forward && work.plan->corrects);
     const sqf_status status = work_on_layer(pipeline, &work, err);
     if (status == SQF_OK) {
         log_layer(pipeline, &work, sqf_clock_seconds() - start);
@@ -188,6 +207,11 @@ static sqf_status prepare_calibration(sqf_pipeline *pipeline, sqf_error *err)
             calibration->windows, calibration->length, calibration->tokens);
     SQF_TRY(embed_windows(pipeline, err));
     const size_t length = calibration->length, width = config->kv_heads * config->head_dim;
+    if (pipeline->plan.follows_model) {
+        const size_t floats = calibration->windows * length * config->hidden;
+        SQF_TRY(SQF_ALLOC(&pipeline->original, floats, "calibration activations", err));
+        memcpy(pipeline->original, pipeline->hidden, floats * sizeof *pipeline->original);
+    }
     SQF_TRY(SQF_ALLOC(&pipeline->window, length * config->hidden, "a calibration window", err));
     SQF_TRY(SQF_ALLOC(&pipeline->key, length * width, "keys", err));
     SQF_TRY(SQF_ALLOC(&pipeline->value, length * width, "values", err));
@@ -204,7 +228,11 @@ static void count_work(sqf_pipeline *pipeline)
         return;
     }
     for (size_t i = 0; i < plan->passes; i++) {
-        const size_t passes = (size_t)plan->layer[i].quantized + (i + 1 < plan->passes);
+        const bool feeds = i + 1 < plan->passes;
+        size_t passes = (size_t)plan->layer[i].quantized + feeds + (feeds && plan->follows_model);
+        for (int input = 0; input < SQF_INPUT_COUNT; input++) {
+            passes += plan->layer[i].corrects && sqf_layer_plan_corrects(&plan->layer[i], (sqf_input_kind)input);
+        }
         pipeline->total += passes * pipeline->calibration.windows;
     }
 }
@@ -268,6 +296,7 @@ static void pipeline_clear(sqf_pipeline *pipeline)
     sqf_model_output_abort(&pipeline->output);
     sqf_workspace_destroy(pipeline->workspace);
     free(pipeline->hidden);
+    free(pipeline->original);
     free(pipeline->window);
     free(pipeline->key);
     free(pipeline->value);

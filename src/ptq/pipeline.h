@@ -16,6 +16,7 @@ typedef struct sqf_pipeline {
     sqf_model_output output;
     sqf_report report;
     float *hidden;            /* [windows, length, hidden]: the inputs of the layer at work */
+    float *original;          /* the same of the original model; NULL unless some module asks (plan.follows_model) */
     float *window;            /* [length, hidden] scratch */
     float *key, *value;       /* [length, kv_heads * head_dim] scratch */
     sqf_workspace *workspace; /* of forward passes */
@@ -28,6 +29,8 @@ typedef struct sqf_layer_work {
     const sqf_layer_plan *plan;
     bool forward;                     /* calibration text runs through this layer */
     bool feeds;                       /* ... and its outputs are the inputs of another pass */
+    bool chained;                     /* ... or a module compensates errors of its input: quantized ones stand in */
+    sqf_layer reference;              /* plan.follows_model: the layer before smoothing, in float32 */
     sqf_layer layer;                  /* norms, and the linear layers of the pass at hand */
     float *weights[SQF_LINEAR_COUNT]; /* [rows, columns] until the module is quantized; NULL if not needed */
     float *bias[SQF_LINEAR_COUNT];    /* [rows] or NULL */
@@ -38,6 +41,19 @@ typedef struct sqf_layer_work {
 } sqf_layer_work;
 
 void sqf_layer_work_clear(sqf_layer_work *work);
+
+/* Runs a window of a stream [windows, length, hidden] through a layer. With a tap the output is dropped, without one it
+ * replaces the input. */
+sqf_status sqf_pipeline_run_window(sqf_pipeline *pipeline, const sqf_layer *layer, float *stream, size_t window,
+                                   const sqf_layer_tap *tap, sqf_error *err);
+/* Every window; each is one unit of progress. */
+sqf_status sqf_pipeline_run_windows(sqf_pipeline *pipeline, const sqf_layer *layer, float *stream,
+                                    const sqf_layer_tap *tap, sqf_error *err);
+/* One unit of progress. SQF_E_CANCELLED. */
+sqf_status sqf_pipeline_advance(sqf_pipeline *pipeline, sqf_error *err);
+
+/* Activations in float32: those of a layer that is not quantized. */
+extern const sqf_act_spec sqf_float_activations;
 
 /* Loads norms, biases and weights in float32. */
 sqf_status sqf_layer_work_load(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_error *err);

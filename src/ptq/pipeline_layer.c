@@ -2,15 +2,17 @@
 #include <math.h>
 #include <string.h>
 
+#include "ptq/correct/passes.h"
 #include "ptq/pipeline.h"
 
-static const sqf_act_spec float_activations = {.low = SQF_TYPE_FP32, .bank = 1, .clip = 1.0f};
+const sqf_act_spec sqf_float_activations = {.low = SQF_TYPE_FP32, .bank = 1, .clip = 1.0f};
 
 /* ---- loading ---- */
 
 void sqf_layer_work_clear(sqf_layer_work *work)
 {
     sqf_layer_clear(&work->layer);
+    sqf_layer_clear(&work->reference);
     for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
         free(work->weights[kind]);
         free(work->bias[kind]);
@@ -92,7 +94,7 @@ static sqf_status make_dense(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_l
                                 .bias = work->bias[kind],
                                 .dense = weights,
                                 .dense_type = type,
-                                .activations = float_activations};
+                                .activations = sqf_float_activations};
     sqf_linear_name(work->index, kind, module);
     sqf_linear_shape(&pipeline->checkpoint.config, kind, &params.rows, &params.columns);
     sqf_linear_destroy(work->layer.linear[kind]);
@@ -185,7 +187,7 @@ static sqf_status write_converted(sqf_pipeline *pipeline, sqf_layer_work *work, 
     void **converted = &work->layer.owned[kind];
     SQF_TRY(convert_floats(name, work->weights[kind], rows * columns, type, converted, err));
     SQF_TRY(sqf_model_output_values(&pipeline->output, name, dense_dtype(type), rows, columns, *converted, err));
-    return work->feeds ? make_dense(pipeline, work, kind, *converted, type, err) : SQF_OK;
+    return work->chained ? make_dense(pipeline, work, kind, *converted, type, err) : SQF_OK;
 }
 
 static sqf_status write_dense(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_linear_kind kind, sqf_error *err)
@@ -217,9 +219,12 @@ typedef struct input_group {
     const sqf_statistics *statistics; /* NULL = no calibration */
     int32_t *channels;                /* stored order; NULL = as they come */
     size_t border;
-    float *input_norm; /* [columns] ||x_j||; NULL without statistics */
+    float *input_norm;         /* [columns] ||x_j||; NULL without statistics */
+    sqf_correction correction; /* members that compensate errors of the input */
+    bool solved;
     sqf_factor factor;
     double factor_damping; /* that `factor` was asked for; negative = there is none yet */
+    bool factor_corrected; /* it is that of the quantized input */
     float static_scale[2];
     float *column_norm; /* [columns], weighted dynamic masks */
     sqf_matrix matrix[SQF_LINEAR_COUNT];
@@ -231,6 +236,7 @@ static void group_clear(input_group *group)
     for (size_t i = 0; i < group->count; i++) {
         sqf_matrix_clear(&group->matrix[i]);
     }
+    sqf_correction_clear(&group->correction);
     sqf_factor_clear(&group->factor);
     free(group->channels);
     free(group->input_norm);
@@ -341,30 +347,57 @@ static sqf_status find_column_norm(input_group *group, sqf_error *err)
     return status;
 }
 
+/* The Hessian that a member's rounding errors are weighed with; NULL without calibration. */
+static const float *member_hessian(const input_group *group, bool corrected)
+{
+    if (corrected) {
+        return group->correction.quantized.hessian;
+    }
+    return group->statistics ? group->statistics->hessian : NULL;
+}
+
 /* The factor for a damping; kept for the next member with the same. */
 static sqf_status need_factor(sqf_pipeline *pipeline, input_group *group, const char *name, double damping,
-                              sqf_error *err)
+                              bool corrected, sqf_error *err)
 {
-    if (!group->statistics || group->factor_damping == damping) {
+    if (!group->statistics || (group->factor_damping == damping && group->factor_corrected == corrected)) {
         return SQF_OK;
     }
     sqf_factor_clear(&group->factor);
     group->factor_damping = -1.0;
-    SQF_TRY(sqf_factor_create(pipeline->context, name, group->statistics->hessian, group->columns, group->channels,
-                              damping, &group->factor, err));
+    SQF_TRY(sqf_factor_create(pipeline->context, name, member_hessian(group, corrected), group->columns,
+                              group->channels, damping, &group->factor, err));
     group->factor_damping = damping;
+    group->factor_corrected = corrected;
     pipeline->report.damped += group->factor.retries > 0;
     return SQF_OK;
 }
 
-static sqf_status quantize_member(sqf_pipeline *pipeline, const sqf_layer_work *work, input_group *group, size_t i,
+/* The member's weights become those that serve its quantized input best. */
+static sqf_status correct_weights(sqf_pipeline *pipeline, sqf_layer_work *work, input_group *group,
+                                  sqf_linear_kind kind, sqf_error *err)
+{
+    size_t rows, columns;
+    sqf_linear_shape(&pipeline->checkpoint.config, kind, &rows, &columns);
+    if (!group->solved) {
+        SQF_TRY(sqf_correction_solve(pipeline->context, &group->correction, &group->factor, group->channels, err));
+        group->solved = true;
+    }
+    return sqf_correction_apply(pipeline->context, &group->correction, work->weights[kind], rows, err);
+}
+
+static sqf_status quantize_member(sqf_pipeline *pipeline, sqf_layer_work *work, input_group *group, size_t i,
                                   sqf_error *err)
 {
     const double start = sqf_clock_seconds();
     const sqf_module_recipe *recipe = group_recipe(work, group, i);
     char name[SQF_MODULE_NAME];
     sqf_linear_name(work->index, group->member[i], name);
-    SQF_TRY(need_factor(pipeline, group, name, recipe->damping, err));
+    const bool corrected = group->statistics && sqf_module_corrects(&work->plan->module[group->member[i]]);
+    SQF_TRY(need_factor(pipeline, group, name, recipe->damping, corrected, err));
+    if (corrected) {
+        SQF_TRY(correct_weights(pipeline, work, group, group->member[i], err));
+    }
     const sqf_matrix_job job = {
         .name = name,
         .spec = recipe->scheme.weights,
@@ -375,7 +408,7 @@ static sqf_status quantize_member(sqf_pipeline *pipeline, const sqf_layer_work *
         .channels = group->channels,
         .factor = group->statistics ? &group->factor : NULL,
         .input_norm = group->input_norm,
-        .hessian = group->statistics ? group->statistics->hessian : NULL,
+        .hessian = member_hessian(group, corrected),
         .importance = recipe->importance,
         .prune = recipe->prune,
         .compensate = group->statistics ? recipe->compensate : SQF_COMPENSATE_NONE,
@@ -394,15 +427,16 @@ static sqf_status quantize_member(sqf_pipeline *pipeline, const sqf_layer_work *
     return SQF_OK;
 }
 
+static bool is_weighted(const sqf_act_spec *act)
+{
+    return sqf_act_spec_is_split(act) && act->mask == SQF_MASK_DYNAMIC && act->dynamic_weighted;
+}
+
 /* What the scheme's activations ask for beside the matrices. */
 static sqf_status find_extras(const sqf_layer_work *work, input_group *group, sqf_error *err)
 {
     const sqf_act_spec *act = &group_recipe(work, group, 0)->scheme.activations;
-    if (!sqf_act_spec_is_float(act) && act->scale == SQF_ACT_STATIC) {
-        find_static_scale(act, group);
-    }
-    const bool weighted = sqf_act_spec_is_split(act) && act->mask == SQF_MASK_DYNAMIC && act->dynamic_weighted;
-    return weighted ? find_column_norm(group, err) : SQF_OK;
+    return is_weighted(act) ? find_column_norm(group, err) : SQF_OK;
 }
 
 /* Puts the quantized module in the place of the original one. */
@@ -441,7 +475,74 @@ static sqf_status finish_member(sqf_pipeline *pipeline, sqf_layer_work *work, in
     work->output_error += entry->result.output_error;
     work->worst_error = fmax(work->worst_error, entry->result.output_error);
     work->matrices++;
-    return work->feeds ? make_quantized(pipeline, work, group, i, err) : SQF_OK;
+    return work->chained ? make_quantized(pipeline, work, group, i, err) : SQF_OK;
+}
+
+/* A layer of a few rows that quantizes its input as the members will. */
+static sqf_status make_probe(sqf_pipeline *pipeline, const sqf_layer_work *work, input_group *group, sqf_linear **out,
+                             sqf_error *err)
+{
+    const sqf_module_recipe *recipe = group_recipe(work, group, 0);
+    const sqf_matrix_job job = {.name = "probe",
+                                .spec = recipe->scheme.weights,
+                                .weights = group->weights[0],
+                                .rows = 1,
+                                .columns = group->columns,
+                                .border = group->border,
+                                .channels = group->channels,
+                                .importance = SQF_IMPORTANCE_MAGNITUDE,
+                                .prune = SQF_PRUNE_MAGNITUDE,
+                                .compensate = SQF_COMPENSATE_NONE};
+    sqf_matrix matrix;
+    SQF_TRY(sqf_matrix_quantize(pipeline->context, &job, &matrix, NULL, err));
+    const sqf_linear_params params = {.name = job.name,
+                                      .rows = 1,
+                                      .columns = group->columns,
+                                      .matrix = &matrix,
+                                      .activations = recipe->scheme.activations,
+                                      .static_scale = group->static_scale,
+                                      .column_norm = group->column_norm};
+    const sqf_status status = sqf_linear_create(pipeline->context, &params, out, err);
+    sqf_matrix_clear(&matrix);
+    return status;
+}
+
+/* ||W_:,j||_2 of the members' weights before they are quantized: what a weighted dynamic mask will rank by, nearly. */
+static sqf_status estimate_column_norm(input_group *group, sqf_error *err)
+{
+    SQF_TRY(SQF_ALLOC(&group->column_norm, group->columns, "column norms", err));
+    for (size_t j = 0; j < group->columns; j++) {
+        double sum = 0.0;
+        for (size_t i = 0; i < group->count; i++) {
+            for (size_t n = 0; n < group->rows[i]; n++) {
+                const double value = (double)group->weights[i][n * group->columns + j];
+                sum += value * value;
+            }
+        }
+        group->column_norm[j] = (float)sqrt(sum);
+    }
+    return SQF_OK;
+}
+
+/* One more pass of the windows: the input as it should be beside the input as the members will read it. */
+static sqf_status compare_inputs(sqf_pipeline *pipeline, sqf_layer_work *work, input_group *group, sqf_error *err)
+{
+    const sqf_act_spec *act = &group_recipe(work, group, 0)->scheme.activations;
+    sqf_linear *probe = NULL;
+    sqf_status status = SQF_OK;
+    if (is_weighted(act)) {
+        status = estimate_column_norm(group, err);
+    }
+    if (status == SQF_OK && !sqf_act_spec_is_float(act)) {
+        status = make_probe(pipeline, work, group, &probe, err);
+    }
+    if (status == SQF_OK) {
+        status = sqf_layer_work_correct(pipeline, work, group->input, probe, &group->correction, err);
+    }
+    sqf_linear_destroy(probe);
+    free(group->column_norm);
+    group->column_norm = NULL;
+    return status;
 }
 
 /* The original layer borrows the weights: it goes first. */
@@ -467,8 +568,15 @@ static sqf_status quantize_group(sqf_pipeline *pipeline, sqf_layer_work *work, i
     if (group->count == 0) {
         return SQF_OK;
     }
-    drop_original(work, group);
+    const sqf_act_spec *act = &group_recipe(work, group, 0)->scheme.activations;
     SQF_TRY(choose_channels(pipeline, work, group, err));
+    if (!sqf_act_spec_is_float(act) && act->scale == SQF_ACT_STATIC) {
+        find_static_scale(act, group);
+    }
+    if (group->statistics && sqf_layer_plan_corrects(work->plan, group->input)) {
+        SQF_TRY(compare_inputs(pipeline, work, group, err));
+    }
+    drop_original(work, group);
     SQF_TRY(find_input_norm(group, err));
     for (size_t i = 0; i < group->count; i++) {
         SQF_TRY(quantize_member(pipeline, work, group, i, err));

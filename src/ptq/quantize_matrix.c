@@ -108,7 +108,7 @@ static void plan_clear(gptq_plan *plan)
 static sqf_status plan_create(const sqf_matrix_job *job, sqf_matrix *out, gptq_plan *plan, sqf_error *err)
 {
     *plan = (gptq_plan){.job = job, .out = out};
-    plan->compensate = job->compensate == SQF_COMPENSATE_GPTQ;
+    plan->compensate = job->compensate != SQF_COMPENSATE_NONE;
     plan->prune = job->spec.low == SQF_TYPE_NONE;
     plan->random_key = random_key(job->seed, job->name);
     sqf_status status;

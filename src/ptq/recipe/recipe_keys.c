@@ -9,9 +9,11 @@
 #include "format/partition.h"
 #include "ptq/recipe/recipe.h"
 
+static const char *const rotate_names[] = {"off", "hadamard", "random", "pca", "learned", NULL};
+static const char *const rotate_part_names[] = {"auto", "off", "hadamard", "random", "pca", NULL};
 static const char *const importance_names[] = {"obs", "hinv", "gain", "magnitude", "random", NULL};
 static const char *const mask_names[] = {"paper", "l1", "l2", "max", "maxl2", "random", NULL};
-static const char *const compensate_names[] = {"gptq", "none", NULL};
+static const char *const compensate_names[] = {"gptq", "none", "gptq-input", "gptq-model", NULL};
 static const char *const clip_names[] = {"absmax", "mse", NULL};
 static const char *const prune_names[] = {"sparsegpt", "wanda", "magnitude", NULL};
 static const char *const scales_names[] = {"free", "tied", NULL};
@@ -345,6 +347,9 @@ enum {
     KEY_PRUNE,
     KEY_SMOOTH,
     KEY_DAMPING,
+    KEY_ROTATE,
+    KEY_ROTATE_VALUES,
+    KEY_ROTATE_DOWN,
     KEY_COUNT
 };
 _Static_assert((int)KEY_COUNT <= (int)SQF_RECIPE_KEY_MAX, "sqf_recipe_values has room for every key");
@@ -378,8 +383,9 @@ static const sqf_recipe_key keys[KEY_COUNT] = {
                         "which weights are held high (without calibration obs, hinv and gain see no Hessian)"},
     [KEY_MASK] = {"mask", "paper, l1, l2, max, maxl2 or random", "paper",
                   "which channels a static activation mask holds high"},
-    [KEY_COMPENSATE] = {"compensate", "gptq or none", "gptq",
-                        "spread rounding errors over the weights to come (with calibration), or round to nearest"},
+    [KEY_COMPENSATE] = {"compensate", "gptq, gptq-input, gptq-model or none", "gptq",
+                        "errors that the weights to come make up for: of weights, of the quantized input too, of all layers "
+                        "before too; none rounds to nearest"},
     [KEY_CLIP] = {"clip", "absmax or mse", "absmax",
                   "weight scales by the largest magnitude, or searched for the least error"},
     [KEY_PRUNE] = {"prune", "sparsegpt, wanda or magnitude", "sparsegpt", "which weights N:M pruning keeps"},
@@ -387,6 +393,14 @@ static const sqf_recipe_key keys[KEY_COUNT] = {
                     "SmoothQuant's alpha; auto is 0.5 below 8-bit weights and before quantized activations"},
     [KEY_DAMPING] = {"damping", "a number from 0 to 1e6", "0.01",
                      "added to the Hessian's diagonal, as a part of the diagonal's mean"},
+    [KEY_ROTATE] = {"rotate", "off, hadamard, random, pca or learned", "off",
+                    "the basis of the residual stream, folded into the weights; for the whole model"},
+    [KEY_ROTATE_VALUES] = {"rotate_values", "auto, off, hadamard, random or pca", "auto",
+                           "the basis of the values of each key head, folded into v_proj and o_proj; for the whole "
+                           "model; auto goes with rotate"},
+    [KEY_ROTATE_DOWN] = {"rotate_down", "auto, off, hadamard, random or pca", "auto",
+                         "the basis of down_proj's input, computed at run time; for the whole model; auto goes with "
+                         "rotate"},
 };
 
 #define SCHEME_CHOICE(field, choice_names)                                                                             \
@@ -423,6 +437,9 @@ static const key_action actions[KEY_COUNT] = {
     [KEY_PRUNE] = CHOICE(prune, prune_names),
     [KEY_SMOOTH] = {.set = set_smooth, .print = print_smooth, .printed = true},
     [KEY_DAMPING] = {.set = set_damping, .print = print_damping, .printed = true},
+    [KEY_ROTATE] = CHOICE(rotate, rotate_names),
+    [KEY_ROTATE_VALUES] = CHOICE(rotate_values, rotate_part_names),
+    [KEY_ROTATE_DOWN] = CHOICE(rotate_down, rotate_part_names),
 };
 
 const sqf_recipe_key *sqf_recipe_key_list(size_t *count)

@@ -131,6 +131,11 @@ static sqf_status check_pair(const sqf_layer_plan *plan, size_t layer, sqf_linea
         return sqf_fail(err, SQF_E_ARG, "%s and %s read the same input: expected equal activations and masks", first,
                         second);
     }
+    if (left->compensate != right->compensate && sqf_module_corrects(&plan->module[a]) &&
+        sqf_module_corrects(&plan->module[b])) {
+        return sqf_fail(err, SQF_E_ARG, "%s and %s read the same input: expected equal values of compensate", first,
+                        second);
+    }
     const bool explicit = left->smooth > SQF_SMOOTH_AUTO && right->smooth > SQF_SMOOTH_AUTO;
     if (explicit && left->smooth != right->smooth) {
         return sqf_fail(err, SQF_E_ARG, "%s and %s read the same input: expected equal values of smooth", first,
@@ -204,14 +209,42 @@ static size_t choose_alphas(sqf_layer_plan *plan, bool calibrated)
     return given_up;
 }
 
+bool sqf_module_corrects(const sqf_module_plan *module)
+{
+    const sqf_compensate compensate = module->recipe.compensate;
+    return module->quantized && (compensate == SQF_COMPENSATE_INPUT || compensate == SQF_COMPENSATE_MODEL);
+}
+
 static sqf_status resolve_layer(const sqf_recipe *recipe, size_t layer, bool calibrated, sqf_layer_plan *plan,
                                 sqf_error *err)
 {
     for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
         SQF_TRY(resolve_module(recipe, layer, (sqf_linear_kind)kind, &plan->module[kind], err));
         plan->quantized = plan->quantized || plan->module[kind].quantized;
+        plan->corrects = plan->corrects || (calibrated && sqf_module_corrects(&plan->module[kind]));
     }
     return check_layer(plan, calibrated, layer, err);
+}
+
+bool sqf_layer_plan_corrects(const sqf_layer_plan *plan, sqf_input_kind input)
+{
+    for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
+        if (sqf_linear_input((sqf_linear_kind)kind) == input && sqf_module_corrects(&plan->module[kind])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool follows_model(const sqf_layer_plan *plan)
+{
+    for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
+        if (plan->corrects && plan->module[kind].quantized &&
+            plan->module[kind].recipe.compensate == SQF_COMPENSATE_MODEL) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static sqf_status resolve_layers(const sqf_recipe *recipe, sqf_plan *plan, sqf_error *err)
@@ -221,6 +254,7 @@ static sqf_status resolve_layers(const sqf_recipe *recipe, sqf_plan *plan, sqf_e
         SQF_TRY(resolve_layer(recipe, i, plan->calibrated, &plan->layer[i], err));
         plan->unsmoothed += choose_alphas(&plan->layer[i], plan->calibrated);
         plan->passes = plan->layer[i].quantized ? i + 1 : plan->passes;
+        plan->follows_model = plan->follows_model || follows_model(&plan->layer[i]);
     }
     return check_used(recipe, plan->layers, err);
 }

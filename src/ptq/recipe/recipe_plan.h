@@ -11,18 +11,26 @@ typedef struct sqf_module_plan {
     bool quantized; /* false: ignored, or a scheme that leaves the weights dense */
 } sqf_module_plan;
 
+/* True if it is quantized and compensates errors of its input, not of its weights alone. */
+bool sqf_module_corrects(const sqf_module_plan *module);
+
 typedef struct sqf_layer_plan {
     sqf_module_plan module[SQF_LINEAR_COUNT];
     float alpha[SQF_INPUT_COUNT]; /* of smoothing; negative = off */
     bool quantized;               /* some module is */
+    bool corrects;                /* some module compensates errors of its input */
 } sqf_layer_plan;
+
+/* True if some reader of the input compensates its errors. */
+bool sqf_layer_plan_corrects(const sqf_layer_plan *plan, sqf_input_kind input);
 
 typedef struct sqf_plan {
     size_t layers;
     sqf_layer_plan *layer;
     size_t passes; /* layers up to the last one that is quantized: those through which calibration text runs */
     bool calibrated;
-    size_t unsmoothed; /* inputs whose smoothing was given up, see sqf_plan_create */
+    bool follows_model; /* some module compensates errors of all layers before it */
+    size_t unsmoothed;  /* inputs whose smoothing was given up, see sqf_plan_create */
 } sqf_plan;
 
 /* Resolves the recipe for every module. SQF_E_ARG names the first of: an override or ignored name that no module has;
