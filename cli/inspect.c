@@ -35,6 +35,7 @@ static json_t *entry_json(const sqf_inspect_entry *entry)
     json_object_set_new(object, "bits_equivalent", json_number(entry->weights_equivalent_bits));
     if (entry->linear) {
         json_object_set_new(object, "activation_bits_equivalent", json_number(entry->activations_equivalent_bits));
+        json_object_set_new(object, "cost", json_number(entry->cost));
     }
     if (entry->quantized) {
         char text[SQF_SCHEME_TEXT];
@@ -82,7 +83,8 @@ static void print_entry(const sqf_inspect_entry *entry)
     format_bytes(entry->bytes, bytes);
     printf("%-46s %-12s %-14s %10s", entry->name, shape, entry->dtype, bytes);
     if (entry->quantized) {
-        printf("  %.3f bits stored, %.4g equivalent", entry->stored_bits, entry->weights_equivalent_bits);
+        printf("  %.3f bits stored, %.4g equivalent, cost %.3f", entry->stored_bits, entry->weights_equivalent_bits,
+               entry->cost);
     }
     putchar('\n');
 }
@@ -107,6 +109,7 @@ static json_t *info_json(const sqf_model_info *info)
     json_object_set_new(object, "bits_per_weight", json_number(info->bits_per_weight));
     json_object_set_new(object, "weights_equivalent_bits", json_number(info->weights_equivalent_bits));
     json_object_set_new(object, "activations_equivalent_bits", json_number(info->activations_equivalent_bits));
+    json_object_set_new(object, "cost", json_number(info->predicted_cost));
     return object;
 }
 
@@ -120,8 +123,11 @@ static void print_info(const sqf_model_info *info)
            info->layers, info->hidden, info->intermediate, info->heads, info->kv_heads, info->head_dim,
            info->vocabulary, info->positions);
     printf("  %" PRIu64 " parameters, %" PRIu64 " quantized, %s\n", info->parameters, info->quantized_weights, bytes);
-    printf("  linear layers: %.3f bits a weight stored; equivalent: weights %.4g, activations %.4g\n\n",
-           info->bits_per_weight, info->weights_equivalent_bits, info->activations_equivalent_bits);
+    printf("  linear layers: %.3f bits a weight stored; equivalent: weights %.4g, activations %.4g; predicted cost "
+           "%.3f of "
+           "an 8-bit product\n\n",
+           info->bits_per_weight, info->weights_equivalent_bits, info->activations_equivalent_bits,
+           info->predicted_cost);
 }
 
 /* One entry by the name of a module or tensor. */
@@ -281,8 +287,10 @@ const cli_command *inspect_command(void)
             "scales and masks are distributed.\n\n"
             "JSON members: model, architecture, scheme, hidden, intermediate, layers, heads, kv_heads, head_dim, "
             "vocabulary, positions, parameters, quantized_weights, weight_bytes, bits_per_weight, "
-            "weights_equivalent_bits, activations_equivalent_bits, tensors (name, quantized, scheme or dtype, shape, "
-            "bytes, bits_stored, bits_equivalent, ...). With TENSOR the object of that tensor, and of a quantized "
+            "weights_equivalent_bits, activations_equivalent_bits, cost, tensors (name, quantized, scheme or dtype, "
+            "shape, "
+            "bytes, bits_stored, bits_equivalent, cost of linear layers, ...). With TENSOR the object of that tensor, "
+            "and of a quantized "
             "module "
             "also high, high_share, columns_never_high, columns_always_high, busiest_share, low_zero_share, "
             "low_limit_share, scale_low, scale_high, channels_high. With --check: model, ok, items, tensors, hashed, "

@@ -1,6 +1,7 @@
 /* sqf schemes: what every name means, with bits. Needs no model and no context: names and their bits are arithmetic. */
 #include <stdio.h>
 
+#include <sqf/cost.h>
 #include <sqf/format.h>
 
 #include "command.h"
@@ -21,6 +22,7 @@ static json_t *scheme_json(const char *name, const char *shell_name, const char 
     json_object_set_new(object, "activations_equivalent_bits", json_number(bits.activations_equivalent));
     json_object_set_new(object, "weights_stored_bits", json_number(bits.weights_stored));
     json_object_set_new(object, "low_rate_share", json_number(bits.low_rate_share));
+    json_object_set_new(object, "cost", json_number(sqf_scheme_cost(scheme, NULL)));
     return object;
 }
 
@@ -39,8 +41,9 @@ static void list_scheme(listing *list, const char *name, const char *shell_name,
         return;
     }
     const sqf_scheme_bits bits = sqf_scheme_bits_of(scheme);
-    printf("%-23s %-24s %8.4g %8.4g %8.4g %7.1f %%  %s\n", name, shell_name, bits.weights_equivalent,
-           bits.activations_equivalent, bits.weights_stored, 100 * bits.low_rate_share, description);
+    printf("%-23s %-24s %8.4g %8.4g %8.4g %7.1f %% %7.3f  %s\n", name, shell_name, bits.weights_equivalent,
+           bits.activations_equivalent, bits.weights_stored, 100 * bits.low_rate_share, sqf_scheme_cost(scheme, NULL),
+           description);
     if (list->long_names) {
         char text[SQF_SCHEME_TEXT];
         sqf_scheme_print(scheme, SQF_SPELLING_LONG, text);
@@ -51,8 +54,8 @@ static void list_scheme(listing *list, const char *name, const char *shell_name,
 static void print_heading(const listing *list)
 {
     if (!list->json) {
-        printf("%-23s %-24s %8s %8s %8s %9s  %s\n", "scheme", "in a shell", "weights", "acts", "stored", "low rate",
-               "meaning");
+        printf("%-23s %-24s %8s %8s %8s %9s %7s  %s\n", "scheme", "in a shell", "weights", "acts", "stored", "low rate",
+               "cost", "meaning");
     }
 }
 
@@ -117,8 +120,10 @@ const cli_command *schemes_command(void)
         .summary = "list the named schemes, or explain one",
         .description =
             "Prints what the names of schemes mean: equivalent bits of weights and activations (y = (1-s)*h + s*l), "
-            "stored bits per weight (codes, masks and scales, for whole banks), and the share of multiply-accumulates "
-            "with both operands at 4 bits or fewer. With SCHEME, in any spelling that sqf quantize accepts, explains "
+            "stored bits per weight (codes, masks and scales, for whole banks), the share of multiply-accumulates "
+            "with both operands at 4 bits or fewer, and the predicted cost of one product in units of an 8-bit "
+            "product, "
+            "the scaling of sums included. With SCHEME, in any spelling that sqf quantize accepts, explains "
             "that one; -v adds the long form of each, which names every field.",
         .examples = examples,
         .run = run_schemes,

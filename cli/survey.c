@@ -87,6 +87,7 @@ static sqf_status measure_row(const survey *s, survey_row *row, const char *outp
     row->weights_equivalent_bits = info.weights_equivalent_bits;
     row->activations_equivalent_bits = info.activations_equivalent_bits;
     row->stored_bits = info.bits_per_weight;
+    row->cost = info.predicted_cost;
     sqf_eval_options options = sqf_eval_options_default();
     options.window = arguments_count(s->arguments, "window");
     options.max_tokens = arguments_count(s->arguments, "max-tokens");
@@ -347,7 +348,8 @@ const cli_command *survey_command(void)
             "against stored bits (plot.svg, plot.png; needs gnuplot). The quantized models stay under models/. Change "
             "is "
             "that of perplexity against MODEL with the standard error of the paired difference; low rate is the share "
-            "of the linear layers' multiply-accumulates that ran with both operands at 4 bits or fewer.",
+            "of the linear layers' multiply-accumulates that ran with both operands at 4 bits or fewer; cost is the "
+            "predicted one of a product in units of an 8-bit product, the scaling of sums included.",
         .options = options,
         .option_count = sizeof options / sizeof *options,
         .examples = examples,

@@ -19,10 +19,10 @@ double survey_low_rate(const survey_row *row)
 
 void survey_print_heading(void)
 {
-    printf("%-22s %6s %6s %7s %8s %9s %17s %9s %7s %6s %6s %8s %8s\n", "", "equiv.", "bits", "stored", "file",
-           "perplex-", "change in %", "KL diver-", "same", "low", "quant.", "prefill", "decode");
-    printf("%-22s %6s %6s %7s %8s %9s %17s %9s %7s %6s %6s %8s %8s\n", "scheme", "wght", "act", "bits/w", "MB", "ity",
-           "(std. error)", "gence", "top, %", "rate,%", "s", "tok/s", "tok/s");
+    printf("%-22s %6s %6s %7s %8s %9s %17s %9s %7s %6s %6s %6s %8s %8s\n", "", "equiv.", "bits", "stored", "file",
+           "perplex-", "change in %", "KL diver-", "same", "low", "cost", "quant.", "prefill", "decode");
+    printf("%-22s %6s %6s %7s %8s %9s %17s %9s %7s %6s %6s %6s %8s %8s\n", "scheme", "wght", "act", "bits/w", "MB",
+           "ity", "(std. error)", "gence", "top, %", "rate,%", "", "s", "tok/s", "tok/s");
 }
 
 void survey_print_row(const survey_row *row)
@@ -30,10 +30,11 @@ void survey_print_row(const survey_row *row)
     const sqf_eval_result *eval = &row->eval;
     char change[32];
     snprintf(change, sizeof change, "%+.2f (%.2f)", 100 * (eval->ratio - 1), 100 * eval->ratio_error);
-    printf("%-22s %6.4g %6.4g %7.3f %8.2f %9.3f %17s %9.5f %7.2f %6.1f %6.1f %8.0f %8.0f\n", row->name,
+    printf("%-22s %6.4g %6.4g %7.3f %8.2f %9.3f %17s %9.5f %7.2f %6.1f %6.3f %6.1f %8.0f %8.0f\n", row->name,
            row->weights_equivalent_bits, row->activations_equivalent_bits, row->stored_bits,
            (double)row->quantize.file_bytes / 1e6, eval->model.perplexity, change, eval->kl, 100 * eval->same_top,
-           100 * survey_low_rate(row), row->quantize.seconds, row->prefill_tokens_per_s, row->decode_tokens_per_s);
+           100 * survey_low_rate(row), row->cost, row->quantize.seconds, row->prefill_tokens_per_s,
+           row->decode_tokens_per_s);
     fflush(stdout);
 }
 
@@ -58,6 +59,7 @@ json_t *survey_row_json(const survey_row *row)
         {"kl_error", eval->kl_error},
         {"same_top", eval->same_top},
         {"low_rate_share", survey_low_rate(row)},
+        {"cost", row->cost},
         {"scored_tokens", (double)eval->scored_tokens},
         {"quantization_seconds", row->quantize.seconds},
         {"prefill_tokens_per_s", row->prefill_tokens_per_s},

@@ -4,6 +4,7 @@
 #define SQF_MODEL_H
 
 #include <sqf/context.h>
+#include <sqf/cost.h>
 #include <sqf/format.h>
 #include <sqf/tokenizer.h>
 
@@ -34,6 +35,8 @@ typedef struct sqf_model_info {
     uint64_t weight_bytes;      /**< of all stored tensors */
     double bits_per_weight;     /**< stored bits of the decoder's linear layers per weight, scales and masks included */
     double weights_equivalent_bits, activations_equivalent_bits; /**< mean over the decoder's linear layers' weights */
+    sqf_cost cost;         /**< predicted work of the decoder's linear layers for one token (cost.h) */
+    double predicted_cost; /**< the same per product, by the default cost model */
 } sqf_model_info;
 
 /** The facts of a model. */
@@ -67,6 +70,9 @@ SQF_API sqf_status sqf_session_create(const sqf_model *model, size_t positions, 
 SQF_API void sqf_session_destroy(sqf_session *session);
 /** Forget all tokens. */
 SQF_API void sqf_session_reset(sqf_session *session);
+/** Forget the tokens from position `length` on; nothing if there are fewer. What comes next continues behind the tokens
+ *  that are left, so that a common beginning is computed once. There are no logits until the next forward. */
+SQF_API void sqf_session_truncate(sqf_session *session, size_t length);
 /** Number of tokens so far. */
 SQF_API size_t sqf_session_length(const sqf_session *session);
 /** Number of tokens that it was created for. */

@@ -44,6 +44,10 @@ static void finish_entry(sqf_named_entry *e)
     const sqf_scheme_bits bits = sqf_scheme_bits_of(&entry->scheme);
     entry->weights_equivalent_bits = bits.weights_equivalent;
     entry->activations_equivalent_bits = bits.activations_equivalent;
+    if (entry->linear) {
+        const sqf_cost cost = sqf_cost_linear(&entry->scheme, entry->shape[0], entry->shape[1]);
+        entry->cost = sqf_cost_per_product(&cost, NULL);
+    }
     entry->stored_bits = entry->elements ? 8.0 * (double)entry->bytes / (double)entry->elements : 0;
 }
 

@@ -16,6 +16,7 @@
 #include <cblas.h>
 
 #include "base/memory.h"
+#include "format/products.h"
 #include "kernels/layout.h"
 
 enum {
@@ -53,52 +54,17 @@ static void count_products(sqf_product_counts *counts, sqf_type weight, sqf_type
     }
 }
 
-/* High weights of a row in the columns [begin, end), a union of banks. */
-static uint64_t high_weights(const sqf_matrix *matrix, size_t begin, size_t end)
-{
-    uint64_t count = 0;
-    for (size_t at = begin; at < end;) {
-        size_t bank_begin, bank_end;
-        sqf_partition_range(&matrix->banks, sqf_partition_find(&matrix->banks, at), &bank_begin, &bank_end);
-        count += sqf_bank_high(matrix->spec.bank, matrix->spec.high_per_bank, bank_end - bank_begin);
-        at = bank_end;
-    }
-    return matrix->spec.high == SQF_TYPE_NONE ? 0 : count;
-}
-
-/* Products of one section of a row. With dynamic masks the share of high channels, which is fixed, is taken for both
- * kinds of weights. */
-static void count_section(const sqf_matrix *matrix, const sqf_act_spec *act, size_t begin, size_t end,
-                          uint64_t high_acts, sqf_product_counts *counts)
-{
-    const uint64_t length = end - begin;
-    if (length == 0) {
-        return;
-    }
-    const uint64_t high = high_weights(matrix, begin, end);
-    const uint64_t amounts[PARTS] = {length - high, high};
-    const sqf_type types[PARTS] = {matrix->spec.low, matrix->spec.high};
-    for (int part = LOW; part <= HIGH; part++) {
-        const uint64_t with_high = amounts[part] * high_acts / length;
-        count_products(counts, types[part], act->high, with_high);
-        count_products(counts, types[part], act->low, amounts[part] - with_high);
-    }
-}
-
 /* The products of one output channel and one token, by path. The counts are computed, not measured: what the paths do
  * with every pair of types is fixed. */
 static void count_row(const sqf_matrix *matrix, const sqf_act_spec *act, sqf_product_counts *counts)
 {
-    const size_t columns = matrix->columns, border = matrix->border;
-    if (!sqf_act_spec_is_split(act)) {
-        count_section(matrix, act, 0, border, 0, counts);
-        count_section(matrix, act, border, columns, 0, counts);
-    } else if (act->mask == SQF_MASK_STATIC) {
-        count_section(matrix, act, 0, border, 0, counts);
-        count_section(matrix, act, border, columns, columns - border, counts);
-    } else {
-        const sqf_partition banks = sqf_partition_make(columns, columns, act->bank);
-        count_section(matrix, act, 0, columns, sqf_partition_high(&banks, act->bank, act->high_per_bank), counts);
+    const sqf_row_products products = sqf_row_products_count(&matrix->spec, act, matrix->columns, matrix->border);
+    const sqf_type weight_types[PARTS] = {matrix->spec.low, matrix->spec.high},
+                   act_types[PARTS] = {act->low, act->high};
+    for (int a = LOW; a <= HIGH; a++) {
+        for (int w = LOW; w <= HIGH; w++) {
+            count_products(counts, weight_types[w], act_types[a], products.amount[a][w]);
+        }
     }
 }
 

@@ -67,6 +67,7 @@ sqf_status sqf_model_open(sqf_context *context, const char *directory, sqf_model
 /* Sums over the decoder's linear layers. */
 typedef struct linear_sums {
     double weights, bits, weights_equivalent, activations_equivalent;
+    sqf_cost cost;
 } linear_sums;
 
 /* The scheme that a dense module has in the file: its own dtype. */
@@ -116,6 +117,8 @@ static sqf_status count_linear(sqf_model *model, size_t layer, sqf_linear_kind k
     sums->bits += 8 * (double)bytes;
     sums->weights_equivalent += weights * bits.weights_equivalent;
     sums->activations_equivalent += weights * bits.activations_equivalent;
+    const sqf_cost cost = sqf_cost_linear(&scheme, rows, columns);
+    sqf_cost_add(&sums->cost, &cost);
     const bool bias = sqf_linear_has_bias(&model->checkpoint.config, kind);
     model->info.parameters += rows * columns + (bias ? rows : 0);
     model->info.quantized_weights += sqf_weight_spec_is_dense(&scheme.weights) ? 0 : rows * columns;
@@ -166,6 +169,8 @@ sqf_status sqf_model_count(sqf_model *model, sqf_error *err)
     model->info.bits_per_weight = sums.bits / sums.weights;
     model->info.weights_equivalent_bits = sums.weights_equivalent / sums.weights;
     model->info.activations_equivalent_bits = sums.activations_equivalent / sums.weights;
+    model->info.cost = sums.cost;
+    model->info.predicted_cost = sqf_cost_per_product(&sums.cost, NULL);
     return SQF_OK;
 }
 
