@@ -68,6 +68,20 @@ static void random_weights(sqf_random *random, sqf_weight_spec *spec)
     }
 }
 
+/* A group of activation scales that nests with the weights' groups: theirs (0), a multiple, a divisor, anything. */
+static uint32_t random_group(sqf_random *random, uint32_t weights)
+{
+    if (weights == 0) {
+        return (uint32_t)sqf_random_below(random, 260);
+    }
+    uint32_t divisor = 1 + (uint32_t)sqf_random_below(random, weights);
+    while (weights % divisor != 0) {
+        divisor--;
+    }
+    const uint32_t choices[] = {0, weights, weights * 2, weights * 3, divisor, divisor};
+    return pick(random, choices, COUNT(choices));
+}
+
 static void random_activations(sqf_random *random, const sqf_weight_spec *weights, sqf_act_spec *spec)
 {
     static const uint32_t banks[] = {1, 4, 7, 16, 64};
@@ -82,8 +96,8 @@ static void random_activations(sqf_random *random, const sqf_weight_spec *weight
         spec->low = SQF_TYPE_FP8;
     }
     spec->scale = (sqf_act_scale)sqf_random_below(random, 3);
-    if (spec->scale == SQF_ACT_GROUP && weights->group && sqf_random_below(random, 2)) {
-        spec->group = sqf_random_below(random, 2) ? weights->group * 2 : weights->group;
+    if (spec->scale == SQF_ACT_GROUP) {
+        spec->group = random_group(random, weights->group);
     }
     if (kind > 2) {
         spec->high = pick_type(random, high_types, COUNT(high_types));
@@ -169,20 +183,13 @@ static void random_input(sqf_random *random, trial *t)
     t->static_scale[1] = 0.25f;
 }
 
-/* False if the drawn specification has no meaning. */
-static bool make_trial(sqf_random *random, trial *t)
+/* Weights, input and the rest at random for the trial's scheme. */
+static void fill_trial(sqf_random *random, trial *t, size_t rows, size_t columns, size_t tokens)
 {
     sqf_error err;
-    *t = (trial){0};
-    random_weights(random, &t->scheme.weights);
-    random_activations(random, &t->scheme.weights, &t->scheme.activations);
-    if (sqf_scheme_check(&t->scheme, &err) != SQF_OK) {
-        return false;
-    }
-    t->rows = 1 + sqf_random_below(random, sqf_random_below(random, 4) ? 40 : 150);
-    t->columns = 1 + sqf_random_below(random, sqf_random_below(random, 8) ? 200 : 3000);
-    t->tokens = 1 + sqf_random_below(random, sqf_random_below(random, 3) ? 8 : 140);
-    t->border = t->columns;
+    t->rows = rows;
+    t->columns = t->border = columns;
+    t->tokens = tokens;
     const sqf_act_spec *act = &t->scheme.activations;
     const bool static_mask = sqf_act_spec_is_split(act) && act->mask == SQF_MASK_STATIC;
     if (static_mask) {
@@ -207,9 +214,23 @@ static bool make_trial(sqf_random *random, trial *t)
             t->row_order[n] = (int32_t)(t->rows - 1 - n);
         }
     }
-    return true;
 }
 
+/* False if the drawn specification has no meaning. */
+static bool make_trial(sqf_random *random, trial *t)
+{
+    sqf_error err;
+    *t = (trial){0};
+    random_weights(random, &t->scheme.weights);
+    random_activations(random, &t->scheme.weights, &t->scheme.activations);
+    if (sqf_scheme_check(&t->scheme, &err) != SQF_OK) {
+        return false;
+    }
+    const size_t rows = 1 + sqf_random_below(random, sqf_random_below(random, 4) ? 40 : 150);
+    const size_t columns = 1 + sqf_random_below(random, sqf_random_below(random, 8) ? 200 : 3000);
+    fill_trial(random, t, rows, columns, 1 + sqf_random_below(random, sqf_random_below(random, 3) ? 8 : 140));
+    return true;
+}
 static void free_trial(trial *t)
 {
     sqf_matrix_clear(&t->matrix);
@@ -360,6 +381,41 @@ static void check_trial(const trial *t)
     free(first);
     free(undone);
     free(want_undone);
+}
+
+/* A trial of given schemes on a shape, with random contents. */
+static void check_scheme(sqf_random *random, const char *name, size_t rows, size_t columns, size_t tokens)
+{
+    sqf_error err;
+    trial t = {0};
+    assert_ok(sqf_scheme_parse(name, &t.scheme, &err), &err);
+    fill_trial(random, &t, rows, columns, tokens);
+    check_trial(&t);
+    free_trial(&t);
+}
+
+/* Scales of activations per group of 32 to 256 channels, in sections whose lengths they do not divide, over groups of
+ * the weights that are shorter, longer, and rows; for either part of static and dynamic masks. */
+static void groups_of_activations_agree_with_the_reference(void **state)
+{
+    (void)state;
+    static const char *const operands[] = {"W4A4",        "W4A8", "W4A(SQ5)", "W4A(SQ6)", "W4A(SQ5);mask=dynamic",
+                                           "W(SQ5)A(SQ6)"};
+    static const char *const weights[] = {"", ",group=64", ",group=256", ",group=row"};
+    sqf_random random = {test_seed("groups", 4)};
+    for (size_t o = 0; o < COUNT(operands); o++) {
+        for (size_t w = 0; w < COUNT(weights); w++) {
+            for (unsigned group = 32; group <= 256; group *= 2) {
+                char name[SQF_SCHEME_TEXT];
+                const size_t end = strcspn(operands[o], ";");
+                snprintf(name, sizeof name, "%.*s%s;%s%sscale=group,group=%u", (int)end, operands[o], weights[w],
+                         operands[o][end] ? operands[o] + end + 1 : "", operands[o][end] ? "," : "", group);
+                const size_t tokens = 1 + sqf_random_below(&random, 9);
+                check_scheme(&random, name, 1 + sqf_random_below(&random, 70), 300 + sqf_random_below(&random, 700),
+                             tokens);
+            }
+        }
+    }
 }
 
 static void every_scheme_agrees_with_the_reference(void **state)
@@ -552,6 +608,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_scheme_agrees_with_the_reference),
+        cmocka_unit_test(groups_of_activations_agree_with_the_reference),
         cmocka_unit_test(dense_products_agree_with_double),
         cmocka_unit_test(a_row_too_long_for_int32_sums_is_cut),
         cmocka_unit_test(one_input_serves_layers_that_read_it_alike),
