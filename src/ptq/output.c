@@ -107,6 +107,9 @@ static const void *part_data(sqf_matrix *matrix, const sqf_stored_linear *linear
             return *arrays[i].data;
         }
     }
+    if (strcmp(suffix, SQF_PART_SCALE_UNIT) == 0) {
+        return matrix->scale_unit;
+    }
     if (strcmp(suffix, SQF_PART_CHANNELS) == 0) {
         return linear->matrix.channels;
     }
@@ -249,18 +252,31 @@ static sqf_status copy_companion(const sqf_model_output *out, const char *name, 
     return status;
 }
 
-sqf_status sqf_model_output_commit(sqf_model_output *out, const sqf_plan *plan, const sqf_recipe *recipe,
-                                   const char *report, sqf_error *err)
+/* The files that a tokenizer and a generating program read; then everything takes its place. */
+static sqf_status commit_with_companions(sqf_model_output *out, sqf_error *err)
 {
-    SQF_TRY(write_config(out, plan, &recipe->base.scheme, err));
-    SQF_TRY(write_recipe(out, recipe, err));
-    SQF_TRY(write_text(out, "report.json", report, err));
     for (size_t i = 0; i < sizeof companion_files / sizeof *companion_files; i++) {
         SQF_TRY(copy_companion(out, companion_files[i], err));
     }
     sqf_output *output = out->output;
     out->output = NULL;
     return sqf_output_commit(output, err);
+}
+
+sqf_status sqf_model_output_commit(sqf_model_output *out, const sqf_plan *plan, const sqf_recipe *recipe,
+                                   const char *report, sqf_error *err)
+{
+    SQF_TRY(write_config(out, plan, &recipe->base.scheme, err));
+    SQF_TRY(write_recipe(out, recipe, err));
+    SQF_TRY(write_text(out, "report.json", report, err));
+    return commit_with_companions(out, err);
+}
+
+sqf_status sqf_model_output_commit_original(sqf_model_output *out, const char *name, const char *text, sqf_error *err)
+{
+    SQF_TRY(copy_companion(out, "config.json", err));
+    SQF_TRY(write_text(out, name, text, err));
+    return commit_with_companions(out, err);
 }
 
 void sqf_model_output_abort(sqf_model_output *out)

@@ -35,6 +35,10 @@ sqf_status sqf_model_output_seal(sqf_model_output *out, uint64_t *bytes, sqf_err
 sqf_status sqf_model_output_commit(sqf_model_output *out, const sqf_plan *plan, const sqf_recipe *recipe,
                                    const char *report, sqf_error *err);
 
+/* The same for a checkpoint that stays unquantized: config.json as it is, and a file of its own that says what was done.
+ */
+sqf_status sqf_model_output_commit_original(sqf_model_output *out, const char *name, const char *text, sqf_error *err);
+
 /* Removes what was written. A zeroed or committed output is fine. */
 void sqf_model_output_abort(sqf_model_output *out);
 
