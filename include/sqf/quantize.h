@@ -133,12 +133,15 @@ SQF_API sqf_status sqf_recipe_resolve(const sqf_recipe *recipe, const char *modu
 
 /** Where calibration text comes from and how the output is written. */
 typedef struct sqf_quantize_options {
-    const char *calibration;       /**< text file or .jsonl; NULL = none (rounding without statistics) */
-    const char *calibration_field; /**< member of each .jsonl line; NULL = "text" */
-    size_t samples;                /**< windows, default 32 */
-    size_t length;                 /**< tokens a window, default 2048; more than the model's positions is an error */
-    bool random_windows;           /**< draw window starts with the seed in place of evenly spaced ones */
-    bool special;                  /**< encode the text with the tokenizer's special tokens */
+    const char *calibration;         /**< text file or .jsonl; NULL = none (rounding without statistics) */
+    const char *calibration_field;   /**< member of each .jsonl line; NULL = "text" */
+    const uint32_t *calibration_ids; /**< token ids in place of a text, or NULL */
+    size_t calibration_id_count;
+    size_t samples;      /**< windows, default 32 */
+    size_t length;       /**< tokens a window, default 2048; more than the model's positions is an error */
+    size_t tokens;       /**< take windows from the first so many tokens of the text alone; 0 = all */
+    bool random_windows; /**< draw window starts with the seed in place of evenly spaced ones */
+    bool special;        /**< encode the text with the tokenizer's special tokens */
     uint64_t seed;
     size_t shard_bytes; /**< start a new file beyond this size; default 5e9 */
     bool force;         /**< replace an existing output */

@@ -88,6 +88,29 @@ static sqf_status encode_text(const char *model_directory, const sqf_quantize_op
     return status;
 }
 
+/* The caller's ids, or those of the text. */
+static sqf_status read_ids(const char *model_directory, const sqf_quantize_options *options, sqf_ids *ids,
+                           sqf_error *err)
+{
+    if (options->calibration_ids) {
+        SQF_TRY(SQF_ALLOC(&ids->data, options->calibration_id_count, "calibration ids", err));
+        memcpy(ids->data, options->calibration_ids, options->calibration_id_count * sizeof *ids->data);
+        ids->count = options->calibration_id_count;
+        return SQF_OK;
+    }
+    sqf_buffer text = {0};
+    SQF_TRY(read_text(options, &text, err));
+    const sqf_status status = encode_text(model_directory, options, &text, ids, err);
+    free(text.data);
+    return status;
+}
+
+/* What messages call the text. */
+static const char *source_name(const sqf_quantize_options *options)
+{
+    return options->calibration ? options->calibration : "calibration ids";
+}
+
 static sqf_status check_ids(const sqf_ids *ids, const sqf_config *config, const char *path, sqf_error *err)
 {
     for (size_t i = 0; i < ids->count; i++) {
@@ -103,9 +126,10 @@ static sqf_status cut_windows(const sqf_ids *ids, const sqf_quantize_options *op
                               sqf_error *err)
 {
     const size_t windows = options->samples, length = options->length;
-    if (ids->count < length) {
+    const size_t tokens = options->tokens > 0 && options->tokens < ids->count ? options->tokens : ids->count;
+    if (tokens < length) {
         return sqf_fail(err, SQF_E_ARG, "%s: too little text: %zu tokens needed for one window, %zu found",
-                        options->calibration, length, ids->count);
+                        source_name(options), length, tokens);
     }
     size_t total;
     if (!sqf_mul_size(&total, windows, length)) {
@@ -114,14 +138,22 @@ static sqf_status cut_windows(const sqf_ids *ids, const sqf_quantize_options *op
     SQF_TRY(SQF_ALLOC(&out->ids, total, "calibration windows", err));
     sqf_random random = {.state = options->seed};
     for (size_t i = 0; i < windows; i++) {
-        const size_t first = options->random_windows ? (size_t)sqf_random_below(&random, ids->count - length + 1)
-                                                     : sqf_calibration_window(i, windows, length, ids->count);
+        const size_t first = options->random_windows ? (size_t)sqf_random_below(&random, tokens - length + 1)
+                                                     : sqf_calibration_window(i, windows, length, tokens);
         memcpy(out->ids + i * length, ids->data + first, length * sizeof *ids->data);
     }
     out->windows = windows;
     out->length = length;
-    out->tokens = ids->count;
+    out->tokens = tokens;
     return SQF_OK;
+}
+
+sqf_status sqf_calibration_encode(const char *model_directory, const sqf_config *config,
+                                  const sqf_quantize_options *options, sqf_ids *out, sqf_error *err)
+{
+    *out = (sqf_ids){0};
+    SQF_TRY(read_ids(model_directory, options, out, err));
+    return check_ids(out, config, source_name(options), err);
 }
 
 sqf_status sqf_calibration_load(const char *model_directory, const sqf_config *config,
@@ -135,18 +167,12 @@ sqf_status sqf_calibration_load(const char *model_directory, const sqf_config *c
         return sqf_fail(err, SQF_E_ARG, "calibration: windows of %zu tokens, expected 1 to the model's %zu positions",
                         options->length, config->positions);
     }
-    sqf_buffer text = {0};
-    sqf_ids ids = {0};
-    SQF_TRY(read_text(options, &text, err));
-    sqf_status status = encode_text(model_directory, options, &text, &ids, err);
-    if (status == SQF_OK) {
-        status = check_ids(&ids, config, options->calibration, err);
-    }
+    sqf_ids ids;
+    sqf_status status = sqf_calibration_encode(model_directory, config, options, &ids, err);
     if (status == SQF_OK) {
         status = cut_windows(&ids, options, out, err);
     }
     sqf_ids_clear(&ids);
-    free(text.data);
     return status;
 }
 
