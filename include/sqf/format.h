@@ -21,11 +21,15 @@ typedef enum sqf_type {
     SQF_TYPE_INT5,
     SQF_TYPE_INT6,
     SQF_TYPE_INT8,
-    SQF_TYPE_FP4,  /**< E2M1 */
-    SQF_TYPE_FP8,  /**< OCP E4M3, largest 448 */
-    SQF_TYPE_FP16, /**< high part or unquantized; carries no scale */
-    SQF_TYPE_BF16, /**< high part or unquantized; carries no scale */
-    SQF_TYPE_FP32, /**< scales and unquantized tensors only */
+    SQF_TYPE_FP4,      /**< E2M1 */
+    SQF_TYPE_FP8,      /**< OCP E4M3, largest 448 */
+    SQF_TYPE_FP16,     /**< high part or unquantized; carries no scale */
+    SQF_TYPE_BF16,     /**< high part or unquantized; carries no scale */
+    SQF_TYPE_FP32,     /**< scales and unquantized tensors only */
+    SQF_TYPE_FP6,      /**< E2M3, largest 7.5 */
+    SQF_TYPE_FP6_E3M2, /**< largest 28 */
+    SQF_TYPE_FP8_E5M2, /**< OCP, largest 57344 */
+    SQF_TYPE_E8M0,     /**< scales only: a power of two from 2^-127 to 2^127 */
     SQF_TYPE_COUNT
 } sqf_type;
 
@@ -50,8 +54,8 @@ typedef struct sqf_weight_spec {
     sqf_type low, high;
     uint32_t bank;          /**< b, consecutive stored columns; 1..SQF_BANK_MAX */
     uint32_t high_per_bank; /**< k, 0..b; a tail bank of b' columns has round-half-up(k*b'/b), at least 1 if k >= 1 */
-    uint32_t group;         /**< columns that share scales: a multiple of bank, or 0 = the whole row */
-    sqf_type scale_type;    /**< FP16 (default), BF16 or FP32 */
+    uint32_t group;         /**< columns that share scales: a multiple or a divisor of bank, or 0 = the whole row */
+    sqf_type scale_type;    /**< FP16 (default), BF16, FP32, E8M0, or FP8 times one FP32 scale a tensor and part */
     sqf_scales scales;      /**< tied: integer parts only */
     sqf_layout layout;      /**< vmask: a sentinel in the low plane; bitmask: one bit an element */
 } sqf_weight_spec;
@@ -60,6 +64,7 @@ enum { SQF_BANK_MAX = 1 << 16 };
 
 typedef enum sqf_mask_mode { SQF_MASK_STATIC = 0, SQF_MASK_DYNAMIC } sqf_mask_mode;
 typedef enum sqf_act_scale { SQF_ACT_TOKEN = 0, SQF_ACT_GROUP, SQF_ACT_STATIC } sqf_act_scale;
+typedef enum sqf_act_zero { SQF_ACT_ZERO_NONE = 0, SQF_ACT_ZERO_POINT } sqf_act_zero;
 
 /** How the input of a matrix product is held.
  *  - float: low = FP32 (written A16), high_per_bank = 0;
@@ -73,6 +78,10 @@ typedef struct sqf_act_spec {
     sqf_act_scale scale;
     uint32_t group; /**< SQF_ACT_GROUP: stored columns that share a scale; 0 = the borders of the weights' groups */
     float clip;     /**< scale = clip * absmax / qmax; 0.001..1, 1 = none */
+    sqf_type scale_type; /**< what scales are rounded to: FP32 (NONE means it too), FP16, BF16, E8M0, or FP8 times one
+                              FP32 scale a token and part; not with SQF_ACT_STATIC */
+    sqf_act_zero zero; /**< SQF_ACT_ZERO_POINT: each scale of an integer part comes with the code that stands for 0, and
+                            the codes cover lowest to largest value; needs a scale_type of FP32 */
 } sqf_act_spec;
 
 /** What a linear layer computes with. */
@@ -87,6 +96,9 @@ SQF_API bool sqf_weight_spec_is_dense(const sqf_weight_spec *spec);
 SQF_API bool sqf_act_spec_is_float(const sqf_act_spec *spec);
 /** True if some elements are held high and some low (0 < k, two types). */
 SQF_API bool sqf_act_spec_is_split(const sqf_act_spec *spec);
+
+/** What the scales of quantized activations are rounded to: scale_type, FP32 where that is NONE. */
+SQF_API sqf_type sqf_act_scale_type(const sqf_act_spec *spec);
 
 /** Check that every field is in range and the combination has a meaning.
  *  @return SQF_OK; SQF_E_ARG with a line that names the field, what was found and what is possible. */

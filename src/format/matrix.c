@@ -82,7 +82,7 @@ sqf_status sqf_matrix_shape(const sqf_weight_spec *spec, size_t rows, size_t col
     if (border > columns) {
         return sqf_fail(err, SQF_E_ARG, "border %zu: expected 0..%zu, the columns", border, columns);
     }
-    sqf_matrix m = {.spec = *spec, .rows = rows, .columns = columns, .border = border};
+    sqf_matrix m = {.spec = *spec, .rows = rows, .columns = columns, .border = border, .scale_unit = {1.0f, 1.0f}};
     /* Uniform weights have no banks of their own; one bank a group keeps the partition valid for whoever walks it. */
     m.groups = sqf_partition_make(columns, border, spec->group);
     m.banks = spec->high == SQF_TYPE_NONE ? m.groups : sqf_partition_make(columns, border, spec->bank);
@@ -264,10 +264,10 @@ void sqf_matrix_pack_row(sqf_matrix *matrix, size_t n, const sqf_row *row)
     for (size_t g = 0; g < matrix->group_count; g++) {
         const size_t at = n * matrix->group_count + g;
         if (matrix->scale_low) {
-            plane_put_scale(matrix->scale_low, at, scale_type, row->scale_low[g]);
+            plane_put_scale(matrix->scale_low, at, scale_type, row->scale_low[g] / matrix->scale_unit[0]);
         }
         if (matrix->scale_high) {
-            plane_put_scale(matrix->scale_high, at, scale_type, row->scale_high[g]);
+            plane_put_scale(matrix->scale_high, at, scale_type, row->scale_high[g] / matrix->scale_unit[1]);
         }
         if (matrix->shift) {
             matrix->shift[at] = row->shift[g];
@@ -304,14 +304,16 @@ void sqf_matrix_unpack_row(const sqf_matrix *matrix, size_t n, sqf_row *row)
     unpack_elements(matrix, n, row);
     for (size_t g = 0; g < matrix->group_count; g++) {
         const size_t at = n * matrix->group_count + g;
-        row->scale_low[g] = matrix->scale_low ? plane_get_scale(matrix->scale_low, at, spec->scale_type) : 0.0f;
+        row->scale_low[g] =
+            matrix->scale_low ? matrix->scale_unit[0] * plane_get_scale(matrix->scale_low, at, spec->scale_type) : 0.0f;
         row->shift[g] = matrix->shift ? matrix->shift[at] : 0;
         /* 2^-n only moves the exponent, so the product is exact (but for fp32 scales near the smallest subnormal); n
          * <= 6. */
-        row->scale_high[g] = matrix->shift        ? ldexpf(row->scale_low[g], -row->shift[g])
-                             : matrix->scale_high ? plane_get_scale(matrix->scale_high, at, spec->scale_type)
-                             : matrix->high       ? 1.0f
-                                                  : 0.0f;
+        row->scale_high[g] = matrix->shift ? ldexpf(row->scale_low[g], -row->shift[g])
+                             : matrix->scale_high
+                                 ? matrix->scale_unit[1] * plane_get_scale(matrix->scale_high, at, spec->scale_type)
+                             : matrix->high ? 1.0f
+                                            : 0.0f;
     }
 }
 

@@ -20,6 +20,8 @@ typedef struct sqf_matrix {
     sqf_partition groups;    /* scales */
     sqf_partition banks;     /* masks */
     size_t group_count;      /* G */
+    float scale_unit[2];     /* low, high: stored scales are multiples of this; 1 but for fp8 scales, where they stand
+                                beside the matrix in a tensor of their own. Set to 1 by sqf_matrix_shape. */
     size_t high_count;       /* Kh, high elements of a row */
     size_t low_count;        /* codes in a row of `low`: columns, or the low ones alone in the bitmask layout */
     size_t low_row_bytes;    /* of `low` */
@@ -88,11 +90,14 @@ typedef struct sqf_group_scales {
     uint8_t shift;
 } sqf_group_scales;
 
-/* Chooses the scales of one group.
+/* Chooses the scales of one group. sqf_group_scales_choose is for units of 1.
  *
  * x [n], mask [n] or NULL (all low), weight [n] or NULL (1) for the mean-square search.
  * search: false = absmax; true = the factor in 1, 0.99 ... 0.5 of absmax with the least weighted squared error
- * (clip = mse; ties go to the larger factor). Scales come back rounded to spec->scale_type. */
+ * (clip = mse; ties go to the larger factor), with e8m0 among 2, 1 and 0.5. Scales come back rounded to
+ * spec->scale_type; unit: see sqf_matrix. */
+sqf_group_scales sqf_group_scales_choose_in(const sqf_weight_spec *spec, const float unit[2], const float *x,
+                                            const uint8_t *mask, const float *weight, size_t n, bool search);
 sqf_group_scales sqf_group_scales_choose(const sqf_weight_spec *spec, const float *x, const uint8_t *mask,
                                          const float *weight, size_t n, bool search);
 

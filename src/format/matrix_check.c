@@ -113,11 +113,11 @@ static sqf_status check_high(const row_check *check)
 }
 
 /* Both scales; a 0 is fine and stands for a part without elements, or with zeros alone. */
-static sqf_status check_scales(const row_check *check, const char *suffix, const uint8_t *scales)
+static sqf_status check_scales(const row_check *check, const char *suffix, const uint8_t *scales, float unit)
 {
     const sqf_matrix *m = check->matrix;
     for (size_t g = 0; g < m->group_count; g++) {
-        const float scale = plane_get_scale(scales, check->n * m->group_count + g, m->spec.scale_type);
+        const float scale = unit * plane_get_scale(scales, check->n * m->group_count + g, m->spec.scale_type);
         /* signbit also catches -0: a writer has no reason for it, and a product with it would turn zeros negative. */
         if (!isfinite(scale) || signbit(scale)) {
             return sqf_fail(check->err, SQF_E_VALUE,
@@ -157,10 +157,10 @@ sqf_status sqf_matrix_check_row(const sqf_matrix *matrix, size_t n, const char *
         SQF_TRY(check_high(&check));
     }
     if (matrix->scale_low) {
-        SQF_TRY(check_scales(&check, "sq_scale_low", matrix->scale_low));
+        SQF_TRY(check_scales(&check, "sq_scale_low", matrix->scale_low, matrix->scale_unit[0]));
     }
     if (matrix->scale_high) {
-        SQF_TRY(check_scales(&check, "sq_scale_high", matrix->scale_high));
+        SQF_TRY(check_scales(&check, "sq_scale_high", matrix->scale_high, matrix->scale_unit[1]));
     }
     return matrix->shift ? check_shifts(&check) : SQF_OK;
 }

@@ -69,7 +69,7 @@ static inline bool plane_code_valid(sqf_type type, uint32_t code)
     return type == SQF_TYPE_INT8 ? code != 0x80u : sqf_type_code_valid(type, code);
 }
 
-/* Scale number `at` of an array of fp16, bf16 or fp32, byte by byte because a mapped file has any alignment. */
+/* Scale number `at` of an array of a scale type, byte by byte because a mapped file has any alignment. */
 static inline float plane_get_scale(const uint8_t *scales, size_t at, sqf_type type)
 {
     if (type == SQF_TYPE_FP32) {
@@ -79,17 +79,22 @@ static inline float plane_get_scale(const uint8_t *scales, size_t at, sqf_type t
         memcpy(&x, &bits, sizeof x);
         return x;
     }
+    if (sqf_type_storage_bytes(type) == 1) {
+        return sqf_type_decode(type, scales[at]);
+    }
     const uint8_t *p = scales + 2 * at;
     return sqf_type_decode(type, p[0] | (uint32_t)p[1] << 8);
 }
 
-/* The inverse; x is a value of the type (sqf_scale_round), so that nothing is rounded here. */
+/* The inverse; x is a value of the type (sqf_scale_round), so that nothing is rounded here, but what dividing by the
+ * unit of fp8 scales left in the last bits. */
 static inline void plane_put_scale(uint8_t *scales, size_t at, sqf_type type, float x)
 {
     const size_t size = sqf_type_storage_bytes(type);
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
-    bits = type == SQF_TYPE_FP32 ? bits : sqf_type_encode(type, x);
+    bits = type == SQF_TYPE_FP32 ? bits
+                                 : sqf_type_encode(type, sqf_type_has_scale(type) ? sqf_type_round(type, x, 1.0f) : x);
     for (size_t i = 0; i < size; i++) {
         scales[size * at + i] = (uint8_t)(bits >> 8 * i);
     }

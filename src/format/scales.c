@@ -6,13 +6,14 @@
 
 #include <math.h>
 
-/* The factors of the search: 1.00, 0.99 ... 0.50. */
-enum { SEARCH_STEPS = 51 };
+/* The factors of the search: 1.00, 0.99 ... 0.50; with powers of two 2, 1, 0.5, because their absmax rule may clamp. */
+enum { SEARCH_STEPS = 51, POWER_STEPS = 3 };
 
 /* The elements of one group and which of its parts is meant. */
 typedef struct group_view {
     const float *x;
     const uint8_t *mask; /* NULL = all low */
+    const float *unit;   /* [2] of the low and the high scales */
     const float *weight; /* NULL = 1 */
     size_t n;
 } group_view;
@@ -46,10 +47,15 @@ static double part_error(const group_view *group, bool high, sqf_type type, floa
     return sum;
 }
 
-/* The scale that puts `max` on the end of the grid. */
+/* The scale that puts `max` on the end of the grid. Tied scales have no units. */
 static float scale_from_max(const sqf_weight_spec *spec, sqf_type type, float max)
 {
     return sqf_scale_round(spec->scale_type, max / sqf_type_limits[type]);
+}
+
+static float search_factor(const sqf_weight_spec *spec, int step)
+{
+    return spec->scale_type == SQF_TYPE_E8M0 ? ldexpf(2.0f, -step) : (float)(100 - step) / 100.0f;
 }
 
 /* The scale of one part by itself: 0 where the type is none, 1 where it has no scale. */
@@ -59,14 +65,14 @@ static float free_scale(const sqf_weight_spec *spec, const group_view *group, bo
     if (!sqf_type_has_scale(type)) {
         return type == SQF_TYPE_NONE ? 0.0f : 1.0f;
     }
-    const float max = part_max(group, high);
-    float best = scale_from_max(spec, type, max);
+    const float max = part_max(group, high), unit = group->unit[high];
+    float best = sqf_scale_for_max(spec->scale_type, type, max, unit);
     if (!search || max == 0.0f) {
         return best;
     }
-    double least = part_error(group, high, type, best);
-    for (int step = 1; step < SEARCH_STEPS; step++) {
-        const float scale = scale_from_max(spec, type, max * (float)(100 - step) / 100.0f);
+    double least = INFINITY;
+    for (int step = 0; step < (spec->scale_type == SQF_TYPE_E8M0 ? POWER_STEPS : SEARCH_STEPS); step++) {
+        const float scale = sqf_scale_for_max(spec->scale_type, type, max * search_factor(spec, step), unit);
         const double error = part_error(group, high, type, scale);
         /* < and not <=: ties go to the larger factor, which comes first. */
         if (error < least) {
@@ -116,7 +122,14 @@ static sqf_group_scales tied_search(const sqf_weight_spec *spec, const group_vie
 sqf_group_scales sqf_group_scales_choose(const sqf_weight_spec *spec, const float *x, const uint8_t *mask,
                                          const float *weight, size_t n, bool search)
 {
-    const group_view group = {x, mask, weight, n};
+    static const float one[2] = {1.0f, 1.0f};
+    return sqf_group_scales_choose_in(spec, one, x, mask, weight, n, search);
+}
+
+sqf_group_scales sqf_group_scales_choose_in(const sqf_weight_spec *spec, const float unit[2], const float *x,
+                                            const uint8_t *mask, const float *weight, size_t n, bool search)
+{
+    const group_view group = {x, mask, unit, weight, n};
     if (spec->high != SQF_TYPE_NONE && spec->scales == SQF_SCALES_TIED) {
         return tied_search(spec, &group, search);
     }

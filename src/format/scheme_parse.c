@@ -48,6 +48,12 @@ const char *const scheme_field_names[FIELD_COUNT] = {
     [FIELD_SCALE] = "scale",
     [FIELD_CLIP] = "clip",
 };
+/* A name that begins like another one stands before it. */
+const scheme_block scheme_blocks[SCHEME_BLOCKS] = {
+    {"mxfp4", SQF_TYPE_FP4, 32, SQF_TYPE_E8M0}, {"mxfp6e3m2", SQF_TYPE_FP6_E3M2, 32, SQF_TYPE_E8M0},
+    {"mxfp6", SQF_TYPE_FP6, 32, SQF_TYPE_E8M0}, {"mxfp8e5m2", SQF_TYPE_FP8_E5M2, 32, SQF_TYPE_E8M0},
+    {"mxfp8", SQF_TYPE_FP8, 32, SQF_TYPE_E8M0}, {"nvfp4", SQF_TYPE_FP4, 16, SQF_TYPE_FP8},
+};
 const char *const scheme_scales_names[2] = {"free", "tied"};
 const char *const scheme_layout_names[2] = {"vmask", "bitmask"};
 const char *const scheme_mask_names[3] = {"static", "dynamic", "dynamic_weighted"};
@@ -59,8 +65,8 @@ enum {
     SPLIT_FIELDS = 1u << FIELD_BANK | 1u << FIELD_SPARSITY | 1u << FIELD_HIGH_PER_BANK,
     WEIGHT_FIELDS = TYPE_FIELDS | SPLIT_FIELDS | 1u << FIELD_GROUP | 1u << FIELD_SCALE_TYPE | 1u << FIELD_SCALES |
                     1u << FIELD_LAYOUT,
-    ACT_FIELDS =
-        TYPE_FIELDS | SPLIT_FIELDS | 1u << FIELD_GROUP | 1u << FIELD_MASK | 1u << FIELD_SCALE | 1u << FIELD_CLIP
+    ACT_FIELDS = TYPE_FIELDS | SPLIT_FIELDS | 1u << FIELD_GROUP | 1u << FIELD_SCALE_TYPE | 1u << FIELD_MASK |
+                 1u << FIELD_SCALE | 1u << FIELD_CLIP
 };
 
 /* The column "meaningful" of the table in docs/format.md section 9, for each operand. */
@@ -78,7 +84,8 @@ unsigned scheme_act_fields(const sqf_act_spec *spec)
     if (sqf_act_spec_is_float(spec)) {
         return TYPE_FIELDS;
     }
-    const unsigned fields = spec->high == SQF_TYPE_NONE ? ACT_FIELDS & ~(SPLIT_FIELDS | BIT(FIELD_MASK)) : ACT_FIELDS;
+    unsigned fields = spec->high == SQF_TYPE_NONE ? ACT_FIELDS & ~(SPLIT_FIELDS | BIT(FIELD_MASK)) : ACT_FIELDS;
+    fields &= spec->scale == SQF_ACT_STATIC ? ~BIT(FIELD_SCALE_TYPE) : ~0u;
     return spec->scale == SQF_ACT_GROUP ? fields : fields & ~BIT(FIELD_GROUP);
 }
 
@@ -150,19 +157,45 @@ static sqf_status parse_whole(cursor *c, const char *what, uint32_t *out)
     return SQF_OK;
 }
 
-/* "8", "fp4", "int5", "none", "0": the type of a part. "16" is for activations and is not a type here. No name of a
- * type is the beginning of another, so the first that fits is the right one. */
+/* "8", "fp4", "int5", "none", "0": the type of a part. "16" is for activations and is not a type here. The longest name
+ * that fits is meant: fp8 is the beginning of fp8e5m2. */
 static sqf_status parse_type(cursor *c, sqf_type *out)
 {
+    const cursor start = *c;
     for (int type = 0; type < SQF_TYPE_COUNT; type++) {
+        cursor trial = start;
         const char *name = sqf_type_name((sqf_type)type);
         const bool is_int = strncmp(name, "int", 3) == 0;
-        if (accept(c, name) || (is_int && accept(c, name + 3)) || (type == SQF_TYPE_NONE && accept(c, "0"))) {
+        const bool fits = accept(&trial, name) || (is_int && accept(&trial, name + 3)) ||
+                          (type == SQF_TYPE_NONE && accept(&trial, "0"));
+        if (fits && trial.at > c->at) {
+            *c = trial;
             *out = (sqf_type)type;
-            return SQF_OK;
         }
     }
-    return fail_at(c, "a type: 8, 6, 5, 4, 3, 2, fp4, fp8, fp16, bf16 or none");
+    return c->at > start.at ? SQF_OK : fail_at(c, "a type: 8, 6, 5, 4, 3, 2, fp4, fp6, fp8, fp16, bf16 or none");
+}
+
+/* The name of a block format; NULL if there is none at the cursor. */
+static const scheme_block *accept_block(cursor *c)
+{
+    for (size_t i = 0; i < SCHEME_BLOCKS; i++) {
+        if (accept(c, scheme_blocks[i].name)) {
+            return &scheme_blocks[i];
+        }
+    }
+    return NULL;
+}
+
+const scheme_block *scheme_block_find(sqf_type type, uint32_t group, sqf_type scale_type)
+{
+    for (size_t i = 0; i < SCHEME_BLOCKS; i++) {
+        const scheme_block *block = &scheme_blocks[i];
+        if (block->type == type && block->group == group && block->scale_type == scale_type) {
+            return block;
+        }
+    }
+    return NULL;
 }
 
 /* A type from the name; "low=" and "high=" behind it may still change it. */
@@ -170,6 +203,22 @@ static void set_type(wish *w, scheme_field field, sqf_type type)
 {
     w->set |= BIT(field);
     *(field == FIELD_LOW ? &w->low : &w->high) = type;
+}
+
+/* Groups and scales of a block format; activations then have scales by group. */
+static void set_block_scales(wish *w, const scheme_block *block)
+{
+    w->group = block->group;
+    w->scale_type = block->scale_type;
+    w->scale = SQF_ACT_GROUP;
+    w->set |= BIT(FIELD_GROUP) | BIT(FIELD_SCALE_TYPE) | BIT(FIELD_SCALE);
+}
+
+static void set_block(wish *w, const scheme_block *block)
+{
+    set_type(w, FIELD_LOW, block->type);
+    set_type(w, FIELD_HIGH, SQF_TYPE_NONE);
+    set_block_scales(w, block);
 }
 
 /* SQ<y>: int8 over int4 with y = 4 + 4 * (1 - s) equivalent bits. */
@@ -188,23 +237,46 @@ static sqf_status parse_equivalent(cursor *c, wish *w)
     return SQF_OK;
 }
 
-/* "sq6" | "64-(8/4)-0.75" | "64-8-4-0.75" */
+/* A type of a split, or a block format whose scales both parts then share. */
+static sqf_status parse_part(cursor *c, sqf_type *type, const scheme_block **block)
+{
+    *block = accept_block(c);
+    if (*block) {
+        *type = (*block)->type;
+        return SQF_OK;
+    }
+    return parse_type(c, type);
+}
+
+/* "sq6" | "mxfp4" | "64-(8/4)-0.75" | "64-8-4-0.75" | "64-(mxfp8/mxfp4)-0.75" */
 static sqf_status parse_split(cursor *c, wish *w)
 {
     if (accept(c, "sq")) {
         return parse_equivalent(c, w);
     }
-    SQF_TRY(parse_whole(c, "SQ6 or a split like 64-(8/4)-0.75", &w->bank));
+    const scheme_block *const whole = accept_block(c), *high_block, *low_block;
+    if (whole) {
+        set_block(w, whole);
+        return SQF_OK;
+    }
+    SQF_TRY(parse_whole(c, "SQ6, MXFP4 or a split like 64-(8/4)-0.75", &w->bank));
     SQF_TRY(expect(c, "-"));
     const bool parentheses = accept(c, "(");
     const cursor start = *c;
     sqf_type low, high;
-    SQF_TRY(parse_type(c, &high));
+    SQF_TRY(parse_part(c, &high, &high_block));
     if (high == SQF_TYPE_NONE) {
-        return fail_at(&start, "a high type: 8, 6, 5, 4, 3, 2, fp4, fp8, fp16 or bf16");
+        return fail_at(&start, "a high type: 8, 6, 5, 4, 3, 2, fp4, fp6, fp8, fp16 or bf16");
     }
     SQF_TRY(expect(c, parentheses ? "/" : "-"));
-    SQF_TRY(parse_type(c, &low));
+    SQF_TRY(parse_part(c, &low, &low_block));
+    if (!high_block != !low_block ||
+        (high_block && (high_block->group != low_block->group || high_block->scale_type != low_block->scale_type))) {
+        return fail_at(&start, "two block formats with the same blocks and scales, or none");
+    }
+    if (high_block) {
+        set_block_scales(w, high_block);
+    }
     SQF_TRY(expect(c, parentheses ? ")-" : "-"));
     SQF_TRY(parse_decimal(c, "a sparsity from 0 to 1", &w->sparsity));
     set_type(w, FIELD_LOW, low);
@@ -228,8 +300,9 @@ static sqf_status parse_operand(cursor *c, bool weights, wish *w)
         const cursor start = *c;
         SQF_TRY(parse_type(c, &type));
         if (!sqf_type_has_scale(type)) {
-            return fail_at(&start, weights ? "8, 6, 5, 4, 3, 2, fp4, fp8 or a split like (SQ6) (unquantized is BF16)"
-                                           : "16, 8, 6, 5, 4, 3, 2, fp4, fp8 or a split like (SQ6)");
+            return fail_at(&start, weights ? "8, 6, 5, 4, 3, 2, fp4, fp6, fp8, (MXFP4) or a split like (SQ6) "
+                                             "(unquantized is BF16)"
+                                           : "16, 8, 6, 5, 4, 3, 2, fp4, fp6, fp8, (MXFP4) or a split like (SQ6)");
         }
     }
     set_type(w, FIELD_LOW, type);
@@ -267,10 +340,20 @@ static sqf_status parse_short(cursor *c, wish *weights, wish *activations)
             return SQF_OK;
         }
     }
-    if (!accept(c, "w")) {
-        return fail_at(c, "BF16, FP16, FP32, W...A... (e.g. W4A8, W4A(SQ6)) or fields like low=int4");
+    const scheme_block *const block = accept_block(c);
+    if (block) {
+        set_block(weights, block);
+        set_block(activations, block);
+        if (!(*c->at == 'a' || (*c->at == '-' && c->at[1] == 'a'))) {
+            return SQF_OK; /* both operands */
+        }
+        *activations = (wish){.operand = activations->operand};
+    } else {
+        if (!accept(c, "w")) {
+            return fail_at(c, "BF16, FP16, FP32, MXFP4, NVFP4, W...A... (e.g. W4A8, W4A(SQ6)) or fields like low=int4");
+        }
+        SQF_TRY(parse_operand(c, true, weights));
     }
-    SQF_TRY(parse_operand(c, true, weights));
     accept(c, "-");
     SQF_TRY(expect(c, "a"));
     SQF_TRY(parse_operand(c, false, activations));
@@ -351,7 +434,8 @@ static sqf_status parse_field(cursor *c, bool weights, wish *w)
         return SQF_OK;
     }
     return fail_at(c, weights ? "low=, high=, bank=, sparsity=, high_per_bank=, group=, scale_type=, scales= or layout="
-                              : "low=, high=, bank=, sparsity=, high_per_bank=, group=, mask=, scale= or clip=");
+                              : "low=, high=, bank=, sparsity=, high_per_bank=, group=, scale_type=, mask=, scale= "
+                                "or clip=");
 }
 
 /* field {"," field}, at least one. */
@@ -469,8 +553,13 @@ static sqf_status resolve_activations(const wish *w, sqf_act_spec *out, sqf_erro
                          .scale = has(w, FIELD_SCALE) ? (sqf_act_scale)w->scale : SQF_ACT_TOKEN,
                          .clip = has(w, FIELD_CLIP) ? w->clip : 1.0f};
     SQF_TRY(check_given(w, scheme_act_fields(&spec), spec.low, spec.high, err));
-    spec.group = has(w, FIELD_GROUP) ? w->group : 0;
-    if (!sqf_act_spec_is_float(&spec) && spec.high != SQF_TYPE_NONE) {
+    if (sqf_act_spec_is_float(&spec)) {
+        *out = spec;
+        return SQF_OK;
+    }
+    spec.group = has(w, FIELD_GROUP) && spec.scale == SQF_ACT_GROUP ? w->group : 0;
+    spec.scale_type = has(w, FIELD_SCALE_TYPE) && spec.scale != SQF_ACT_STATIC ? w->scale_type : SQF_TYPE_FP32;
+    if (spec.high != SQF_TYPE_NONE) {
         const int mask = has(w, FIELD_MASK) ? w->mask : 0;
         spec.bank = has(w, FIELD_BANK) ? w->bank : SCHEME_ACT_BANK;
         SQF_TRY(resolve_high(w, spec.bank, &spec.high_per_bank, err));

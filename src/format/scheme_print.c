@@ -66,26 +66,73 @@ static const char *short_type(sqf_type type)
     return type == SQF_TYPE_NONE ? "0" : strncmp(name, "int", 3) == 0 ? name + 3 : name;
 }
 
-static void put_uniform(writer *w, sqf_type type)
+/* A name in upper case, but for shells. */
+static void put_upper(writer *w, const char *text)
 {
-    char name[8];
-    snprintf(name, sizeof name, "%s", short_type(type));
+    char name[16];
+    snprintf(name, sizeof name, "%s", text);
     for (char *c = name; *c && !w->shell; c++) {
         *c = *c >= 'a' && *c <= 'z' ? (char)(*c - ('a' - 'A')) : *c;
     }
     put(w, "%s", name);
 }
 
+static void put_uniform(writer *w, sqf_type type)
+{
+    put_upper(w, short_type(type));
+}
+
+/* What one operand's elements and scales are, for names. */
+typedef struct operand_text {
+    sqf_type low, high;
+    uint32_t bank, high_per_bank, default_bank;
+    const scheme_block *low_block, *high_block; /* NULL = not those of a block format */
+} operand_text;
+
+static operand_text weights_text(const sqf_weight_spec *spec)
+{
+    return (operand_text){.low = spec->low,
+                          .high = spec->high,
+                          .bank = spec->bank,
+                          .high_per_bank = spec->high_per_bank,
+                          .default_bank = SCHEME_WEIGHT_BANK,
+                          .low_block = scheme_block_find(spec->low, spec->group, spec->scale_type),
+                          .high_block = scheme_block_find(spec->high, spec->group, spec->scale_type)};
+}
+
+static operand_text act_text(const sqf_act_spec *spec)
+{
+    const bool grouped = !sqf_act_spec_is_float(spec) && spec->scale == SQF_ACT_GROUP;
+    return (operand_text){.low = spec->low,
+                          .high = spec->high,
+                          .bank = spec->bank,
+                          .high_per_bank = spec->high_per_bank,
+                          .default_bank = SCHEME_ACT_BANK,
+                          .low_block = grouped ? scheme_block_find(spec->low, spec->group, spec->scale_type) : NULL,
+                          .high_block = grouped ? scheme_block_find(spec->high, spec->group, spec->scale_type) : NULL};
+}
+
+/* "(MXFP4)", "-mxfp4" */
+static void put_block(writer *w, const scheme_block *block)
+{
+    put(w, "%s", w->shell ? "-" : "(");
+    put_upper(w, block->name);
+    put(w, "%s", w->shell ? "" : ")");
+}
+
 /* "(SQ6)", "(64-(8/4)-0.75)", "-sq6", "-64-8-4-0.75"; false if the sparsity has no short decimal. */
-static bool put_split(writer *w, sqf_type low, sqf_type high, uint32_t bank, uint32_t k, uint32_t default_bank)
+static bool put_split(writer *w, const operand_text *o)
 {
     bool decimal;
+    const uint32_t bank = o->bank, k = o->high_per_bank;
     put(w, "%s", w->shell ? "-" : "(");
-    if (low == SQF_TYPE_INT4 && high == SQF_TYPE_INT8 && bank == default_bank) {
+    if (o->low == SQF_TYPE_INT4 && o->high == SQF_TYPE_INT8 && bank == o->default_bank) {
         put(w, "%s", w->shell ? "sq" : "SQ");
         decimal = put_decimal(w, 4 * (uint64_t)bank + 4 * (uint64_t)k, bank);
     } else {
-        put(w, w->shell ? "%u-%s-%s-" : "%u-(%s/%s)-", bank, short_type(high), short_type(low));
+        const bool blocks = o->low_block && o->high_block;
+        put(w, w->shell ? "%u-%s-%s-" : "%u-(%s/%s)-", bank, blocks ? o->high_block->name : short_type(o->high),
+            blocks ? o->low_block->name : short_type(o->low));
         decimal = put_decimal(w, bank - k, bank);
     }
     put(w, "%s", w->shell ? "" : ")");
@@ -102,21 +149,34 @@ static bool put_short(writer *w, const sqf_scheme *scheme)
         return true;
     }
     const bool pruned = weights->low == SQF_TYPE_NONE && sqf_type_has_scale(weights->high);
+    const operand_text weights_name = weights_text(weights), acts_name = act_text(acts);
+    const scheme_block *const block = weights->high == SQF_TYPE_NONE ? weights_name.low_block : NULL;
+    const scheme_block *const act_block = acts->high == SQF_TYPE_NONE ? acts_name.low_block : NULL;
     bool decimal = true;
+    if (block && (block == act_block || sqf_act_spec_is_float(acts))) {
+        put_upper(w, block->name);
+        put(w, "%s", block == act_block ? "" : w->shell ? "a16" : "A16");
+        return true;
+    }
     put(w, "%s", w->shell ? "w" : "W");
-    if (weights->high == SQF_TYPE_NONE || pruned) {
+    if (block) {
+        put_block(w, block);
+        put(w, "%s", w->shell ? "-" : "");
+    } else if (weights->high == SQF_TYPE_NONE || pruned) {
         put_uniform(w, pruned ? weights->high : weights->low);
     } else {
-        decimal = put_split(w, weights->low, weights->high, weights->bank, weights->high_per_bank, SCHEME_WEIGHT_BANK);
+        decimal = put_split(w, &weights_name);
         put(w, "%s", w->shell ? "-" : "");
     }
     put(w, "%s", w->shell ? "a" : "A");
     if (sqf_act_spec_is_float(acts)) {
         put(w, "16");
+    } else if (act_block) {
+        put_block(w, act_block);
     } else if (acts->high == SQF_TYPE_NONE) {
         put_uniform(w, acts->low);
     } else {
-        decimal &= put_split(w, acts->low, acts->high, acts->bank, acts->high_per_bank, SCHEME_ACT_BANK);
+        decimal &= put_split(w, &acts_name);
     }
     if (pruned) {
         put(w, "-%u:%u", weights->high_per_bank, weights->bank);
@@ -155,6 +215,7 @@ static void put_act_value(writer *w, const sqf_act_spec *spec, scheme_field fiel
     case FIELD_BANK: put(w, "%u", spec->bank); break;
     case FIELD_HIGH_PER_BANK: put(w, "%u", spec->high_per_bank); break;
     case FIELD_GROUP: put_group(w, spec->group, "weights"); break;
+    case FIELD_SCALE_TYPE: put(w, "%s", sqf_type_name(sqf_act_scale_type(spec))); break;
     case FIELD_MASK:
         put(w, "%s", scheme_mask_names[spec->mask == SQF_MASK_STATIC ? 0 : spec->dynamic_weighted ? 2 : 1]);
         break;
@@ -188,7 +249,11 @@ static void put_fields(writer *w, const sqf_scheme *scheme, const sqf_scheme *ba
 {
     const unsigned fields = weights ? scheme_weight_fields(&scheme->weights) : scheme_act_fields(&scheme->activations);
     for (int field = 0; field < FIELD_COUNT; field++) {
-        const bool wanted = (fields >> field & 1u) && field != FIELD_SPARSITY; /* high_per_bank says the same */
+        /* high_per_bank says the same as sparsity; fp32 scales of activations go without saying, because files that
+         * have no others are to be the same bytes as before there were any */
+        const bool silent = field == FIELD_SPARSITY || (!base && !weights && field == FIELD_SCALE_TYPE &&
+                                                        sqf_act_scale_type(&scheme->activations) == SQF_TYPE_FP32);
+        const bool wanted = (fields >> field & 1u) && !silent;
         if (wanted && (!base || value_differs(scheme, base, weights, (scheme_field)field))) {
             put(w, "%s%s=", separator, scheme_field_names[field]);
             put_value(w, scheme, weights, (scheme_field)field);

@@ -12,12 +12,12 @@ typedef enum scheme_field {
     FIELD_SPARSITY,
     FIELD_HIGH_PER_BANK,
     FIELD_GROUP,
-    FIELD_SCALE_TYPE, /* weights */
-    FIELD_SCALES,     /* weights */
-    FIELD_LAYOUT,     /* weights */
-    FIELD_MASK,       /* activations */
-    FIELD_SCALE,      /* activations */
-    FIELD_CLIP,       /* activations */
+    FIELD_SCALE_TYPE,
+    FIELD_SCALES, /* weights */
+    FIELD_LAYOUT, /* weights */
+    FIELD_MASK,   /* activations */
+    FIELD_SCALE,  /* activations */
+    FIELD_CLIP,   /* activations */
     FIELD_COUNT
 } scheme_field;
 
@@ -33,6 +33,20 @@ enum {
     SCHEME_PRUNE_BANK = 4, /* 2:4 */
     SCHEME_GROUP = 128     /* uniform weights, and about so for N:M */
 };
+
+/* A block format by its name: elements of one type, groups along K, the type of their scales. */
+typedef struct scheme_block {
+    const char *name;
+    sqf_type type;
+    uint32_t group;
+    sqf_type scale_type;
+} scheme_block;
+
+enum { SCHEME_BLOCKS = 6 };
+extern const scheme_block scheme_blocks[SCHEME_BLOCKS];
+
+/* The block format that types, group and scales of an operand or part are; NULL if none. */
+const scheme_block *scheme_block_find(sqf_type type, uint32_t group, sqf_type scale_type);
 
 /* An exact decimal: digits / 10^k; also the quotients that follow from it. */
 typedef struct scheme_decimal {

@@ -4,6 +4,7 @@
  * the code behind it relies on banks of at least 1, known enumerators and types that go together. */
 #include "base/error.h"
 #include "format/matrix.h"
+#include "format/zero_point.h"
 
 /* A clipping ratio below this leaves nothing of the input. */
 #define CLIP_MIN 0.001f
@@ -31,17 +32,22 @@ bool sqf_act_spec_is_split(const sqf_act_spec *spec)
     return spec->high != SQF_TYPE_NONE && spec->high_per_bank > 0;
 }
 
+sqf_type sqf_act_scale_type(const sqf_act_spec *spec)
+{
+    return spec->scale_type == SQF_TYPE_NONE ? SQF_TYPE_FP32 : spec->scale_type;
+}
+
 /* The types, bank and count that both operands have. `operand` is "weights" or "activations". */
 static sqf_status check_parts(const char *operand, sqf_type low, sqf_type high, uint32_t bank, uint32_t high_per_bank,
                               sqf_error *err)
 {
     if (!is_one_of(low, true, false, true)) {
-        return sqf_fail(err, SQF_E_ARG, "%s: low=%s: expected int2..int6, int8, fp4, fp8 or none", operand,
+        return sqf_fail(err, SQF_E_ARG, "%s: low=%s: expected int2..int6, int8, fp4, fp6, fp8 or none", operand,
                         sqf_type_name(low));
     }
     if (!is_one_of(high, true, true, true)) {
-        return sqf_fail(err, SQF_E_ARG, "%s: high=%s: expected int2..int6, int8, fp4, fp8, fp16, bf16 or none", operand,
-                        sqf_type_name(high));
+        return sqf_fail(err, SQF_E_ARG, "%s: high=%s: expected int2..int6, int8, fp4, fp6, fp8, fp16, bf16 or none",
+                        operand, sqf_type_name(high));
     }
     if (high == SQF_TYPE_NONE) {
         if (low == SQF_TYPE_NONE) {
@@ -88,16 +94,16 @@ static sqf_status check_weights(const sqf_weight_spec *spec, sqf_error *err)
         return SQF_OK;
     }
     SQF_TRY(check_parts("weights", spec->low, spec->high, spec->bank, spec->high_per_bank, err));
-    if (spec->scale_type != SQF_TYPE_FP16 && spec->scale_type != SQF_TYPE_BF16 && spec->scale_type != SQF_TYPE_FP32) {
-        return sqf_fail(err, SQF_E_ARG, "weights: scale_type=%s: expected fp16, bf16 or fp32",
+    if (!sqf_type_is_scale(spec->scale_type)) {
+        return sqf_fail(err, SQF_E_ARG, "weights: scale_type=%s: expected fp16, bf16, fp32, fp8 or e8m0",
                         sqf_type_name(spec->scale_type));
     }
     if (spec->high == SQF_TYPE_NONE) {
         return SQF_OK; /* uniform: bank, scales and layout have no meaning */
     }
-    if (spec->group % spec->bank != 0) {
-        return sqf_fail(err, SQF_E_ARG, "weights: group=%u: expected row or a multiple of the bank, %u", spec->group,
-                        spec->bank);
+    if (spec->group % spec->bank != 0 && spec->bank % spec->group != 0) {
+        return sqf_fail(err, SQF_E_ARG, "weights: group=%u: expected row, a multiple or a divisor of the bank, %u",
+                        spec->group, spec->bank);
     }
     if (spec->scales != SQF_SCALES_FREE && spec->scales != SQF_SCALES_TIED) {
         return sqf_fail(err, SQF_E_ARG, "weights: scales=%d: expected free or tied", (int)spec->scales);
@@ -105,6 +111,10 @@ static sqf_status check_weights(const sqf_weight_spec *spec, sqf_error *err)
     if (spec->scales == SQF_SCALES_TIED && sqf_shift_max(spec) < 0) {
         return sqf_fail(err, SQF_E_ARG, "weights: scales=tied with %s/%s: expected two integer types",
                         sqf_type_name(spec->high), sqf_type_name(spec->low));
+    }
+    if (spec->scales == SQF_SCALES_TIED && (spec->scale_type == SQF_TYPE_FP8 || spec->scale_type == SQF_TYPE_E8M0)) {
+        return sqf_fail(err, SQF_E_ARG, "weights: scales=tied with scale_type=%s: expected fp16, bf16 or fp32",
+                        sqf_type_name(spec->scale_type));
     }
     if (spec->layout != SQF_LAYOUT_VMASK && spec->layout != SQF_LAYOUT_BITMASK) {
         return sqf_fail(err, SQF_E_ARG, "weights: layout=%d: expected vmask or bitmask", (int)spec->layout);
@@ -131,6 +141,26 @@ static sqf_status check_activations(const sqf_act_spec *spec, sqf_error *err)
     }
     if (spec->scale != SQF_ACT_TOKEN && spec->scale != SQF_ACT_GROUP && spec->scale != SQF_ACT_STATIC) {
         return sqf_fail(err, SQF_E_ARG, "activations: scale=%d: expected token, group or static", (int)spec->scale);
+    }
+    const sqf_type scale_type = sqf_act_scale_type(spec);
+    if (!sqf_type_is_scale(scale_type)) {
+        return sqf_fail(err, SQF_E_ARG, "activations: scale_type=%s: expected fp32, fp16, bf16, fp8 or e8m0",
+                        sqf_type_name(scale_type));
+    }
+    if (spec->scale == SQF_ACT_STATIC && scale_type != SQF_TYPE_FP32) {
+        return sqf_fail(err, SQF_E_ARG, "activations: scale_type=%s with scale=static: expected fp32",
+                        sqf_type_name(scale_type));
+    }
+    if (spec->zero != SQF_ACT_ZERO_NONE && spec->zero != SQF_ACT_ZERO_POINT) {
+        return sqf_fail(err, SQF_E_ARG, "activations: zero=%d: expected none or point", (int)spec->zero);
+    }
+    if (spec->zero == SQF_ACT_ZERO_POINT && !sqf_act_has_zero(spec, spec->low) && !sqf_act_has_zero(spec, spec->high)) {
+        return sqf_fail(err, SQF_E_ARG, "activations: zero=point with low=%s, high=%s: expected an integer type",
+                        sqf_type_name(spec->low), sqf_type_name(spec->high));
+    }
+    if (spec->zero == SQF_ACT_ZERO_POINT && scale_type != SQF_TYPE_FP32) {
+        return sqf_fail(err, SQF_E_ARG, "activations: zero=point with scale_type=%s: expected fp32",
+                        sqf_type_name(scale_type));
     }
     if (!(spec->clip >= CLIP_MIN && spec->clip <= 1.0f)) {
         return sqf_fail(err, SQF_E_ARG, "activations: clip=%g: expected %g..1", (double)spec->clip, (double)CLIP_MIN);
@@ -191,7 +221,8 @@ static bool activations_equal(const sqf_act_spec *a, const sqf_act_spec *b)
     if (sqf_act_spec_is_float(a)) {
         return true;
     }
-    if (a->scale != b->scale || a->clip != b->clip || (a->scale == SQF_ACT_GROUP && a->group != b->group)) {
+    if (a->scale != b->scale || a->clip != b->clip || a->zero != b->zero || (a->scale == SQF_ACT_GROUP && a->group != b->group) ||
+        sqf_act_scale_type(a) != sqf_act_scale_type(b)) {
         return false;
     }
     if (a->high == SQF_TYPE_NONE) {

@@ -58,7 +58,7 @@ static sqf_group_scales choose_scales(const gptq_plan *plan, const float *x, con
 {
     const sqf_matrix_job *job = plan->job;
     const float *weight = job->factor ? job->factor->hessian_diagonal + begin : NULL;
-    return sqf_group_scales_choose(&job->spec, x, mask, weight, n, job->clip == SQF_CLIP_MSE);
+    return sqf_group_scales_choose_in(&job->spec, plan->out->scale_unit, x, mask, weight, n, job->clip == SQF_CLIP_MSE);
 }
 
 /* Masks of all banks of a group, then its scales. With low = none the scale covers what the group holds now, and the

@@ -240,6 +240,18 @@ static sqf_matrix_result sum_energies(const quantize_work *work, size_t tasks)
                                    work->plan.job->hessian ? ratio(sum.output_error, sum.output) : (double)NAN};
 }
 
+/* The units of fp8 scales, for the largest weight of the matrix. Compensated weights may become larger: their groups'
+ * scales end at fp8's largest value. */
+static void choose_units(const sqf_matrix_job *job, sqf_matrix *out)
+{
+    float max = 0.0f;
+    for (size_t i = 0; job->spec.scale_type == SQF_TYPE_FP8 && i < job->rows * job->columns; i++) {
+        max = fmaxf(max, fabsf(job->weights[i]));
+    }
+    out->scale_unit[0] = sqf_scale_unit(job->spec.scale_type, job->spec.low, max);
+    out->scale_unit[1] = sqf_scale_unit(job->spec.scale_type, job->spec.high, max);
+}
+
 static sqf_status quantize_blocks(sqf_context *context, quantize_work *work, sqf_matrix_result *result, sqf_error *err)
 {
     const sqf_matrix_job *job = work->plan.job;
@@ -247,6 +259,7 @@ static sqf_status quantize_blocks(sqf_context *context, quantize_work *work, sqf
     const unsigned threads = sqf_pool_threads(context->pool);
     SQF_TRY(SQF_ALLOC(&work->bad, tasks, "blocks of rows", err));
     SQF_TRY(check_weights(context, work, tasks, err));
+    choose_units(job, work->plan.out);
     SQF_TRY(SQF_ALLOC(&work->energies, tasks, "blocks of rows", err));
     SQF_TRY(SQF_ALLOC(&work->blocks, threads, "blocks of rows", err));
     for (unsigned i = 0; i < threads; i++) {

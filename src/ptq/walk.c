@@ -42,13 +42,7 @@ static inline __attribute__((always_inline)) void round_scaled(sqf_type type, co
     const float limit = sqf_type_limits[type];
     for (int i = 0; i < GPTQ_LANES; i++) {
         const float q = sqf_clamp(x[i] / divisor[i], limit);
-        const float magnitude = fabsf(q);
-        const float step = type == SQF_TYPE_FP8   ? sqf_fp8_step(q)
-                           : type != SQF_TYPE_FP4 ? 1.0f
-                           : magnitude < 2.0f     ? 0.5f
-                           : magnitude < 4.0f     ? 1.0f
-                                                  : 2.0f;
-        out[i] = sqf_round_to_step(q, step);
+        out[i] = sqf_round_to_step(q, sqf_type_step(type, q));
     }
 }
 
@@ -75,7 +69,10 @@ static void round_column(sqf_type type, const float *restrict x, const float *re
         return;
     }
     case SQF_TYPE_FP4: round_scaled(SQF_TYPE_FP4, x, divisor, out); return;
+    case SQF_TYPE_FP6: round_scaled(SQF_TYPE_FP6, x, divisor, out); return;
+    case SQF_TYPE_FP6_E3M2: round_scaled(SQF_TYPE_FP6_E3M2, x, divisor, out); return;
     case SQF_TYPE_FP8: round_scaled(SQF_TYPE_FP8, x, divisor, out); return;
+    case SQF_TYPE_FP8_E5M2: round_scaled(SQF_TYPE_FP8_E5M2, x, divisor, out); return;
     case SQF_TYPE_NONE: memset(out, 0, GPTQ_LANES * sizeof *out); return;
     case SQF_TYPE_FP16: round_half(SQF_TYPE_FP16, x, out); return;
     case SQF_TYPE_BF16: round_half(SQF_TYPE_BF16, x, out); return;

@@ -56,6 +56,12 @@ static inline void random_row(sqf_random *random, const sqf_matrix *matrix, sqf_
     }
 }
 
+static inline sqf_type random_scale_type(sqf_random *random)
+{
+    static const sqf_type types[] = {SQF_TYPE_FP16, SQF_TYPE_BF16, SQF_TYPE_FP32, SQF_TYPE_FP8, SQF_TYPE_E8M0};
+    return types[sqf_random_below(random, sizeof types / sizeof *types)];
+}
+
 /* A random specification of quantized weights that passes the checks, over all types, layouts and k. */
 static inline sqf_weight_spec random_weights(sqf_random *random, uint32_t bank_max)
 {
@@ -63,11 +69,15 @@ static inline sqf_weight_spec random_weights(sqf_random *random, uint32_t bank_m
         sqf_weight_spec spec = {.low = (sqf_type)sqf_random_below(random, SQF_TYPE_COUNT),
                                 .high = (sqf_type)sqf_random_below(random, SQF_TYPE_COUNT),
                                 .bank = (uint32_t)random_between(random, 1, bank_max),
-                                .scale_type = (sqf_type)random_between(random, SQF_TYPE_FP16, SQF_TYPE_FP32),
+                                .scale_type = random_scale_type(random),
                                 .scales = (sqf_scales)sqf_random_below(random, 2),
                                 .layout = (sqf_layout)sqf_random_below(random, 2)};
-        spec.high_per_bank = spec.high == SQF_TYPE_NONE ? 0 : (uint32_t)random_between(random, 0, spec.bank);
         spec.group = spec.bank * (uint32_t)sqf_random_below(random, 4);
+        if (sqf_random_below(random, 4) == 0) { /* groups inside banks */
+            spec.group = (uint32_t)random_between(random, 1, 4);
+            spec.bank = spec.group * (uint32_t)random_between(random, 1, bank_max / 4 + 1);
+        }
+        spec.high_per_bank = spec.high == SQF_TYPE_NONE ? 0 : (uint32_t)random_between(random, 0, spec.bank);
         const sqf_scheme scheme = {.weights = spec, .activations = {.low = SQF_TYPE_FP32}};
         if (!sqf_weight_spec_is_dense(&spec) && sqf_scheme_check(&scheme, NULL) == SQF_OK) {
             return spec;
@@ -85,6 +95,7 @@ static inline sqf_act_spec random_activations(sqf_random *random, uint32_t bank_
                              .dynamic_weighted = sqf_random_below(random, 2),
                              .scale = (sqf_act_scale)sqf_random_below(random, 3),
                              .group = 8 * (uint32_t)sqf_random_below(random, 5),
+                             .scale_type = random_scale_type(random),
                              .clip = 1.0f - 0.9f * (float)sqf_random_unit(random) * (float)sqf_random_below(random, 2)};
         spec.high_per_bank = spec.high == SQF_TYPE_NONE ? 0 : (uint32_t)random_between(random, 0, spec.bank);
         const sqf_scheme scheme = {.weights = {.low = SQF_TYPE_INT4, .scale_type = SQF_TYPE_FP16}, .activations = spec};

@@ -142,7 +142,7 @@ static void test_stored_bytes_agree_with_the_scheme_bits(void **state)
         sqf_matrix m;
         const sqf_weight_spec spec = random_weights(&random, 32);
         /* Whole banks and groups, and rows that fill their bytes. */
-        const size_t columns = (size_t)(spec.group ? spec.group : spec.bank) * 8;
+        const size_t columns = (size_t)(spec.group > spec.bank ? spec.group : spec.bank) * 8;
         const sqf_scheme scheme = {.weights = spec, .activations = {.low = SQF_TYPE_FP32}};
         assert_ok(sqf_matrix_shape(&spec, 3, columns, columns, &m, &err), &err);
         double row_scales = 0;

@@ -133,6 +133,53 @@ static void test_short_names_carry_the_fields_that_differ(void **state)
     assert_printed(&s, SQF_SPELLING_SHORT, "W(16-(fp16/3)-0.875)A(32-(8/0)-0.5)");
 }
 
+static sqf_scheme_bits bits_of(const char *name)
+{
+    const sqf_scheme scheme = parse(name);
+    return sqf_scheme_bits_of(&scheme);
+}
+
+static void test_block_formats_have_names(void **state)
+{
+    (void)state;
+    static const char *const names[][3] = {
+        {"MXFP4", "mxfp4",
+         "low=fp4,high=none,group=32,scale_type=e8m0;low=fp4,high=none,group=32,scale_type=e8m0,scale=group,clip=1"},
+        {"NVFP4", "nvfp4",
+         "low=fp4,high=none,group=16,scale_type=fp8;low=fp4,high=none,group=16,scale_type=fp8,scale=group,clip=1"},
+        {"MXFP6", "mxfp6",
+         "low=fp6,high=none,group=32,scale_type=e8m0;low=fp6,high=none,group=32,scale_type=e8m0,scale=group,clip=1"},
+        {"MXFP8", "mxfp8",
+         "low=fp8,high=none,group=32,scale_type=e8m0;low=fp8,high=none,group=32,scale_type=e8m0,scale=group,clip=1"},
+        {"NVFP4A16", "nvfp4a16", "low=fp4,high=none,group=16,scale_type=fp8;low=fp32,high=none"},
+        {"W(MXFP4)A(MXFP8)", "w-mxfp4-a-mxfp8",
+         "low=fp4,high=none,group=32,scale_type=e8m0;low=fp8,high=none,group=32,scale_type=e8m0,scale=group,clip=1"},
+        {"W(MXFP4)A8", "w-mxfp4-a8",
+         "low=fp4,high=none,group=32,scale_type=e8m0;low=int8,high=none,scale=token,clip=1"},
+        {"W(MXFP4)A(32-(mxfp8/mxfp4)-0.75)", "w-mxfp4-a-32-mxfp8-mxfp4-0.75",
+         "low=fp4,high=none,group=32,scale_type=e8m0;low=fp4,high=fp8,bank=32,high_per_bank=8,group=32,scale_type="
+         "e8m0,mask=static,scale=group,clip=1"},
+        {"MXFP6E3M2", "mxfp6e3m2",
+         "low=fp6e3m2,high=none,group=32,scale_type=e8m0;low=fp6e3m2,high=none,group=32,scale_type=e8m0,scale=group,"
+         "clip=1"},
+    };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const sqf_scheme scheme = parse(names[i][0]);
+        assert_printed(&scheme, SQF_SPELLING_SHORT, names[i][0]);
+        assert_printed(&scheme, SQF_SPELLING_SHELL, names[i][1]);
+        assert_printed(&scheme, SQF_SPELLING_LONG, names[i][2]);
+        assert_same(names[i][0], names[i][1]);
+        assert_same(names[i][0], names[i][2]);
+    }
+    assert_same("MXFP4A8", "W(MXFP4)A8");
+    assert_same("MXFP4A(MXFP8)", "mxfp4-a-mxfp8");
+    assert_same("MXFP4,group=16,scale_type=fp8;group=16,scale_type=fp8", "NVFP4");
+    assert_same("MXFP4;scale=token,scale_type=fp32", "W(MXFP4)AFP4");
+    const sqf_scheme_bits bits = bits_of("NVFP4");
+    assert_true(bits.weights_stored == 4.5 && bits.low_rate_share == 1.0);
+    assert_true(bits_of("MXFP4").weights_stored == 4.25 && bits_of("MXFP6").weights_stored == 6.25);
+}
+
 static void test_an_operand_alone_means_weights(void **state)
 {
     (void)state;
@@ -189,7 +236,7 @@ static void test_names_that_mean_nothing_are_refused_with_the_place(void **state
         {"W4A8;", "at its end: expected low="},
         {"W4A8,mask=static",
          "at \"mask=static\": expected low=, high=, bank=, sparsity=, high_per_bank=, group=, scale_t"},
-        {"W4A8;layout=vmask", "expected low=, high=, bank=, sparsity=, high_per_bank=, group=, mask="},
+        {"W4A8;layout=vmask", "expected low=, high=, bank=, sparsity=, high_per_bank=, group=, scale_type=, mask="},
         {"W4A8,group=0", "at \"0\": expected a number of columns from 1 or row"},
         {"W4A8,group=4294967296", "expected a number of columns"},
         {"W4A8,group=32,group=64", "at \"group=64\": expected each field once"},
@@ -199,8 +246,8 @@ static void test_names_that_mean_nothing_are_refused_with_the_place(void **state
         {"W4A16;clip=0.9", "activations: clip has no meaning"},
         {"W(SQ6)A8,sparsity=0.5,high_per_bank=32", "expected only one of them"},
         {"W(SQ6)A8,high_per_bank=65", "high_per_bank=65: expected 0..64"},
-        {"W(SQ6)A8,group=100", "group=100: expected row or a multiple of the bank, 64"},
-        {"W(SQ6)A8,scale_type=int8", "scale_type=int8: expected fp16, bf16 or fp32"},
+        {"W(SQ6)A8,group=100", "group=100: expected row, a multiple or a divisor of the bank, 64"},
+        {"W(SQ6)A8,scale_type=int8", "weights: scale_type=int8: expected fp16, bf16, fp32, fp8 or e8m0"},
         {"W(SQ6)A8,scales=loose", "at \"loose\": expected free or tied"},
         {"W(SQ6)A8,layout=free", "at \"free\": expected vmask or bitmask"},
         {"W(64-(fp8/4)-0.5)A8,scales=tied", "scales=tied with fp8/int4: expected two integer types"},
@@ -216,6 +263,13 @@ static void test_names_that_mean_nothing_are_refused_with_the_place(void **state
         {"W4A8,group", "at \"group\": expected low="},
         {"W4A(SQ6);mask=mine", "expected static, dynamic or dynamic_weighted"},
         {"W4A8;scale=all", "expected token, group or static"},
+        {"W(SQ6)A8,scale_type=e8m0,scales=tied", "scales=tied with scale_type=e8m0: expected fp16"},
+        {"WE8M0A8", "at \"e8m0a8\": expected 8, 6"},
+        {"W4A8;scale_type=int8", "activations: scale_type=int8: expected fp32"},
+        {"W4A8;scale=static,scale_type=e8m0", "activations: scale_type has no meaning"},
+        {"W(32-(mxfp8/4)-0.5)A8", "at \"mxfp8/4)-0.5)a8\": expected two block formats"},
+        {"W(32-(mxfp8/nvfp4)-0.5)A8", "expected two block formats with the same blocks"},
+        {"MXFP5", "expected BF16"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         sqf_error err;
@@ -390,6 +444,7 @@ int main(void)
         cmocka_unit_test(test_different_names_of_one_scheme_are_equal),
         cmocka_unit_test(test_defaults_are_those_of_the_format),
         cmocka_unit_test(test_short_names_carry_the_fields_that_differ),
+        cmocka_unit_test(test_block_formats_have_names),
         cmocka_unit_test(test_an_operand_alone_means_weights),
         cmocka_unit_test(test_names_that_mean_nothing_are_refused_with_the_place),
         cmocka_unit_test(test_fields_out_of_range_are_refused_in_structures_too),

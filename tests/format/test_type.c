@@ -5,8 +5,9 @@
 #include "check.h"
 #include "format/type.h"
 
-static const sqf_type coded[] = {SQF_TYPE_INT2, SQF_TYPE_INT3, SQF_TYPE_INT4, SQF_TYPE_INT5,
-                                 SQF_TYPE_INT6, SQF_TYPE_INT8, SQF_TYPE_FP4,  SQF_TYPE_FP8};
+static const sqf_type coded[] = {SQF_TYPE_INT2, SQF_TYPE_INT3,     SQF_TYPE_INT4,    SQF_TYPE_INT5,
+                                 SQF_TYPE_INT6, SQF_TYPE_INT8,     SQF_TYPE_FP4,     SQF_TYPE_FP8,
+                                 SQF_TYPE_FP6,  SQF_TYPE_FP6_E3M2, SQF_TYPE_FP8_E5M2};
 enum { CODED = sizeof coded / sizeof *coded };
 
 static void test_names_bits_and_limits(void **state)
@@ -16,9 +17,10 @@ static void test_names_bits_and_limits(void **state)
         const char *name;
         unsigned bits;
         float max;
-    } expected[SQF_TYPE_COUNT] = {{"none", 0, 0},  {"int2", 2, 1},  {"int3", 3, 3},   {"int4", 4, 7},
-                                  {"int5", 5, 15}, {"int6", 6, 31}, {"int8", 8, 127}, {"fp4", 4, 6},
-                                  {"fp8", 8, 448}, {"fp16", 16, 0}, {"bf16", 16, 0},  {"fp32", 32, 0}};
+    } expected[SQF_TYPE_COUNT] = {{"none", 0, 0},   {"int2", 2, 1},     {"int3", 3, 3},        {"int4", 4, 7},
+                                  {"int5", 5, 15},  {"int6", 6, 31},    {"int8", 8, 127},      {"fp4", 4, 6},
+                                  {"fp8", 8, 448},  {"fp16", 16, 0},    {"bf16", 16, 0},       {"fp32", 32, 0},
+                                  {"fp6", 6, 7.5f}, {"fp6e3m2", 6, 28}, {"fp8e5m2", 8, 57344}, {"e8m0", 8, 0}};
     for (int i = 0; i < SQF_TYPE_COUNT; i++) {
         sqf_type parsed;
         assert_string_equal(sqf_type_name((sqf_type)i), expected[i].name);
@@ -49,6 +51,21 @@ static double defined_value(sqf_type type, uint32_t code)
         const int exponent = code >> 3 & 15, fraction = code & 7;
         const double magnitude = exponent ? ldexp(1 + fraction / 8.0, exponent - 7) : ldexp(fraction / 8.0, -6);
         return (code & 127) == 127 || code == 128 ? NAN : code & 128 ? -magnitude : magnitude;
+    }
+    if (type == SQF_TYPE_FP6) {
+        const int exponent = code >> 3 & 3, fraction = code & 7;
+        const double magnitude = exponent ? ldexp(1 + fraction / 8.0, exponent - 1) : fraction / 8.0;
+        return code == 32 ? NAN : code & 32 ? -magnitude : magnitude;
+    }
+    if (type == SQF_TYPE_FP6_E3M2) {
+        const int exponent = code >> 2 & 7, fraction = code & 3;
+        const double magnitude = exponent ? ldexp(1 + fraction / 4.0, exponent - 3) : ldexp(fraction / 4.0, -2);
+        return code == 32 ? NAN : code & 32 ? -magnitude : magnitude;
+    }
+    if (type == SQF_TYPE_FP8_E5M2) {
+        const int exponent = code >> 2 & 31, fraction = code & 3;
+        const double magnitude = exponent ? ldexp(1 + fraction / 4.0, exponent - 15) : ldexp(fraction / 4.0, -14);
+        return exponent == 31 || code == 128 ? NAN : code & 128 ? -magnitude : magnitude;
     }
     const double qmax = (double)sqf_type_max(type);
     return code > 2 * qmax ? NAN : code - qmax;
@@ -89,7 +106,7 @@ static double nearest(sqf_type type, double q)
         const double value = defined_value(type, code);
         const double d = fabs(q - value);
         /* For floats an even code has an even last digit; integers have an even value. */
-        const bool even = type == SQF_TYPE_FP4 || type == SQF_TYPE_FP8 ? code % 2 == 0 : fmod(value, 2) == 0;
+        const bool even = type == SQF_TYPE_FP4 || type >= SQF_TYPE_FP8 ? code % 2 == 0 : fmod(value, 2) == 0;
         if (!isnan(value) && (d < distance || (d == distance && even))) {
             best = value;
             distance = d;
@@ -205,6 +222,61 @@ static void test_scales_neither_overflow_nor_vanish(void **state)
     assert_true(sqf_scale_round(SQF_TYPE_BF16, 3.4e38f) == 0x1.fep127f);
     assert_true(sqf_scale_round(SQF_TYPE_BF16, 0x1p-149f) == 0x1p-133f);
     assert_true(sqf_scale_round(SQF_TYPE_FP32, 0.1f) == 0.1f);
+    assert_true(sqf_scale_round(SQF_TYPE_FP8, 0.1f) == 0.1015625f && sqf_scale_round(SQF_TYPE_FP8, 1e9f) == 448.0f);
+    assert_true(sqf_scale_round(SQF_TYPE_FP8, 1e-9f) == 0x1p-9f && sqf_scale_round(SQF_TYPE_FP8, 0.0f) == 0.0f);
+    assert_true(sqf_scale_round(SQF_TYPE_E8M0, 1.99f) == 1.0f && sqf_scale_round(SQF_TYPE_E8M0, 0.0f) == 0x1p-127f);
+    assert_true(sqf_scale_round(SQF_TYPE_E8M0, 3.4e38f) == 0x1p127f);
+}
+
+/* The exponents are those of the OCP MX specification: floor(log2 max) less the largest exponent of the elements. */
+static void test_scales_follow_the_rules_of_the_block_formats(void **state)
+{
+    (void)state;
+    static const struct {
+        sqf_type type;
+        int largest_exponent;
+    } rows[] = {
+        {SQF_TYPE_FP4, 2}, {SQF_TYPE_FP6, 2}, {SQF_TYPE_FP6_E3M2, 4}, {SQF_TYPE_FP8, 8}, {SQF_TYPE_FP8_E5M2, 15}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        for (int e = -100; e <= 100; e++) {
+            const float scale = ldexpf(1.0f, e - rows[i].largest_exponent);
+            assert_true(sqf_scale_for_max(SQF_TYPE_E8M0, rows[i].type, ldexpf(1.0f, e), 1.0f) == scale);
+            assert_true(sqf_scale_for_max(SQF_TYPE_E8M0, rows[i].type, ldexpf(1.999f, e), 1.0f) == scale);
+        }
+        assert_true(sqf_scale_for_max(SQF_TYPE_E8M0, rows[i].type, 0.0f, 1.0f) == 0x1p-127f);
+        assert_true(sqf_scale_for_max(SQF_TYPE_E8M0, rows[i].type, 0x1p-149f, 1.0f) == 0x1p-127f);
+    }
+    /* 7.9 in a block of scale 1 is clamped to fp4's 6 */
+    assert_true(sqf_type_round(SQF_TYPE_FP4, 7.9f, sqf_scale_for_max(SQF_TYPE_E8M0, SQF_TYPE_FP4, 7.9f, 1.0f)) == 6.0f);
+    /* NVFP4: the largest block has the scale 448 units, one of half its size 224 */
+    const float unit = sqf_scale_unit(SQF_TYPE_FP8, SQF_TYPE_FP4, 26.88f);
+    assert_true(fabsf(unit - 0.01f) < 1e-8f);
+    assert_true(sqf_scale_for_max(SQF_TYPE_FP8, SQF_TYPE_FP4, 26.88f, unit) == unit * 448.0f);
+    assert_true(sqf_scale_for_max(SQF_TYPE_FP8, SQF_TYPE_FP4, 13.44f, unit) == unit * 224.0f);
+    assert_true(sqf_scale_for_max(SQF_TYPE_FP8, SQF_TYPE_FP4, 100.0f, unit) == unit * 448.0f);
+    assert_true(sqf_scale_for_max(SQF_TYPE_FP8, SQF_TYPE_FP4, 0.0f, unit) == 0.0f);
+    assert_true(sqf_scale_unit(SQF_TYPE_FP16, SQF_TYPE_FP4, 3.0f) == 1.0f);
+    assert_true(sqf_scale_unit(SQF_TYPE_FP8, SQF_TYPE_FP4, 0.0f) > 0.0f);
+}
+
+static void test_only_scale_types_hold_scales(void **state)
+{
+    (void)state;
+    for (int i = 0; i < SQF_TYPE_COUNT; i++) {
+        const sqf_type type = (sqf_type)i;
+        const bool expected = type == SQF_TYPE_FP16 || type == SQF_TYPE_BF16 || type == SQF_TYPE_FP32 ||
+                              type == SQF_TYPE_FP8 || type == SQF_TYPE_E8M0;
+        assert_int_equal(sqf_type_is_scale(type), expected);
+    }
+    for (uint32_t code = 0; code < 256; code++) {
+        assert_int_equal(sqf_type_code_valid(SQF_TYPE_E8M0, code), code < 255);
+        if (code < 255) {
+            const float value = sqf_type_decode(SQF_TYPE_E8M0, code);
+            assert_true(value == ldexpf(1.0f, (int)code - 127));
+            assert_int_equal(sqf_type_encode(SQF_TYPE_E8M0, value), code);
+        }
+    }
+    assert_true(isnan(sqf_type_decode(SQF_TYPE_E8M0, 255)));
 }
 
 int main(void)
@@ -216,6 +288,8 @@ int main(void)
         cmocka_unit_test(test_rounding_divides),
         cmocka_unit_test(test_half_floats_exhaustively),
         cmocka_unit_test(test_scales_neither_overflow_nor_vanish),
+        cmocka_unit_test(test_scales_follow_the_rules_of_the_block_formats),
+        cmocka_unit_test(test_only_scale_types_hold_scales),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

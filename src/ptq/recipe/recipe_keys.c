@@ -7,6 +7,7 @@
 
 #include "base/memory.h"
 #include "format/partition.h"
+#include "format/type.h"
 #include "ptq/recipe/recipe.h"
 
 static const char *const rotate_names[] = {"off", "hadamard", "random", "pca", "learned", NULL};
@@ -233,10 +234,21 @@ static sqf_status set_scale_type(const sqf_recipe_key *key, sqf_module_recipe *r
                                  sqf_error *err)
 {
     sqf_type type;
-    if (!sqf_type_parse(value, &type) || (type != SQF_TYPE_FP16 && type != SQF_TYPE_BF16 && type != SQF_TYPE_FP32)) {
+    if (!sqf_type_parse(value, &type) || !sqf_type_is_scale(type)) {
         return fail_value(key, value, err);
     }
     recipe->scheme.weights.scale_type = type;
+    return SQF_OK;
+}
+
+static sqf_status set_act_scale_type(const sqf_recipe_key *key, sqf_module_recipe *recipe, const char *value,
+                                     sqf_error *err)
+{
+    sqf_type type;
+    if (!sqf_type_parse(value, &type) || !sqf_type_is_scale(type)) {
+        return fail_value(key, value, err);
+    }
+    recipe->scheme.activations.scale_type = type;
     return SQF_OK;
 }
 
@@ -316,7 +328,8 @@ static void print_damping(const sqf_module_recipe *recipe, char text[SQF_RECIPE_
     }
 }
 
-#define TYPES "a type: int2 (or 2) .. int6, int8, fp4, fp8, fp16, bf16, none (or 0)"
+#define TYPES "a type: int2 (or 2) .. int6, int8, fp4, fp6, fp6e3m2, fp8, fp8e5m2, fp16, bf16, none (or 0)"
+#define SCALE_TYPES "fp16, bf16, fp32, fp8 or e8m0 (a power of two)"
 #define BANK  "a whole number from 1 to 65536"
 #define SHARE "a number from 0 to 1 or a fraction such as 3/4"
 #define SQ_OF " of the operand in SQ-format (the weights where both or none are)"
@@ -339,6 +352,7 @@ enum {
     KEY_MASK_MODE,
     KEY_ACT_SCALE,
     KEY_ACT_GROUP,
+    KEY_ACT_SCALE_TYPE,
     KEY_ACT_CLIP,
     KEY_IMPORTANCE,
     KEY_MASK,
@@ -362,7 +376,8 @@ static const sqf_recipe_key keys[KEY_COUNT] = {
     [KEY_BANK] = {"bank", BANK, "", "bank size" SQ_OF "; the sparsity stays"},
     [KEY_SPARSITY] = {"sparsity", SHARE, "", "part of a bank that is held low" SQ_OF},
     [KEY_BANK_WEIGHTS] = {"bank_weights", "row, or " BANK, "", "weights that share a scale, along the input channels"},
-    [KEY_SCALE_TYPE] = {"scale_type", "fp16, bf16 or fp32", "fp16", "storage type of the weights' scales"},
+    [KEY_SCALE_TYPE] = {"scale_type", SCALE_TYPES, "fp16",
+                        "storage type of the weights' scales; fp8 ones are multiples of an FP32 scale of the tensor"},
     [KEY_SCALES] = {"scales", "free or tied", "free", "high scales of their own, or the low one times a power of two"},
     [KEY_LAYOUT] = {"layout", "vmask or bitmask", "",
                     "high weights marked by a sentinel code (the default but for pruning), or by one bit an element"},
@@ -377,6 +392,9 @@ static const sqf_recipe_key keys[KEY_COUNT] = {
                        "activation scales: one a token, one a token and group, or from calibration"},
     [KEY_ACT_GROUP] = {"act_group", "weights, or " BANK, "weights",
                        "channels that share a scale with act_scale group; weights: the weights' groups"},
+    [KEY_ACT_SCALE_TYPE] = {"act_scale_type", SCALE_TYPES, "fp32",
+                            "what the scales of the activations are rounded to; fp8 ones are multiples of an FP32 scale "
+                            "of the token"},
     [KEY_ACT_CLIP] = {"act_clip", "a number from 0.001 to 1", "1",
                       "activation scales are made for this part of the largest magnitude"},
     [KEY_IMPORTANCE] = {"importance", "obs, hinv, gain, magnitude or random", "obs",
@@ -429,6 +447,7 @@ static const key_action actions[KEY_COUNT] = {
     [KEY_MASK_MODE] = {.set = set_mask_mode},
     [KEY_ACT_SCALE] = SCHEME_CHOICE(activations.scale, act_scale_names),
     [KEY_ACT_GROUP] = {.set = set_act_group},
+    [KEY_ACT_SCALE_TYPE] = {.set = set_act_scale_type},
     [KEY_ACT_CLIP] = {.set = set_act_clip},
     [KEY_IMPORTANCE] = CHOICE(importance, importance_names),
     [KEY_MASK] = CHOICE(mask, mask_names),
