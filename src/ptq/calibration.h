@@ -3,12 +3,13 @@
 #define SQF_PTQ_CALIBRATION_H
 
 #include <sqf/quantize.h>
+#include <sqf/tokenizer.h>
 
 #include "model/config.h"
 
 typedef struct sqf_calibration {
     size_t windows, length;
-    size_t tokens; /* of the whole text */
+    size_t tokens; /* of the text, or of the part that options->tokens leaves of it */
     uint32_t *ids; /* [windows, length] */
 } sqf_calibration;
 
@@ -18,6 +19,9 @@ typedef struct sqf_calibration {
  * named); SQF_E_VALUE: an id beyond the vocabulary. */
 sqf_status sqf_calibration_load(const char *model_directory, const sqf_config *config,
                                 const sqf_quantize_options *options, sqf_calibration *out, sqf_error *err);
+/* The first step of it: the token ids of the whole text, checked. sqf_ids_clear, also after a failure. */
+sqf_status sqf_calibration_encode(const char *model_directory, const sqf_config *config,
+                                  const sqf_quantize_options *options, sqf_ids *out, sqf_error *err);
 void sqf_calibration_clear(sqf_calibration *calibration);
 
 /* First token of evenly spaced window `index`: floor(index * (tokens - length) / max(1, windows - 1)); length <=

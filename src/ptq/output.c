@@ -78,6 +78,9 @@ sqf_status sqf_model_output_values(sqf_model_output *out, const char *name, sqf_
                                    size_t columns, const void *values, sqf_error *err)
 {
     const size_t shape[2] = {rows, columns};
+    if (!out->writer) {
+        return SQF_OK; /* measuring */
+    }
     return sqf_tensor_writer_add(out->writer, name, dtype, columns ? 2 : 1, shape, values, err);
 }
 
@@ -128,8 +131,10 @@ sqf_status sqf_model_output_linear(sqf_model_output *out, const char *module, co
         char name[SQF_MODULE_NAME + 32];
         snprintf(name, sizeof name, "%s.%s", module, parts[i].suffix);
         const sqf_dtype dtype = dtype_of_name(parts[i].dtype);
-        SQF_TRY(sqf_tensor_writer_add(out->writer, name, dtype, parts[i].dimensions, parts[i].shape,
-                                      part_data(&matrix, linear, parts[i].suffix), err));
+        if (out->writer) {
+            SQF_TRY(sqf_tensor_writer_add(out->writer, name, dtype, parts[i].dimensions, parts[i].shape,
+                                          part_data(&matrix, linear, parts[i].suffix), err));
+        }
         total +=
             (uint64_t)parts[i].shape[0] * (parts[i].dimensions == 2 ? parts[i].shape[1] : 1) * sqf_dtype_bytes(dtype);
     }
@@ -263,20 +268,23 @@ static sqf_status commit_with_companions(sqf_model_output *out, sqf_error *err)
     return sqf_output_commit(output, err);
 }
 
-sqf_status sqf_model_output_commit(sqf_model_output *out, const sqf_plan *plan, const sqf_recipe *recipe,
-                                   const char *report, sqf_error *err)
+sqf_status sqf_model_output_describe(const sqf_model_output *out, const sqf_plan *plan, const sqf_recipe *recipe,
+                                     sqf_error *err)
 {
     SQF_TRY(write_config(out, plan, &recipe->base.scheme, err));
-    SQF_TRY(write_recipe(out, recipe, err));
-    SQF_TRY(write_text(out, "report.json", report, err));
+    return write_recipe(out, recipe, err);
+}
+
+sqf_status sqf_model_output_commit(sqf_model_output *out, const char *name, const char *text, sqf_error *err)
+{
+    SQF_TRY(write_text(out, name, text, err));
     return commit_with_companions(out, err);
 }
 
 sqf_status sqf_model_output_commit_original(sqf_model_output *out, const char *name, const char *text, sqf_error *err)
 {
     SQF_TRY(copy_companion(out, "config.json", err));
-    SQF_TRY(write_text(out, name, text, err));
-    return commit_with_companions(out, err);
+    return sqf_model_output_commit(out, name, text, err);
 }
 
 void sqf_model_output_abort(sqf_model_output *out)

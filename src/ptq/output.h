@@ -5,6 +5,7 @@
 #include "model/layer.h"
 #include "ptq/recipe/recipe_plan.h"
 
+/* Without a writer nothing is written but checked and counted as usual. */
 typedef struct sqf_model_output {
     sqf_context *context;
     const sqf_checkpoint *checkpoint;
@@ -30,10 +31,13 @@ sqf_status sqf_model_output_linear(sqf_model_output *out, const char *module, co
 /* Writes the rest of the safetensors; *bytes of all their files. */
 sqf_status sqf_model_output_seal(sqf_model_output *out, uint64_t *bytes, sqf_error *err);
 
-/* config.json with quantization_config, recipe.yaml, report.json, tokenizer and generation files; then everything takes
- * its place. After this, or a failure, sqf_model_output_abort has nothing left to remove. */
-sqf_status sqf_model_output_commit(sqf_model_output *out, const sqf_plan *plan, const sqf_recipe *recipe,
-                                   const char *report, sqf_error *err);
+/* config.json with quantization_config, and recipe.yaml. */
+sqf_status sqf_model_output_describe(const sqf_model_output *out, const sqf_plan *plan, const sqf_recipe *recipe,
+                                     sqf_error *err);
+
+/* The last file, tokenizer and generation files; then everything takes its place. After this, or a failure,
+ * sqf_model_output_abort has nothing left to remove. */
+sqf_status sqf_model_output_commit(sqf_model_output *out, const char *name, const char *text, sqf_error *err);
 
 /* The same for a checkpoint that stays unquantized: config.json as it is, and a file of its own that says what was done.
  */

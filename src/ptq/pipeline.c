@@ -118,6 +118,22 @@ static void log_layer(const sqf_pipeline *pipeline, const sqf_layer_work *work, 
     }
 }
 
+/* The visitor may do with the layer what it likes but change it; the windows go on through the original. */
+static sqf_status measure_layer(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_error *err)
+{
+    const sqf_calibration *calibration = &pipeline->calibration;
+    SQF_TRY(pipeline->visitor->layer(pipeline->visitor->user, pipeline, work, err));
+    if (!work->feeds) {
+        return SQF_OK;
+    }
+    SQF_TRY(sqf_pipeline_run_windows(pipeline, &work->layer, pipeline->hidden, NULL, err));
+    if (pipeline->original) {
+        const size_t floats = calibration->windows * calibration->length * pipeline->checkpoint.config.hidden;
+        memcpy(pipeline->original, pipeline->hidden, floats * sizeof *pipeline->original);
+    }
+    return SQF_OK;
+}
+
 static sqf_status work_on_layer(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_error *err)
 {
     SQF_TRY(sqf_layer_work_load(pipeline, work, err));
@@ -129,6 +145,11 @@ static sqf_status work_on_layer(sqf_pipeline *pipeline, sqf_layer_work *work, sq
     }
     if (work->forward && work->plan->quantized) {
         SQF_TRY(collect_statistics(pipeline, work, err));
+    }
+    if (pipeline->measuring) {
+        return measure_layer(pipeline, work, err);
+    }
+    if (work->forward && work->plan->quantized) {
         SQF_TRY(sqf_layer_work_smooth(pipeline, work, err));
     }
     SQF_TRY(sqf_layer_work_write_norms(pipeline, work, err));
@@ -258,12 +279,28 @@ static sqf_status finish(sqf_pipeline *pipeline, const sqf_recipe *recipe, doubl
     uint64_t bytes;
     char *report;
     SQF_TRY(sqf_model_output_seal(&pipeline->output, &bytes, err));
+    SQF_TRY(sqf_model_output_describe(&pipeline->output, &pipeline->plan, recipe, err));
+    if (pipeline->visitor && pipeline->visitor->written) {
+        SQF_TRY(pipeline->visitor->written(pipeline->visitor->user, sqf_output_path(pipeline->output.output),
+                                           &pipeline->report.budget, err));
+    }
     *summary = sqf_report_summary(&pipeline->report, sqf_clock_seconds() - start, bytes);
     SQF_TRY(sqf_report_print(&pipeline->report, summary, &recipe->base, pipeline->options,
                              pipeline->plan.passes > 0 ? &pipeline->calibration : NULL, &report, err));
-    const sqf_status status = sqf_model_output_commit(&pipeline->output, &pipeline->plan, recipe, report, err);
+    const sqf_status status = sqf_model_output_commit(&pipeline->output, "report.json", report, err);
     free(report);
     return status;
+}
+
+/* The checkpoint, and what is done with each of its modules. */
+static sqf_status open_original(sqf_pipeline *pipeline, const char *directory, const sqf_recipe *recipe, sqf_error *err)
+{
+    const bool calibrated = pipeline->options->calibration != NULL;
+    SQF_TRY(sqf_checkpoint_open(directory, &pipeline->checkpoint, err));
+    if (pipeline->checkpoint.schemes) {
+        return sqf_fail(err, SQF_E_ARG, "%s: is quantized already, expected an original checkpoint", directory);
+    }
+    return sqf_plan_create(&pipeline->checkpoint.config, recipe, calibrated, &pipeline->plan, err);
 }
 
 static sqf_status run(sqf_pipeline *pipeline, const char *model_directory, const char *output_directory,
@@ -271,11 +308,7 @@ static sqf_status run(sqf_pipeline *pipeline, const char *model_directory, const
 {
     const double start = sqf_clock_seconds();
     const sqf_quantize_options *options = pipeline->options;
-    SQF_TRY(sqf_checkpoint_open(model_directory, &pipeline->checkpoint, err));
-    if (pipeline->checkpoint.schemes) {
-        return sqf_fail(err, SQF_E_ARG, "%s: is quantized already, expected an original checkpoint", model_directory);
-    }
-    SQF_TRY(sqf_plan_create(&pipeline->checkpoint.config, recipe, options->calibration != NULL, &pipeline->plan, err));
+    SQF_TRY(open_original(pipeline, model_directory, recipe, err));
     SQF_TRY(sqf_model_output_begin(pipeline->context, &pipeline->checkpoint, output_directory, options,
                                    &pipeline->output, err));
     if (pipeline->plan.unsmoothed > 0) { /* said no earlier than the work begins: a refusal is one line */
@@ -289,6 +322,21 @@ static sqf_status run(sqf_pipeline *pipeline, const char *model_directory, const
     count_work(pipeline);
     SQF_TRY(quantize_layers(pipeline, err));
     return finish(pipeline, recipe, start, summary, err);
+}
+
+/* The same passes without an output. */
+static sqf_status measure(sqf_pipeline *pipeline, const char *model_directory, const sqf_recipe *recipe,
+                          bool follow_model, sqf_error *err)
+{
+    SQF_TRY(open_original(pipeline, model_directory, recipe, err));
+    pipeline->plan.follows_model = pipeline->plan.follows_model || follow_model;
+    pipeline->output = (sqf_model_output){.context = pipeline->context, .checkpoint = &pipeline->checkpoint};
+    SQF_TRY(prepare_calibration(pipeline, err));
+    count_work(pipeline);
+    for (size_t i = 0; i < pipeline->plan.passes; i++) {
+        SQF_TRY(quantize_layer(pipeline, i, err));
+    }
+    return SQF_OK;
 }
 
 static void pipeline_clear(sqf_pipeline *pipeline)
@@ -306,11 +354,21 @@ static void pipeline_clear(sqf_pipeline *pipeline)
     sqf_checkpoint_close(&pipeline->checkpoint);
 }
 
-sqf_status sqf_quantize(sqf_context *context, const char *model_directory, const char *output_directory,
-                        const sqf_recipe *recipe, const sqf_quantize_options *options, sqf_quantize_summary *summary,
-                        sqf_error *err)
+sqf_status sqf_pipeline_measure(sqf_context *context, const char *model_directory, const sqf_recipe *recipe,
+                                const sqf_quantize_options *options, bool follow_model,
+                                const sqf_pipeline_visitor *visitor, sqf_error *err)
 {
-    sqf_pipeline pipeline = {.context = context, .options = options};
+    sqf_pipeline pipeline = {.context = context, .options = options, .visitor = visitor, .measuring = true};
+    const sqf_status status = measure(&pipeline, model_directory, recipe, follow_model, err);
+    pipeline_clear(&pipeline);
+    return status;
+}
+
+sqf_status sqf_pipeline_quantize(sqf_context *context, const char *model_directory, const char *output_directory,
+                                 const sqf_recipe *recipe, const sqf_quantize_options *options,
+                                 const sqf_pipeline_visitor *visitor, sqf_quantize_summary *summary, sqf_error *err)
+{
+    sqf_pipeline pipeline = {.context = context, .options = options, .visitor = visitor};
     sqf_quantize_summary result;
     const sqf_status status = run(&pipeline, model_directory, output_directory, recipe, &result, err);
     pipeline_clear(&pipeline);
@@ -318,4 +376,11 @@ sqf_status sqf_quantize(sqf_context *context, const char *model_directory, const
         *summary = result;
     }
     return status;
+}
+
+sqf_status sqf_quantize(sqf_context *context, const char *model_directory, const char *output_directory,
+                        const sqf_recipe *recipe, const sqf_quantize_options *options, sqf_quantize_summary *summary,
+                        sqf_error *err)
+{
+    return sqf_pipeline_quantize(context, model_directory, output_directory, recipe, options, NULL, summary, err);
 }

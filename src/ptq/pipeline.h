@@ -6,6 +6,20 @@
 #include "ptq/output.h"
 #include "ptq/report.h"
 
+struct sqf_pipeline;
+struct sqf_layer_work;
+
+/* Who looks on, or measures in place of quantizing (src/budget). Members may be NULL. */
+typedef struct sqf_pipeline_visitor {
+    void *user;
+    /* sqf_pipeline_measure: a layer in float32 with the statistics of its inputs, before smoothing. */
+    sqf_status (*layer)(void *user, struct sqf_pipeline *pipeline, struct sqf_layer_work *work, sqf_error *err);
+    /* sqf_pipeline_quantize: everything but report.json stands in `directory`, which is about to take its place. What it
+     * puts into `section` (NULL; a reference for the pipeline to release) becomes the member "budget" of report.json; a
+     * failure gives the output up. */
+    sqf_status (*written)(void *user, const char *directory, json_t **section, sqf_error *err);
+} sqf_pipeline_visitor;
+
 /* One quantization of one model. */
 typedef struct sqf_pipeline {
     sqf_context *context;
@@ -21,7 +35,20 @@ typedef struct sqf_pipeline {
     float *key, *value;       /* [length, kv_heads * head_dim] scratch */
     sqf_workspace *workspace; /* of forward passes */
     uint64_t done, total;     /* progress, in windows (in layers where no text runs) */
+    const sqf_pipeline_visitor *visitor; /* NULL = none */
+    bool measuring;                      /* nothing is written: the output has no writer */
 } sqf_pipeline;
+
+/* sqf_quantize with somebody who looks on. */
+sqf_status sqf_pipeline_quantize(sqf_context *context, const char *model_directory, const char *output_directory,
+                                 const sqf_recipe *recipe, const sqf_quantize_options *options,
+                                 const sqf_pipeline_visitor *visitor, sqf_quantize_summary *summary, sqf_error *err);
+
+/* Runs the calibration text through the original model and shows each layer to the visitor; writes nothing. `recipe`
+ * says which modules are looked at; follow_model: keep the original stream too, for compensate=gptq-model. */
+sqf_status sqf_pipeline_measure(sqf_context *context, const char *model_directory, const sqf_recipe *recipe,
+                                const sqf_quantize_options *options, bool follow_model,
+                                const sqf_pipeline_visitor *visitor, sqf_error *err);
 
 /* One decoder layer at work. Zero-initialise; release with sqf_layer_work_clear. */
 typedef struct sqf_layer_work {

@@ -6,6 +6,7 @@
 void sqf_report_clear(sqf_report *report)
 {
     json_decref(report->tensors);
+    json_decref(report->budget);
     *report = (sqf_report){0};
 }
 
@@ -121,6 +122,7 @@ sqf_status sqf_report_print(const sqf_report *report, const sqf_quantize_summary
         set(object, "scheme", json_string(scheme)) &&
         set(object, "calibration", calibration_json(options, calibration)) &&
         set(object, "totals", totals_json(summary)) &&
+        (!report->budget || set(object, "budget", json_incref(report->budget))) &&
         set(object, "tensors", report->tensors ? json_incref(report->tensors) : json_array());
     const sqf_status status =
         done ? sqf_json_print(object, text, err) : sqf_fail(err, SQF_E_MEMORY, "report: out of memory");

@@ -28,6 +28,7 @@ typedef struct sqf_report {
     unsigned damped;                       /* factorizations that needed more damping */
     double calibration_seconds;
     uint64_t calibration_tokens;
+    json_t *budget; /* member "budget" of the report; NULL = none */
 } sqf_report;
 
 void sqf_report_clear(sqf_report *report);
