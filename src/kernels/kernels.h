@@ -16,9 +16,10 @@ enum {
     SQF_PANEL_ROWS = 16,  /* rows of a panel: one vector lane a row */
     SQF_BLOCK_PANELS = 4, /* panels of a block: what one task and one tile cover */
     SQF_BLOCK_ROWS = SQF_PANEL_ROWS * SQF_BLOCK_PANELS,
-    SQF_SEGMENT_PAD = 8,       /* padded length of a segment is a multiple of this */
-    SQF_SEGMENT_MAX = 1 << 17, /* 2^17 * 127 * 127 < 2^31: an integer sum over a segment cannot overflow */
-    SQF_NIBBLE_OFFSET = 7      /* packed nibbles hold w + 7: 0..14 */
+    SQF_SEGMENT_PAD = 8,            /* padded length of a segment is a multiple of this */
+    SQF_SEGMENT_MAX = 1 << 17,      /* 2^17 * 127 * 127 < 2^31: an integer sum over a segment cannot overflow */
+    SQF_SEGMENT_MAX_ZERO = 1 << 16, /* with zero points: 2^16 * (127 + 127) * 127 < 2^31 */
+    SQF_NIBBLE_OFFSET = 7           /* packed nibbles hold w + 7: 0..14 */
 };
 
 /* A stretch of stored columns over which the scales of both operands are constant. Segments lie in memory one behind
@@ -28,7 +29,7 @@ typedef struct sqf_segment {
     size_t offset;       /* padded position of `begin`; a multiple of SQF_SEGMENT_PAD */
     size_t weight_group; /* scales of the weights */
     size_t act_group;    /* scales of the activations; not used with one scale a token */
-    uint8_t narrow;      /* bit p: |code| <= 15 in plane p of the activations: many products fit 16 bits */
+    uint8_t narrow;      /* bit p: codes from -16 to 15 in plane p of the activations: many products fit 16 bits */
 } sqf_segment;
 
 /* How a plane of weights lies in memory. A plane is cut into panels of 16 rows; kp is a padded column. Four columns
@@ -51,7 +52,8 @@ static inline size_t sqf_form_step_bytes(sqf_form form)
  * out[m][r] += (act_scales[m][g] * scales[r][g]) * (float)I[m][r][g] for g ascending, I = sum of code * weight,
  * exact in int32.
  * Weights that are stored with an offset are corrected through the activations' sums: sum a (w + 7) - 7 sum a = sum a
- * w. The parentheses and the order of g are part of the contract. */
+ * w. Zero points are corrected through the weights' sums: I = sum (a - z) w = sum a w - z sum w. The parentheses and
+ * the order of g are part of the contract. */
 typedef struct sqf_tile_job {
     sqf_form form;          /* NIBBLES, UNSIGNED or BYTES */
     const uint8_t *weights; /* first panel, at the first segment */
@@ -62,8 +64,10 @@ typedef struct sqf_tile_job {
     unsigned act_plane;     /* which bit of `narrow` holds */
     const int8_t *codes;    /* [tokens][code_stride], at the first segment's offset */
     size_t code_stride;
-    const int32_t *sums;     /* [tokens][segment_stride], at the first segment: sums of the codes */
-    const float *act_scales; /* [tokens][segment_stride] */
+    const int32_t *sums;        /* [tokens][segment_stride], at the first segment: sums of the codes */
+    const float *act_scales;    /* [tokens][segment_stride] */
+    const int32_t *zeros;       /* [tokens][segment_stride] zero points of the codes, or NULL */
+    const int32_t *column_sums; /* as scales: sums of the weights over a segment; with zeros */
     size_t segment_stride;
     const sqf_segment *segments;
     size_t segment_count;
@@ -82,8 +86,11 @@ typedef struct sqf_kernels {
 
     /* Largest |x|; NaN or infinity if there is one. 0 for n == 0. */
     float (*absmax)(const float *x, size_t n);
-    /* codes[i] = round half even (x[i] / scale), clamped to +-limit; returns their sum. scale > 0. */
-    int32_t (*quantize)(const float *x, size_t n, float scale, float limit, int8_t *codes);
+    /* codes[i] = round half even (x[i] / scale), clamped to lowest..largest, + zero; returns their sum. scale > 0. */
+    int32_t (*quantize)(const float *x, size_t n, float scale, float lowest, float largest, int32_t zero,
+                        int8_t *codes);
+    /* The smallest of 0 and x, and the largest. No NaN. */
+    void (*range)(const float *x, size_t n, float *lowest, float *largest);
 
     /* Stored elements need no alignment. */
     float (*dot_fp32)(const void *w, const float *x, size_t n);
@@ -108,6 +115,7 @@ typedef struct sqf_kernels {
     /* out[i] = row i of w . x, and y += sum of weights[r] * row r of x; rows of n floats, `stride` apart. */
     void (*dots)(const float *w, size_t stride, size_t count, const float *x, size_t n, float *out);
     void (*weighted_sum)(const float *weights, const float *x, size_t stride, size_t count, size_t n, float *y);
+    void (*hadamard)(float *x, size_t n); /* x H in place, H Sylvester's matrix of +1 and -1; n a power of two */
     void (*rotate)(float *x, const float *cosine, const float *sine, size_t half); /* rotary embedding of one head */
     float (*maximum)(const float *x, size_t n);                                    /* n >= 1 */
     /* x = exp(x - shift) in place, about 1e-7 relative, 0 below -87; returns the sum. */

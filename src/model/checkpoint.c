@@ -80,9 +80,23 @@ static sqf_status expect_norm(const survey *s, size_t layer, const char *norm, s
     return expect_dense(s, name, n, 0, err);
 }
 
+/* The factor of the rotation before down_proj, where there is one. */
+static sqf_status expect_rotation(const survey *s, size_t layer, sqf_error *err)
+{
+    const size_t factor = sqf_module_schemes_rotation(s->checkpoint->schemes).down_factor;
+    char module[SQF_MODULE_NAME];
+    if (factor <= 1) {
+        return SQF_OK;
+    }
+    const sqf_stored_part part = sqf_down_rotation_part(factor);
+    sqf_mlp_name(layer, module);
+    return expect_part(s, module, &part, err);
+}
+
 static sqf_status expect_layer(const survey *s, size_t layer, sqf_error *err)
 {
     const sqf_config *config = &s->checkpoint->config;
+    SQF_TRY(expect_rotation(s, layer, err));
     SQF_TRY(expect_norm(s, layer, "input_layernorm", config->hidden, err));
     SQF_TRY(expect_norm(s, layer, "post_attention_layernorm", config->hidden, err));
     if (config->architecture->query_key_norm) {
@@ -156,10 +170,18 @@ static bool is_module(const void *user, const char *name)
     return false;
 }
 
-/* The output matrix and the embedding may be on the ignore list, but are never quantized. */
+/* The output matrix and the embedding may be on the ignore list, but are never quantized. A rotation must fit the width
+ * that it turns. */
 static sqf_status check_schemes(const sqf_checkpoint *checkpoint, sqf_error *err)
 {
     static const char *const dense[] = {"lm_head", "model.embed_tokens"};
+    const size_t factor = sqf_module_schemes_rotation(checkpoint->schemes).down_factor;
+    if (factor > 0 && !sqf_rotation_fits(checkpoint->config.intermediate, factor)) {
+        return sqf_fail(err, SQF_E_FORMAT,
+                        "%s/config.json: quantization_config: rotation: down_factor: expected a divisor of %zu that "
+                        "leaves a power of two, found %zu",
+                        checkpoint->directory, checkpoint->config.intermediate, factor);
+    }
     const json_t *overrides = json_object_get(sqf_module_schemes_json(checkpoint->schemes), "overrides");
     SQF_TRY(sqf_module_schemes_check(checkpoint->schemes, is_module, &checkpoint->config, err));
     for (size_t i = 0; i < sizeof dense / sizeof *dense; i++) {

@@ -6,6 +6,7 @@
 
 #include "io/safetensors.h"
 #include "kernels/linear.h"
+#include "kernels/rotation.h"
 #include "model/modules.h"
 
 /* An opened model directory: configuration, mapped tensors, schemes. Immutable. */
@@ -28,8 +29,9 @@ typedef struct sqf_stored_part {
     const char *suffix, *dtype; /* "sq_low", "U8" */
     size_t dimensions, shape[2];
 } sqf_stored_part;
-enum { SQF_STORED_PARTS = SQF_MATRIX_PARTS + 3 };
+enum { SQF_STORED_PARTS = SQF_MATRIX_PARTS + 4 };
 
+#define SQF_PART_SCALE_UNIT  "sq_scale_unit"  /* F32 [2], fp8 scales: what the low and the high ones are multiples of */
 #define SQF_PART_CHANNELS    "sq_channels"    /* I32 [K], static activation masks */
 #define SQF_PART_ACT_SCALE   "sq_act_scale"   /* F32 [2], static activation scales: low, high */
 #define SQF_PART_COLUMN_NORM "sq_column_norm" /* F32 [K], weighted dynamic masks */
@@ -60,6 +62,15 @@ typedef struct sqf_stored_linear {
 sqf_status sqf_checkpoint_linear(const sqf_checkpoint *checkpoint, sqf_context *context, const char *module,
                                  size_t rows, size_t columns, sqf_stored_linear *out, sqf_error *err);
 void sqf_stored_linear_clear(sqf_stored_linear *linear);
+
+/* The tensor of a layer's rotation at run time: "model.layers.N.mlp.down_rotation", F32 [K, K]; only where the factor K
+ * is above 1 (docs/format.md section 7). */
+#define SQF_PART_DOWN_ROTATION "down_rotation"
+sqf_stored_part sqf_down_rotation_part(size_t factor);
+void sqf_mlp_name(size_t layer, char name[SQF_MODULE_NAME]); /* "model.layers.3.mlp" */
+
+/* The rotation of a layer's down_proj input; factor 0 without one. Contents are checked: rows of length 1. */
+sqf_status sqf_checkpoint_rotation(const sqf_checkpoint *checkpoint, size_t layer, sqf_rotation *out, sqf_error *err);
 
 /* A dense tensor in the mapping, its hash verified and its values checked (in parallel): NaN and infinity are
  * SQF_E_VALUE naming tensor and position. BF16, F16 or F32. */

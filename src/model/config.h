@@ -80,6 +80,13 @@ sqf_scheme sqf_module_schemes_main(const sqf_module_schemes *schemes);
 sqf_status sqf_module_schemes_check(const sqf_module_schemes *schemes,
                                     bool (*known)(const void *user, const char *name), const void *user,
                                     sqf_error *err);
+/* The member "rotation": which bases the weights are in (names for people, "off" where there is none), and what a
+ * reader must do: rotate down_proj's input. Names are borrowed. */
+typedef struct sqf_rotation_spec {
+    const char *residual, *values, *down;
+    size_t down_factor; /* docs/format.md section 8; 0 = nothing at run time */
+} sqf_rotation_spec;
+sqf_rotation_spec sqf_module_schemes_rotation(const sqf_module_schemes *schemes);
 const json_t *sqf_module_schemes_json(const sqf_module_schemes *schemes); /* borrowed */
 
 #endif

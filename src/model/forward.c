@@ -198,6 +198,9 @@ static sqf_status mlp_block(pass *p, float *x, sqf_error *err)
     SQF_TRY(project(p, SQF_LINEAR_GATE, w->gate, err));
     SQF_TRY(project(p, SQF_LINEAR_UP, w->up, err));
     sqf_silu_mul(p->context, w->gate, w->up, p->tokens * c->intermediate, w->gate);
+    if (p->layer->down_rotation.factor > 0) {
+        SQF_TRY(sqf_rotation_apply(p->context, &p->layer->down_rotation, w->gate, p->tokens, err));
+    }
     SQF_TRY(begin_input(p, SQF_INPUT_DOWN, w->gate, c->intermediate, err));
     SQF_TRY(project(p, SQF_LINEAR_DOWN, w->delta, err));
     sqf_add(p->context, x, w->delta, p->tokens * c->hidden);
@@ -207,7 +210,7 @@ static sqf_status mlp_block(pass *p, float *x, sqf_error *err)
 /* One layer, x in place. Where x is quantized (Q), and what the tap sees:
  *
  *     x -> norm -> Q -> q k v -> rope -> attention -> Q -> o -> + x
- *     x -> norm -> Q -> gate up -> silu * -> Q -> down -> + x */
+ *     x -> norm -> Q -> gate up -> silu * -> (rotation ->) Q -> down -> + x */
 sqf_status sqf_layer_forward(sqf_context *context, const sqf_config *config, const sqf_layer *layer, float *x,
                              size_t tokens, size_t past, float *key, float *value, const sqf_layer_tap *tap,
                              sqf_workspace *workspace, sqf_error *err)

@@ -49,11 +49,12 @@ static sqf_status read_source(loader *load, sqf_linear_kind kind, sqf_error *err
 }
 
 /* True if gate and up can deliver their outputs in the order in which down_proj stores its columns: then no gather is
- * left at run time. Dense rows stay where they are in the file, so both must be quantized. */
+ * left at run time. Dense rows stay where they are in the file, so both must be quantized. A rotation between them
+ * mixes the channels: its input has the original order, and the gather is done while its output is quantized. */
 static bool can_fold(const loader *load)
 {
-    return load->sources[SQF_LINEAR_DOWN].stored.matrix.channels && load->sources[SQF_LINEAR_GATE].quantized &&
-           load->sources[SQF_LINEAR_UP].quantized;
+    return load->layer->down_rotation.factor == 0 && load->sources[SQF_LINEAR_DOWN].stored.matrix.channels &&
+           load->sources[SQF_LINEAR_GATE].quantized && load->sources[SQF_LINEAR_UP].quantized;
 }
 
 /* Keeps a copy of down_proj's order: taps that see its input need it (sqf_layer_forward). */
@@ -135,6 +136,7 @@ static sqf_status load_norms(const loader *load, sqf_error *err)
 static sqf_status load_all(loader *load, sqf_error *err)
 {
     SQF_TRY(load_norms(load, err));
+    SQF_TRY(sqf_checkpoint_rotation(load->checkpoint, load->layer->index, &load->layer->down_rotation, err));
     for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
         SQF_TRY(read_source(load, (sqf_linear_kind)kind, err));
     }
@@ -174,5 +176,6 @@ void sqf_layer_clear(sqf_layer *layer)
     free(layer->query_norm);
     free(layer->key_norm);
     free(layer->down_order);
+    sqf_rotation_clear(&layer->down_rotation);
     *layer = (sqf_layer){0};
 }

@@ -15,6 +15,7 @@ typedef struct sqf_layer {
     int32_t *down_order;              /* [intermediate] channel at each place of the DOWN input where down_proj's
                                          permutation was folded into gate and up; else NULL */
     void *owned[SQF_LINEAR_COUNT];    /* aligned copies of dense weights */
+    sqf_rotation down_rotation;       /* of the DOWN input, before it is quantized; factor 0 = none */
 } sqf_layer;
 
 /* Loads one layer for computing: quantized modules repacked (down_proj's permutation folded into gate and up),
@@ -37,8 +38,8 @@ void sqf_workspace_destroy(sqf_workspace *workspace);
 
 /* x [tokens, hidden] of ONE sequence goes through the layer in place. Token t stands at position past + t.
  * key, value [past + tokens, kv_heads * head_dim]: the layer's cache; rows `past` and up are written here.
- * tap may be NULL. Note for taps: where a permutation was folded (layer->down_order), the DOWN input arrives in stored
- * order. After a failure x holds no meaningful values. */
+ * tap may be NULL. Note for taps: a rotated DOWN input (layer->down_rotation) arrives rotated; where a permutation was
+ * folded (layer->down_order), the DOWN input arrives in stored order. After a failure x holds no meaningful values. */
 sqf_status sqf_layer_forward(sqf_context *context, const sqf_config *config, const sqf_layer *layer, float *x,
                              size_t tokens, size_t past, float *key, float *value, const sqf_layer_tap *tap,
                              sqf_workspace *workspace, sqf_error *err);

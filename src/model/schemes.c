@@ -3,6 +3,7 @@
  * scheme.
  *
  * The block comes from a file and is strict: an unknown member or version may change what the tensors mean. */
+#include <stdio.h>
 #include <string.h>
 
 #include "model/config.h"
@@ -20,6 +21,7 @@ struct sqf_module_schemes {
     sqf_scheme main;
     named_scheme *named;
     size_t count;
+    sqf_rotation_spec rotation;
 };
 
 /* What is not quantized. The dtype of the weights is in the file; BF16 stands for any of the dense ones. */
@@ -42,7 +44,7 @@ void sqf_module_schemes_destroy(sqf_module_schemes *schemes)
 /* "a reader must reject an unknown member of the block" (docs/format.md section 7) */
 static sqf_status check_members(json_t *json, const char *where, sqf_error *err)
 {
-    static const char *const known[] = {"quant_method", "format_version", "scheme", "overrides", "ignore"};
+    static const char *const known[] = {"quant_method", "format_version", "scheme", "overrides", "ignore", "rotation"};
     const char *key;
     json_t *value;
     json_object_foreach(json, key, value)
@@ -145,6 +147,46 @@ static sqf_status load_named(sqf_module_schemes *schemes, sqf_error *err)
     return SQF_OK;
 }
 
+/* Strict like the block around it: a member that is not known may be work that a reader must do. */
+static sqf_status check_rotation_members(json_t *json, const char *where, sqf_error *err)
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach(json, key, value)
+    {
+        if (strcmp(key, "residual") != 0 && strcmp(key, "values") != 0 && strcmp(key, "down") != 0 &&
+            strcmp(key, "down_factor") != 0) {
+            return sqf_fail(err, SQF_E_SUPPORT, "%s: rotation: %.80s: an unknown member", where, key);
+        }
+    }
+    return SQF_OK;
+}
+
+/* down and down_factor go together: the one says that there is a rotation, the other which. */
+static sqf_status load_rotation(sqf_module_schemes *schemes, sqf_error *err)
+{
+    sqf_rotation_spec *rotation = &schemes->rotation;
+    json_t *json;
+    char where[256];
+    *rotation = (sqf_rotation_spec){.residual = "off", .values = "off", .down = "off"};
+    SQF_TRY(sqf_json_member_find(schemes->json, "rotation", JSON_OBJECT, schemes->where, &json, err));
+    if (!json) {
+        return SQF_OK;
+    }
+    SQF_TRY(check_rotation_members(json, schemes->where, err));
+    snprintf(where, sizeof where, "%.200s: rotation", schemes->where);
+    SQF_TRY(sqf_json_string_find(json, "residual", where, &rotation->residual, err));
+    SQF_TRY(sqf_json_string_find(json, "values", where, &rotation->values, err));
+    SQF_TRY(sqf_json_string_find(json, "down", where, &rotation->down, err));
+    SQF_TRY(sqf_json_size_find(json, "down_factor", 1, SQF_WIDTH_MAX, where, &rotation->down_factor, err));
+    if ((rotation->down_factor > 0) != (strcmp(rotation->down, "off") != 0)) {
+        return sqf_fail(err, SQF_E_FORMAT, "%s: down_factor: expected %s, found %zu", where,
+                        rotation->down_factor > 0 ? "none where down is off" : "the factor of down's rotation",
+                        rotation->down_factor);
+    }
+    return SQF_OK;
+}
+
 static sqf_status load(sqf_module_schemes *schemes, const json_t *config, const char *where, sqf_error *err)
 {
     json_t *json, *main;
@@ -154,6 +196,7 @@ static sqf_status load(sqf_module_schemes *schemes, const json_t *config, const 
     SQF_TRY(check_method(json, schemes->where, err));
     SQF_TRY(sqf_json_member(json, "scheme", JSON_STRING, schemes->where, &main, err));
     SQF_TRY(parse_scheme(schemes->where, "scheme", main, &schemes->main, err));
+    SQF_TRY(load_rotation(schemes, err));
     return load_named(schemes, err);
 }
 
@@ -200,6 +243,11 @@ sqf_status sqf_module_schemes_check(const sqf_module_schemes *schemes,
         }
     }
     return SQF_OK;
+}
+
+sqf_rotation_spec sqf_module_schemes_rotation(const sqf_module_schemes *schemes)
+{
+    return schemes ? schemes->rotation : (sqf_rotation_spec){.residual = "off", .values = "off", .down = "off"};
 }
 
 const json_t *sqf_module_schemes_json(const sqf_module_schemes *schemes)

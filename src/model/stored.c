@@ -203,6 +203,9 @@ sqf_status sqf_stored_parts(const sqf_scheme *scheme, size_t rows, size_t column
     for (size_t i = 0; i < n; i++) {
         parts[i] = (sqf_stored_part){arrays[i].suffix, arrays[i].dtype, 2, {rows, arrays[i].columns}};
     }
+    if (!sqf_weight_spec_is_dense(&scheme->weights) && scheme->weights.scale_type == SQF_TYPE_FP8) {
+        parts[n++] = (sqf_stored_part){SQF_PART_SCALE_UNIT, "F32", 1, {2}};
+    }
     if (has_channels(act)) {
         parts[n++] = (sqf_stored_part){SQF_PART_CHANNELS, "I32", 1, {columns}};
     }
@@ -253,6 +256,10 @@ static sqf_status attach_part(sqf_stored_linear *out, const sqf_tensor *tensor, 
             *arrays[i].data = (uint8_t *)(uintptr_t)tensor->data; /* never written through: the mapping is read only */
             return SQF_OK;
         }
+    }
+    if (strcmp(suffix, SQF_PART_SCALE_UNIT) == 0) {
+        memcpy(out->matrix.scale_unit, tensor->data, sizeof out->matrix.scale_unit);
+        return check_positive(tensor, out->matrix.scale_unit, err);
     }
     if (strcmp(suffix, SQF_PART_CHANNELS) == 0) {
         SQF_TRY(align_data(tensor, &data, &out->owned[0], err));
@@ -325,6 +332,57 @@ sqf_status sqf_checkpoint_linear(const sqf_checkpoint *checkpoint, sqf_context *
     }
     const sqf_status status = check_rows(&out->matrix, context, module, err);
     return status == SQF_OK ? SQF_OK : sqf_fail_within(err, status, file);
+}
+
+sqf_stored_part sqf_down_rotation_part(size_t factor)
+{
+    return (sqf_stored_part){SQF_PART_DOWN_ROTATION, "F32", 2, {factor, factor}};
+}
+
+void sqf_mlp_name(size_t layer, char name[SQF_MODULE_NAME])
+{
+    snprintf(name, SQF_MODULE_NAME, "model.layers.%zu.mlp", layer);
+}
+
+/* An orthogonal matrix keeps lengths, so its rows have length 1. This finds damage that the hash does not, at a cost
+ * that is linear in its size; computing with any finite matrix is safe. */
+static sqf_status check_unit_rows(const float *matrix, size_t n, const char *name, sqf_error *err)
+{
+    for (size_t i = 0; i < n; i++) {
+        double sum = 0.0;
+        for (size_t j = 0; j < n; j++) {
+            sum += (double)matrix[i * n + j] * (double)matrix[i * n + j];
+        }
+        if (!(fabs(sum - 1.0) <= 1e-3)) {
+            return sqf_fail(err, SQF_E_VALUE, "tensor %s: row %zu: expected a row of length 1, found %g", name, i,
+                            sqrt(sum));
+        }
+    }
+    return SQF_OK;
+}
+
+sqf_status sqf_checkpoint_rotation(const sqf_checkpoint *checkpoint, size_t layer, sqf_rotation *out, sqf_error *err)
+{
+    const size_t factor = sqf_module_schemes_rotation(checkpoint->schemes).down_factor;
+    const size_t channels = checkpoint->config.intermediate;
+    const float one = 1.0f;
+    char module[SQF_MODULE_NAME], name[SQF_MODULE_NAME];
+    float *matrix;
+    *out = (sqf_rotation){0};
+    if (factor <= 1) {
+        return factor == 0 ? SQF_OK : sqf_rotation_create(channels, 1, &one, out, err);
+    }
+    sqf_mlp_name(layer, module);
+    sqf_tensor_name(module, SQF_PART_DOWN_ROTATION, name);
+    SQF_TRY(sqf_checkpoint_floats(checkpoint, name, factor, factor, &matrix, err));
+    sqf_status status = check_unit_rows(matrix, factor, name, err);
+    if (status == SQF_OK) {
+        status = sqf_rotation_create(channels, factor, matrix, out, err);
+    } else {
+        sqf_fail_within(err, status, checkpoint->directory);
+    }
+    free(matrix);
+    return status;
 }
 
 void sqf_stored_linear_clear(sqf_stored_linear *linear)

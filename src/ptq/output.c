@@ -158,6 +158,25 @@ static sqf_status set(json_t *object, const char *key, json_t *value, sqf_error 
                                                         : sqf_fail(err, SQF_E_MEMORY, "config.json: out of memory");
 }
 
+/* Which bases the weights are in, and what that asks of a reader. A rotated stream has an output matrix of its own,
+ * because the embedding lacks the final norm's gain. */
+static sqf_status set_rotation(json_t *config, json_t *block, const sqf_rotation_choice *rotation, size_t down_factor,
+                               sqf_error *err)
+{
+    json_t *object;
+    if (rotation->residual != SQF_ROTATE_OFF) {
+        SQF_TRY(set(config, "tie_word_embeddings", json_false(), err));
+    } else if (rotation->values == SQF_ROTATE_PART_OFF && down_factor == 0) {
+        return SQF_OK;
+    }
+    object = json_object();
+    SQF_TRY(set(block, "rotation", object, err));
+    SQF_TRY(set(object, "residual", json_string(sqf_rotate_name(rotation->residual)), err));
+    SQF_TRY(set(object, "values", json_string(sqf_rotate_part_name(rotation->values)), err));
+    SQF_TRY(set(object, "down", json_string(sqf_rotate_part_name(rotation->down)), err));
+    return down_factor ? set(object, "down_factor", json_integer((json_int_t)down_factor), err) : SQF_OK;
+}
+
 static sqf_status add_module(const sqf_module_plan *module, const sqf_scheme *main, const char *name, json_t *overrides,
                              json_t *ignore, sqf_error *err)
 {
@@ -188,7 +207,8 @@ static sqf_status add_modules(const sqf_plan *plan, const sqf_scheme *main, json
 }
 
 /* quantization_config of a plan, put into `config`. Every object belongs to `config` before the next one is made. */
-static sqf_status set_quantization(json_t *config, const sqf_plan *plan, const sqf_scheme *main, sqf_error *err)
+static sqf_status set_quantization(json_t *config, const sqf_plan *plan, const sqf_scheme *main, size_t down_factor,
+                                   sqf_error *err)
 {
     char scheme[SQF_SCHEME_TEXT];
     sqf_scheme_print(main, SQF_SPELLING_LONG, scheme);
@@ -201,6 +221,7 @@ static sqf_status set_quantization(json_t *config, const sqf_plan *plan, const s
     SQF_TRY(set(block, "overrides", overrides, err));
     json_t *ignore = json_pack("[s]", "lm_head");
     SQF_TRY(set(block, "ignore", ignore, err));
+    SQF_TRY(set_rotation(config, block, &plan->rotation, down_factor, err));
     return add_modules(plan, main, overrides, ignore, err);
 }
 
@@ -216,12 +237,13 @@ static sqf_status write_text(const sqf_model_output *out, const char *name, cons
 static sqf_status write_config(const sqf_model_output *out, const sqf_plan *plan, const sqf_scheme *main,
                                sqf_error *err)
 {
+    const size_t down_factor = sqf_rotation_down_factor(&plan->rotation, out->checkpoint->config.intermediate);
     char *text = NULL;
     json_t *config = json_copy(out->checkpoint->config_json);
     /* where memory fails jansson copies what it can */
     const bool whole = config && json_object_size(config) == json_object_size(out->checkpoint->config_json);
-    sqf_status status =
-        whole ? set_quantization(config, plan, main, err) : sqf_fail(err, SQF_E_MEMORY, "config.json: out of memory");
+    sqf_status status = whole ? set_quantization(config, plan, main, down_factor, err)
+                              : sqf_fail(err, SQF_E_MEMORY, "config.json: out of memory");
     if (status == SQF_OK) {
         status = sqf_json_print(config, &text, err);
     }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "kernels/ops.h"
+#include "ptq/rotation/rotation.h"
 #include "ptq/correct/passes.h"
 
 sqf_quantize_options sqf_quantize_options_default(void)
@@ -137,6 +138,7 @@ static sqf_status measure_layer(sqf_pipeline *pipeline, sqf_layer_work *work, sq
 static sqf_status work_on_layer(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_error *err)
 {
     SQF_TRY(sqf_layer_work_load(pipeline, work, err));
+    SQF_TRY(sqf_layer_work_rotate(pipeline, work, err));
     if (work->forward) {
         SQF_TRY(sqf_layer_work_linears(pipeline, work, err));
     }
@@ -248,6 +250,7 @@ static void count_work(sqf_pipeline *pipeline)
         pipeline->total = plan->layers;
         return;
     }
+    pipeline->total += sqf_rotation_passes(plan) * pipeline->calibration.windows;
     for (size_t i = 0; i < plan->passes; i++) {
         const bool feeds = i + 1 < plan->passes;
         size_t passes = (size_t)plan->layer[i].quantized + feeds + (feeds && plan->follows_model);
@@ -260,17 +263,13 @@ static void count_work(sqf_pipeline *pipeline)
 
 static sqf_status quantize_layers(sqf_pipeline *pipeline, sqf_error *err)
 {
-    const sqf_config *config = &pipeline->checkpoint.config;
-    sqf_model_output *output = &pipeline->output;
-    SQF_TRY(sqf_model_output_copy(output, "model.embed_tokens.weight", config->vocabulary, config->hidden, err));
+    SQF_TRY(sqf_rotation_write_embedding(pipeline, err));
     for (size_t i = 0; i < pipeline->plan.layers; i++) {
         SQF_TRY(quantize_layer(pipeline, i, err));
         pipeline->done += pipeline->plan.passes == 0;
         SQF_TRY(report_progress(pipeline, err));
     }
-    SQF_TRY(sqf_model_output_copy(output, "model.norm.weight", config->hidden, 0, err));
-    return config->tied ? SQF_OK
-                        : sqf_model_output_copy(output, "lm_head.weight", config->vocabulary, config->hidden, err);
+    return sqf_rotation_write_head(pipeline, err);
 }
 
 static sqf_status finish(sqf_pipeline *pipeline, const sqf_recipe *recipe, double start, sqf_quantize_summary *summary,
@@ -295,7 +294,7 @@ static sqf_status finish(sqf_pipeline *pipeline, const sqf_recipe *recipe, doubl
 /* The checkpoint, and what is done with each of its modules. */
 static sqf_status open_original(sqf_pipeline *pipeline, const char *directory, const sqf_recipe *recipe, sqf_error *err)
 {
-    const bool calibrated = pipeline->options->calibration != NULL;
+    const bool calibrated = pipeline->options->calibration || pipeline->options->calibration_ids;
     SQF_TRY(sqf_checkpoint_open(directory, &pipeline->checkpoint, err));
     if (pipeline->checkpoint.schemes) {
         return sqf_fail(err, SQF_E_ARG, "%s: is quantized already, expected an original checkpoint", directory);
@@ -320,6 +319,7 @@ static sqf_status run(sqf_pipeline *pipeline, const char *model_directory, const
         SQF_TRY(prepare_calibration(pipeline, err));
     }
     count_work(pipeline);
+    SQF_TRY(sqf_rotation_prepare(pipeline, err));
     SQF_TRY(quantize_layers(pipeline, err));
     return finish(pipeline, recipe, start, summary, err);
 }
@@ -333,6 +333,7 @@ static sqf_status measure(sqf_pipeline *pipeline, const char *model_directory, c
     pipeline->output = (sqf_model_output){.context = pipeline->context, .checkpoint = &pipeline->checkpoint};
     SQF_TRY(prepare_calibration(pipeline, err));
     count_work(pipeline);
+    SQF_TRY(sqf_rotation_prepare(pipeline, err));
     for (size_t i = 0; i < pipeline->plan.passes; i++) {
         SQF_TRY(quantize_layer(pipeline, i, err));
     }
@@ -345,6 +346,7 @@ static void pipeline_clear(sqf_pipeline *pipeline)
     sqf_workspace_destroy(pipeline->workspace);
     free(pipeline->hidden);
     free(pipeline->original);
+    free(pipeline->basis);
     free(pipeline->window);
     free(pipeline->key);
     free(pipeline->value);

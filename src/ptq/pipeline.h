@@ -31,6 +31,7 @@ typedef struct sqf_pipeline {
     sqf_report report;
     float *hidden;            /* [windows, length, hidden]: the inputs of the layer at work */
     float *original;          /* the same of the original model; NULL unless some module asks (plan.follows_model) */
+    float *basis;             /* [hidden, hidden] of the rotated residual stream; NULL = the checkpoint's */
     float *window;            /* [length, hidden] scratch */
     float *key, *value;       /* [length, kv_heads * head_dim] scratch */
     sqf_workspace *workspace; /* of forward passes */

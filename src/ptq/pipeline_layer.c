@@ -12,6 +12,7 @@ const sqf_act_spec sqf_float_activations = {.low = SQF_TYPE_FP32, .bank = 1, .cl
 void sqf_layer_work_clear(sqf_layer_work *work)
 {
     sqf_layer_clear(&work->layer);
+    work->reference.down_rotation = (sqf_rotation){0}; /* borrowed from the layer */
     sqf_layer_clear(&work->reference);
     for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
         free(work->weights[kind]);
@@ -62,7 +63,8 @@ static sqf_status load_linear(const sqf_pipeline *pipeline, sqf_layer_work *work
     const sqf_config *config = &pipeline->checkpoint.config;
     char name[SQF_MODULE_NAME];
     size_t rows, columns;
-    if (!work->forward && !work->plan->module[kind].quantized) {
+    if (!work->forward && !work->plan->module[kind].quantized &&
+        !sqf_rotation_changes_weights(&pipeline->plan.rotation, kind)) {
         return SQF_OK; /* copied without being looked at */
     }
     sqf_linear_shape(config, kind, &rows, &columns);
@@ -124,8 +126,9 @@ static sqf_status write_norm(sqf_pipeline *pipeline, size_t layer, const char *n
 sqf_status sqf_layer_work_write_norms(sqf_pipeline *pipeline, const sqf_layer_work *work, sqf_error *err)
 {
     const sqf_config *config = &pipeline->checkpoint.config;
-    const float *attention = work->factors[SQF_INPUT_QKV] ? work->layer.attention_norm : NULL;
-    const float *mlp = work->factors[SQF_INPUT_GATE_UP] ? work->layer.mlp_norm : NULL;
+    const bool turned = pipeline->basis != NULL;
+    const float *attention = turned || work->factors[SQF_INPUT_QKV] ? work->layer.attention_norm : NULL;
+    const float *mlp = turned || work->factors[SQF_INPUT_GATE_UP] ? work->layer.mlp_norm : NULL;
     SQF_TRY(write_norm(pipeline, work->index, "input_layernorm", config->hidden, attention, err));
     SQF_TRY(write_norm(pipeline, work->index, "post_attention_layernorm", config->hidden, mlp, err));
     if (!config->architecture->query_key_norm) {
@@ -135,11 +138,13 @@ sqf_status sqf_layer_work_write_norms(sqf_pipeline *pipeline, const sqf_layer_wo
     return write_norm(pipeline, work->index, "self_attn.k_norm", config->head_dim, NULL, err);
 }
 
-/* A bias whose module produces a smoothed input was divided: it is written in float32. */
+/* A bias whose module produces a smoothed input was divided, one that goes into a rotated stream turned: it is written
+ * in float32. */
 static sqf_status write_bias(sqf_pipeline *pipeline, const sqf_layer_work *work, sqf_linear_kind kind, sqf_error *err)
 {
     const bool folded = (kind == SQF_LINEAR_V && work->factors[SQF_INPUT_O]) ||
-                        (kind == SQF_LINEAR_UP && work->factors[SQF_INPUT_DOWN]);
+                        (kind == SQF_LINEAR_UP && work->factors[SQF_INPUT_DOWN]) ||
+                        sqf_rotation_changes_bias(&pipeline->plan.rotation, kind);
     char name[SQF_MODULE_NAME];
     size_t rows, columns;
     if (!sqf_linear_has_bias(&pipeline->checkpoint.config, kind)) {
@@ -193,13 +198,15 @@ static sqf_status write_converted(sqf_pipeline *pipeline, sqf_layer_work *work, 
 static sqf_status write_dense(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_linear_kind kind, sqf_error *err)
 {
     const sqf_module_plan *plan = &work->plan->module[kind];
-    const sqf_type type = plan->recipe.scheme.weights.low;
+    const bool turned = sqf_rotation_changes_weights(&pipeline->plan.rotation, kind);
+    /* a module that is left alone computes what it did, to float rounding, also in another basis */
+    const sqf_type type = turned && plan->ignored ? SQF_TYPE_FP32 : plan->recipe.scheme.weights.low;
     char name[SQF_MODULE_NAME];
     size_t rows, columns;
     tensor_name(work->index, kind, "weight", name);
     sqf_linear_shape(&pipeline->checkpoint.config, kind, &rows, &columns);
     const sqf_tensor *tensor = sqf_tensors_find(pipeline->checkpoint.tensors, name);
-    if (plan->ignored || (tensor && sqf_dtype_type(tensor->dtype) == type)) {
+    if (!turned && (plan->ignored || (tensor && sqf_dtype_type(tensor->dtype) == type))) {
         SQF_TRY(sqf_model_output_copy(&pipeline->output, name, rows, columns, err));
     } else {
         SQF_TRY(write_converted(pipeline, work, kind, name, type, err));

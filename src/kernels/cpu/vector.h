@@ -178,34 +178,51 @@ static float absmax(const float *x, size_t n)
     return result;
 }
 
+/* Both ends of the values and 0, which every lane starts with. */
+static void range(const float *x, size_t n, float *lowest, float *largest)
+{
+    vf low = {0}, high = {0};
+    for (size_t i = 0; i < n; i += LANES) {
+        const vf v = i + LANES <= n ? load(x + i) : load_part(x + i, n - i);
+        low = SELECT(v < low, v, low);
+        high = SELECT(v > high, v, high);
+    }
+    *lowest = *largest = 0.0f;
+    for (int lane = 0; lane < LANES; lane++) {
+        *lowest = low[lane] < *lowest ? low[lane] : *lowest;
+        *largest = high[lane] > *largest ? high[lane] : *largest;
+    }
+}
+
 /* A true division and the rounding of sqf_round_to_step: the same codes as the reference, lane by lane. */
-INLINE vi quantize_lanes(vf x, float scale, float limit)
+INLINE vi quantize_lanes(vf x, float scale, float lowest, float largest)
 {
     vf q = x / scale;
-    q = SELECT(q > limit, splat(limit), q);
-    q = SELECT(q < -limit, splat(-limit), q);
+    q = SELECT(q > largest, splat(largest), q);
+    q = SELECT(q < lowest, splat(lowest), q);
     q = (q + 12582912.0f) - 12582912.0f; /* round half even: |q| < 2^22 */
     return __builtin_convertvector(q, vi);
 }
 
 /* The sum of at most 2^17 codes (a segment) fits an int32 many times over. */
-static int32_t quantize(const float *x, size_t n, float scale, float limit, int8_t *codes)
+static int32_t quantize(const float *x, size_t n, float scale, float lowest, float largest, int32_t zero, int8_t *codes)
 {
     vi sum = {0};
     size_t i = 0;
+    int32_t total = 0;
     for (; i + LANES <= n; i += LANES) {
-        const vi q = quantize_lanes(load(x + i), scale, limit);
+        const vi q = quantize_lanes(load(x + i), scale, lowest, largest) + zero;
         const vb narrow = __builtin_convertvector(q, vb);
         memcpy(codes + i, &narrow, sizeof narrow);
         sum += q;
     }
     if (i < n) {
-        const vi q = quantize_lanes(load_part(x + i, n - i), scale, limit);
+        const vi q = quantize_lanes(load_part(x + i, n - i), scale, lowest, largest) + zero;
         const vb narrow = __builtin_convertvector(q, vb);
         memcpy(codes + i, &narrow, n - i);
         sum += q;
+        total = -zero * (int32_t)(LANES - (n - i)); /* lanes beyond the end hold the code of 0 */
     }
-    int32_t total = 0;
     for (int lane = 0; lane < LANES; lane++) {
         total += sum[lane];
     }
@@ -461,6 +478,53 @@ static void scale(float *x, float factor, size_t n)
     }
 }
 
+/* Butterflies of neighbours at distances below the vector's width, in its lanes. */
+INLINE vf hadamard_lanes(vf v)
+{
+    float lanes[LANES];
+    store(lanes, v);
+    UNROLL for (size_t half = 1; half < LANES; half *= 2)
+    {
+        UNROLL for (size_t i = 0; i < LANES; i++)
+        {
+            if ((i & half) == 0) {
+                const float a = lanes[i], b = lanes[i + half];
+                lanes[i] = a + b;
+                lanes[i + half] = a - b;
+            }
+        }
+    }
+    return load(lanes);
+}
+
+/* The fast transform: log2(n) rounds of sums and differences, at distances 1, 2, 4 and so on, so that every level adds
+ * the same pairs. */
+static void hadamard(float *x, size_t n)
+{
+    size_t half = 1;
+    if (n >= LANES) {
+        for (size_t i = 0; i < n; i += LANES) {
+            store(x + i, hadamard_lanes(load(x + i)));
+        }
+        half = LANES;
+    }
+    for (; half < n; half *= 2) {
+        for (size_t i = 0; i < n; i += 2 * half) {
+            size_t j = i;
+            for (; j + LANES <= i + half; j += LANES) {
+                const vf a = load(x + j), b = load(x + j + half);
+                store(x + j, a + b);
+                store(x + j + half, a - b);
+            }
+            for (; j < i + half; j++) {
+                const float a = x[j], b = x[j + half];
+                x[j] = a + b;
+                x[j + half] = a - b;
+            }
+        }
+    }
+}
+
 /* A head's halves are the two coordinates of its rotations: pair i is (x[i], x[i + half]), as in Hugging Face's
  * models. */
 static void rotate(float *x, const float *cosine, const float *sine, size_t half)
@@ -539,6 +603,7 @@ void JOIN(sqf_vector_add_, VECTOR_SUFFIX)(sqf_kernels *kernels)
     kernels->expand_nibbles = expand_nibbles;
     kernels->absmax = absmax;
     kernels->quantize = quantize;
+    kernels->range = range;
     kernels->dot_fp32 = dot_fp32;
     kernels->dot_bf16 = dot_bf16;
     kernels->dot_fp16 = dot_fp16;
@@ -553,6 +618,7 @@ void JOIN(sqf_vector_add_, VECTOR_SUFFIX)(sqf_kernels *kernels)
     kernels->scale = scale;
     kernels->dots = dots;
     kernels->weighted_sum = weighted_sum;
+    kernels->hadamard = hadamard;
     kernels->rotate = rotate;
     kernels->maximum = maximum;
     kernels->exp_sum = exp_sum;

@@ -33,6 +33,7 @@ sqf_status sqf_layer_work_keep_reference(sqf_pipeline *pipeline, sqf_layer_work 
     const sqf_layer *layer = &work->layer;
     sqf_layer *reference = &work->reference;
     reference->index = work->index;
+    reference->down_rotation = layer->down_rotation; /* borrowed: both live as long as the work */
     SQF_TRY(copy_floats(layer->attention_norm, config->hidden, &reference->attention_norm, err));
     SQF_TRY(copy_floats(layer->mlp_norm, config->hidden, &reference->mlp_norm, err));
     SQF_TRY(copy_floats(layer->query_norm, config->head_dim, &reference->query_norm, err));

@@ -14,6 +14,7 @@ static sqf_status resolve_module(const sqf_recipe *recipe, size_t layer, sqf_lin
     char name[SQF_MODULE_NAME];
     sqf_linear_name(layer, kind, name);
     SQF_TRY(sqf_recipe_resolve(recipe, name, &out->recipe, &out->ignored, err));
+    SQF_TRY(sqf_rotation_check_module(&recipe->base, &out->recipe, name, err));
     out->quantized = !out->ignored && !sqf_weight_spec_is_dense(&out->recipe.scheme.weights);
     return SQF_OK;
 }
@@ -166,7 +167,7 @@ static float automatic_alpha(const sqf_scheme *scheme)
 }
 
 /* The alpha that the readers of an input agree on: one that is said, else the largest automatic one. */
-static float agreed_alpha(const sqf_layer_plan *plan, sqf_input_kind input)
+static float agreed_alpha(const sqf_layer_plan *plan, const sqf_rotation_choice *rotation, sqf_input_kind input)
 {
     float automatic = SQF_SMOOTH_OFF;
     for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
@@ -177,7 +178,9 @@ static float agreed_alpha(const sqf_layer_plan *plan, sqf_input_kind input)
         if (recipe->smooth > SQF_SMOOTH_AUTO) {
             return recipe->smooth;
         }
-        const float alpha = automatic_alpha(&recipe->scheme);
+        /* a rotation spreads the outliers that smoothing is for over all channels */
+        const bool turned = sqf_rotation_turns_input(rotation, input);
+        const float alpha = turned ? SQF_SMOOTH_OFF : automatic_alpha(&recipe->scheme);
         automatic = alpha > automatic ? alpha : automatic;
     }
     return automatic;
@@ -195,12 +198,30 @@ static bool may_smooth(const sqf_layer_plan *plan, sqf_input_kind input)
            (input != SQF_INPUT_DOWN || plan->module[SQF_LINEAR_UP].quantized);
 }
 
+/* What smoothing divides must be a channel that some weights or a norm produce: down_proj's input after a rotation at
+ * run time is not. */
+static sqf_status check_smoothing(const sqf_layer_plan *plan, const sqf_rotation_choice *rotation, size_t layer,
+                                  sqf_error *err)
+{
+    char name[SQF_MODULE_NAME];
+    if (!plan->module[SQF_LINEAR_DOWN].quantized || plan->module[SQF_LINEAR_DOWN].recipe.smooth < 0.0f ||
+        rotation->down == SQF_ROTATE_PART_OFF) {
+        return SQF_OK;
+    }
+    sqf_linear_name(layer, SQF_LINEAR_DOWN, name);
+    return sqf_fail(
+        err, SQF_E_ARG,
+        "%s: smooth: expected off or auto behind rotate_down, whose channels nothing produces that could be "
+        "divided",
+        name);
+}
+
 /* Returns the number of inputs whose smoothing was given up. */
-static size_t choose_alphas(sqf_layer_plan *plan, bool calibrated)
+static size_t choose_alphas(sqf_layer_plan *plan, const sqf_rotation_choice *rotation, bool calibrated)
 {
     size_t given_up = 0;
     for (int input = 0; input < SQF_INPUT_COUNT; input++) {
-        plan->alpha[input] = calibrated ? agreed_alpha(plan, (sqf_input_kind)input) : SQF_SMOOTH_OFF;
+        plan->alpha[input] = calibrated ? agreed_alpha(plan, rotation, (sqf_input_kind)input) : SQF_SMOOTH_OFF;
         if (plan->alpha[input] >= 0.0f && !may_smooth(plan, (sqf_input_kind)input)) {
             plan->alpha[input] = SQF_SMOOTH_OFF;
             given_up++;
@@ -250,9 +271,13 @@ static bool follows_model(const sqf_layer_plan *plan)
 static sqf_status resolve_layers(const sqf_recipe *recipe, sqf_plan *plan, sqf_error *err)
 {
     SQF_TRY(sqf_scheme_check(&recipe->base.scheme, err)); /* config.json names it even if every module has another */
+    SQF_TRY(sqf_rotation_choose(&recipe->base, plan->calibrated, &plan->rotation, err));
+    plan->dense_type =
+        sqf_weight_spec_is_dense(&recipe->base.scheme.weights) ? recipe->base.scheme.weights.low : SQF_TYPE_NONE;
     for (size_t i = 0; i < plan->layers; i++) {
         SQF_TRY(resolve_layer(recipe, i, plan->calibrated, &plan->layer[i], err));
-        plan->unsmoothed += choose_alphas(&plan->layer[i], plan->calibrated);
+        SQF_TRY(check_smoothing(&plan->layer[i], &plan->rotation, i, err));
+        plan->unsmoothed += choose_alphas(&plan->layer[i], &plan->rotation, plan->calibrated);
         plan->passes = plan->layer[i].quantized ? i + 1 : plan->passes;
         plan->follows_model = plan->follows_model || follows_model(&plan->layer[i]);
     }
@@ -269,7 +294,7 @@ sqf_status sqf_plan_create(const sqf_config *config, const sqf_recipe *recipe, b
         sqf_plan_clear(out);
         return status;
     }
-    out->passes = calibrated ? out->passes : 0;
+    out->passes = !calibrated ? 0 : sqf_rotation_needs_text(&out->rotation) ? out->layers : out->passes;
     return SQF_OK;
 }
 

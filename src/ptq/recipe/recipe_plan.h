@@ -4,6 +4,7 @@
 
 #include "model/layer.h"
 #include "ptq/recipe/recipe.h"
+#include "ptq/rotation/choice.h"
 
 typedef struct sqf_module_plan {
     sqf_module_recipe recipe;
@@ -29,8 +30,10 @@ typedef struct sqf_plan {
     sqf_layer_plan *layer;
     size_t passes; /* layers up to the last one that is quantized: those through which calibration text runs */
     bool calibrated;
-    bool follows_model; /* some module compensates errors of all layers before it */
-    size_t unsmoothed;  /* inputs whose smoothing was given up, see sqf_plan_create */
+    sqf_rotation_choice rotation;
+    sqf_type dense_type; /* of the base scheme's weights where they stay dense; else none */
+    bool follows_model;  /* some module compensates errors of all layers before it */
+    size_t unsmoothed;   /* inputs whose smoothing was given up, see sqf_plan_create */
 } sqf_plan;
 
 /* Resolves the recipe for every module. SQF_E_ARG names the first of: an override or ignored name that no module has;
