@@ -6,6 +6,7 @@
 #include <math.h>
 
 #include "base/memory.h"
+#include "format/zero_point.h"
 
 /* Index of a part, on either side of a product. */
 enum { LOW, HIGH, PARTS };
@@ -36,28 +37,75 @@ static void choose_dynamic(const sqf_act_spec *spec, const float *x, size_t colu
 }
 
 /* Scale of a part whose largest magnitude is `max`: 0 for a dropped part, 1 for a type without scale. */
-static float act_scale(const sqf_act_spec *spec, int part, float max, const float *static_scale)
+static float act_scale(const sqf_act_spec *spec, int part, float max, float unit, const float *static_scale)
 {
     const sqf_type type = part == HIGH ? spec->high : spec->low;
     if (!sqf_type_has_scale(type)) {
         return type == SQF_TYPE_NONE ? 0.0f : 1.0f;
     }
-    return spec->scale == SQF_ACT_STATIC ? static_scale[part] : spec->clip * max / sqf_type_max(type);
+    return spec->scale == SQF_ACT_STATIC ? static_scale[part]
+                                         : sqf_scale_for_max(sqf_act_scale_type(spec), type, spec->clip * max, unit);
+}
+
+/* The largest magnitude of each part among the columns [begin, end). */
+static void find_max(const sqf_act_row *row, size_t begin, size_t end, float max[PARTS])
+{
+    max[LOW] = max[HIGH] = 0.0f;
+    for (size_t j = begin; j < end; j++) {
+        const int part = row->mask[j] ? HIGH : LOW;
+        max[part] = fmaxf(max[part], fabsf(row->value[j]));
+    }
 }
 
 /* Scales for the columns [begin, end) in groups [first, last) that share them. */
-static void set_scales(const sqf_act_spec *spec, size_t begin, size_t end, size_t first, size_t last,
-                       const float *static_scale, sqf_act_row *out)
+static void set_scales(const sqf_act_spec *spec, const float unit[PARTS], size_t begin, size_t end, size_t first,
+                       size_t last, const float *static_scale, sqf_act_row *out)
 {
-    float max[PARTS] = {0.0f, 0.0f};
-    for (size_t j = begin; j < end; j++) {
-        const int part = out->mask[j] ? HIGH : LOW;
-        max[part] = fmaxf(max[part], fabsf(out->value[j]));
-    }
+    float max[PARTS];
+    find_max(out, begin, end, max);
     for (size_t g = first; g < last; g++) {
-        out->scale_low[g] = act_scale(spec, LOW, max[LOW], static_scale);
-        out->scale_high[g] = act_scale(spec, HIGH, max[HIGH], static_scale);
+        out->scale_low[g] = act_scale(spec, LOW, max[LOW], unit[LOW], static_scale);
+        out->scale_high[g] = act_scale(spec, HIGH, max[HIGH], unit[HIGH], static_scale);
     }
+}
+
+/* Scale and zero point of one part for the columns [begin, end) in groups [first, last) that share them. A part
+ * without a zero point keeps its scale. */
+static void set_zeros(const sqf_act_spec *spec, int part, size_t begin, size_t end, size_t first, size_t last,
+                      const float *static_scale, const int32_t *static_zero, sqf_act_row *out)
+{
+    const sqf_type type = part == HIGH ? spec->high : spec->low;
+    const bool has_zero = sqf_act_has_zero(spec, type);
+    sqf_range range = {0.0f, 0.0f};
+    for (size_t j = begin; has_zero && j < end; j++) {
+        if ((out->mask[j] ? HIGH : LOW) == part) {
+            sqf_range_add(&range, out->value[j]);
+        }
+    }
+    for (size_t g = first; out->zero_low && g < last; g++) {
+        float *scale = part == HIGH ? &out->scale_high[g] : &out->scale_low[g];
+        int32_t *zero = part == HIGH ? &out->zero_high[g] : &out->zero_low[g];
+        *zero = 0;
+        if (has_zero && spec->scale == SQF_ACT_STATIC) {
+            *scale = static_scale[part];
+            *zero = static_zero[part];
+        } else if (has_zero) {
+            *scale = sqf_zero_scale(type, spec->clip, range);
+            *zero = sqf_zero_point(type, spec->clip, range, *scale);
+        }
+    }
+}
+
+/* The grid value of one element; with a zero point the code less that. */
+static float act_round(const sqf_act_spec *spec, const sqf_act_row *row, size_t j, size_t g)
+{
+    const bool high = row->mask[j];
+    const sqf_type type = high ? spec->high : spec->low;
+    const float scale = high ? row->scale_high[g] : row->scale_low[g];
+    if (sqf_act_has_zero(spec, type)) {
+        return sqf_zero_round(type, row->value[j], scale, high ? row->zero_high[g] : row->zero_low[g]);
+    }
+    return sqf_type_round(type, row->value[j], scale);
 }
 
 /* Section 5: gather or rank, then scales, then codes.
@@ -65,11 +113,17 @@ static void set_scales(const sqf_act_spec *spec, size_t begin, size_t end, size_
  *     S = clip * max|x| / qmax, over the part's elements in the token, or in the group
  *     p = clamp(round(x / S)) on the part's grid
  *
+ * S is rounded to the scale type; with fp8 in units of the token: clip * max|x| / qmax / 448 over the part's elements
+ * in the token.
+ *
+ * With zero points: S = clip * (largest - lowest) / (number of codes - 1), z = round(lowest code - clip * lowest / S),
+ * p = clamp(round(x / S) + z) - z, where the range from lowest to largest always holds 0.
+ *
  * Masks come before scales, because a scale is that of a part. out->value holds |x| * norm while masks are chosen, x
  * while scales are, and grid values at the end. */
 void sqf_act_quantize_row(const sqf_act_spec *spec, const float *x, size_t columns, const int32_t *channels,
                           size_t border, const sqf_partition *scale_groups, const float *static_scale,
-                          const float *column_norm, sqf_act_row *out)
+                          const int32_t *static_zero, const float *column_norm, sqf_act_row *out)
 {
     const size_t groups = sqf_partition_count(scale_groups);
     const bool split = sqf_act_spec_is_split(spec);
@@ -84,19 +138,26 @@ void sqf_act_quantize_row(const sqf_act_spec *spec, const float *x, size_t colum
         }
         out->value[j] = channels ? x[channels[j]] : x[j];
     }
+    float max[PARTS];
+    find_max(out, 0, columns, max);
+    const sqf_type scale_type = sqf_act_scale_type(spec);
+    const float unit[PARTS] = {sqf_scale_unit(scale_type, spec->low, spec->clip * max[LOW]),
+                               sqf_scale_unit(scale_type, spec->high, spec->clip * max[HIGH])};
     if (spec->scale != SQF_ACT_GROUP) {
-        set_scales(spec, 0, columns, 0, groups, static_scale, out);
+        set_scales(spec, unit, 0, columns, 0, groups, static_scale, out);
+        set_zeros(spec, LOW, 0, columns, 0, groups, static_scale, static_zero, out);
+        set_zeros(spec, HIGH, 0, columns, 0, groups, static_scale, static_zero, out);
     }
     for (size_t g = 0; g < groups; g++) {
         size_t begin, end;
         sqf_partition_range(scale_groups, g, &begin, &end);
         if (spec->scale == SQF_ACT_GROUP) {
-            set_scales(spec, begin, end, g, g + 1, static_scale, out);
+            set_scales(spec, unit, begin, end, g, g + 1, static_scale, out);
+            set_zeros(spec, LOW, begin, end, g, g + 1, static_scale, static_zero, out);
+            set_zeros(spec, HIGH, begin, end, g, g + 1, static_scale, static_zero, out);
         }
         for (size_t j = begin; j < end; j++) {
-            const bool high = out->mask[j];
-            out->value[j] = sqf_type_round(high ? spec->high : spec->low, out->value[j],
-                                           high ? out->scale_high[g] : out->scale_low[g]);
+            out->value[j] = act_round(spec, out, j, g);
         }
     }
 }
@@ -194,8 +255,11 @@ static sqf_status check_sums(const product *p, sqf_error *err)
         p->weights->groups.size < p->weights->columns ? p->weights->groups.size : p->weights->columns;
     for (int a = 0; a < PARTS; a++) {
         for (int w = 0; w < PARTS; w++) {
-            const double largest = (double)sqf_type_max(act[a]) * p->multiplier_act[a] *
-                                   (double)sqf_type_max(weights[w]) * p->multiplier_weights[w];
+            /* a code and its zero point may stand at either end of the grid */
+            const double reach =
+                p->act->zero_low ? 2.0 * (double)sqf_type_max(act[a]) + 1.0 : (double)sqf_type_max(act[a]);
+            const double largest =
+                reach * p->multiplier_act[a] * (double)sqf_type_max(weights[w]) * p->multiplier_weights[w];
             if (largest * (double)columns > (double)INT32_MAX) {
                 return sqf_fail(err, SQF_E_SUPPORT, "a group of %zu columns: its %s * %s sums may not fit int32",
                                 columns, sqf_type_name(weights[w]), sqf_type_name(act[a]));

@@ -12,6 +12,8 @@ typedef struct sqf_act_row {
     float *value;       /* [columns] grid values; x itself for float activations */
     float *scale_low;   /* [groups of `scales`]; the one scale of the token repeated with SQF_ACT_TOKEN */
     float *scale_high;  /* [groups of `scales`] */
+    int32_t *zero_low;  /* [groups of `scales`] codes of 0; NULL without zero points. value is the code less its zero */
+    int32_t *zero_high;
 } sqf_act_row;
 
 /* The groups over which activation scales vary, for a matrix that reads this input: with SQF_ACT_GROUP and a group of
@@ -22,12 +24,13 @@ sqf_partition sqf_act_scale_groups(const sqf_act_spec *spec, const sqf_partition
  * x        [columns] in original channel order; finite.
  * channels [columns] gather list or NULL; border: columns of the low section (static masks).
  * static_scale  SQF_ACT_STATIC: [2] scale of the low and of the high part, else NULL.
+ * static_zero   the same for zero points, else NULL.
  * column_norm   dynamic masks that weigh by ||W_:,j||_2: [columns] in original order, else NULL.
  * Static masks: the low section is low, the high section high. Dynamic: top k by |x| in each bank of consecutive
  * channels (channels is NULL then). Scales are float32: clip * absmax / qmax over the part (and group). */
 void sqf_act_quantize_row(const sqf_act_spec *spec, const float *x, size_t columns, const int32_t *channels,
                           size_t border, const sqf_partition *scale_groups, const float *static_scale,
-                          const float *column_norm, sqf_act_row *out);
+                          const int32_t *static_zero, const float *column_norm, sqf_act_row *out);
 
 /* y[n] for all rows of `weights` and one token, in float64 from exact integer sums. Pairs of parts of which one is not
  * an integer type (fp8, fp16, bf16, float activations) are summed as products in float64.

@@ -23,7 +23,7 @@ typedef struct wish {
     uint32_t bank, high_per_bank, group;
     scheme_decimal sparsity;
     sqf_type scale_type;
-    int scales, layout, mask, scale; /* indices into the lists of names */
+    int scales, layout, mask, scale, zero; /* indices into the lists of names */
     float clip;
 } wish;
 
@@ -47,6 +47,7 @@ const char *const scheme_field_names[FIELD_COUNT] = {
     [FIELD_MASK] = "mask",
     [FIELD_SCALE] = "scale",
     [FIELD_CLIP] = "clip",
+    [FIELD_ZERO] = "zero",
 };
 /* A name that begins like another one stands before it. */
 const scheme_block scheme_blocks[SCHEME_BLOCKS] = {
@@ -58,6 +59,7 @@ const char *const scheme_scales_names[2] = {"free", "tied"};
 const char *const scheme_layout_names[2] = {"vmask", "bitmask"};
 const char *const scheme_mask_names[3] = {"static", "dynamic", "dynamic_weighted"};
 const char *const scheme_scale_names[3] = {"token", "group", "static"};
+const char *const scheme_zero_names[2] = {"none", "point"};
 
 #define BIT(field) (1u << (field))
 enum {
@@ -66,7 +68,7 @@ enum {
     WEIGHT_FIELDS = TYPE_FIELDS | SPLIT_FIELDS | 1u << FIELD_GROUP | 1u << FIELD_SCALE_TYPE | 1u << FIELD_SCALES |
                     1u << FIELD_LAYOUT,
     ACT_FIELDS = TYPE_FIELDS | SPLIT_FIELDS | 1u << FIELD_GROUP | 1u << FIELD_SCALE_TYPE | 1u << FIELD_MASK |
-                 1u << FIELD_SCALE | 1u << FIELD_CLIP
+                 1u << FIELD_SCALE | 1u << FIELD_CLIP | 1u << FIELD_ZERO
 };
 
 /* The column "meaningful" of the table in docs/format.md section 9, for each operand. */
@@ -79,6 +81,12 @@ unsigned scheme_weight_fields(const sqf_weight_spec *spec)
     return spec->high == SQF_TYPE_NONE ? uniform : WEIGHT_FIELDS;
 }
 
+/* Zero points are of integer parts alone. */
+static bool has_integers(const sqf_act_spec *spec)
+{
+    return sqf_type_multiplier(spec->low) == 1 || sqf_type_multiplier(spec->high) == 1;
+}
+
 unsigned scheme_act_fields(const sqf_act_spec *spec)
 {
     if (sqf_act_spec_is_float(spec)) {
@@ -86,6 +94,7 @@ unsigned scheme_act_fields(const sqf_act_spec *spec)
     }
     unsigned fields = spec->high == SQF_TYPE_NONE ? ACT_FIELDS & ~(SPLIT_FIELDS | BIT(FIELD_MASK)) : ACT_FIELDS;
     fields &= spec->scale == SQF_ACT_STATIC ? ~BIT(FIELD_SCALE_TYPE) : ~0u;
+    fields &= has_integers(spec) ? ~0u : ~BIT(FIELD_ZERO);
     return spec->scale == SQF_ACT_GROUP ? fields : fields & ~BIT(FIELD_GROUP);
 }
 
@@ -411,6 +420,7 @@ static sqf_status parse_value(cursor *c, bool weights, scheme_field field, wish 
     case FIELD_LAYOUT: return parse_word(c, scheme_layout_names, 2, "vmask or bitmask", &w->layout);
     case FIELD_MASK: return parse_word(c, scheme_mask_names, 3, "static, dynamic or dynamic_weighted", &w->mask);
     case FIELD_SCALE: return parse_word(c, scheme_scale_names, 3, "token, group or static", &w->scale);
+    case FIELD_ZERO: return parse_word(c, scheme_zero_names, 2, "none or point", &w->zero);
     default: return parse_clip(c, &w->clip);
     }
 }
@@ -435,7 +445,7 @@ static sqf_status parse_field(cursor *c, bool weights, wish *w)
     }
     return fail_at(c, weights ? "low=, high=, bank=, sparsity=, high_per_bank=, group=, scale_type=, scales= or layout="
                               : "low=, high=, bank=, sparsity=, high_per_bank=, group=, scale_type=, mask=, scale= "
-                                "or clip=");
+                                "clip= or zero=");
 }
 
 /* field {"," field}, at least one. */
@@ -551,7 +561,8 @@ static sqf_status resolve_activations(const wish *w, sqf_act_spec *out, sqf_erro
     sqf_act_spec spec = {.low = has(w, FIELD_LOW) ? w->low : SQF_TYPE_FP32,
                          .high = has(w, FIELD_HIGH) ? w->high : SQF_TYPE_NONE,
                          .scale = has(w, FIELD_SCALE) ? (sqf_act_scale)w->scale : SQF_ACT_TOKEN,
-                         .clip = has(w, FIELD_CLIP) ? w->clip : 1.0f};
+                         .clip = has(w, FIELD_CLIP) ? w->clip : 1.0f,
+                         .zero = has(w, FIELD_ZERO) ? (sqf_act_zero)w->zero : SQF_ACT_ZERO_NONE};
     SQF_TRY(check_given(w, scheme_act_fields(&spec), spec.low, spec.high, err));
     if (sqf_act_spec_is_float(&spec)) {
         *out = spec;

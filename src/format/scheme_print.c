@@ -220,6 +220,7 @@ static void put_act_value(writer *w, const sqf_act_spec *spec, scheme_field fiel
         put(w, "%s", scheme_mask_names[spec->mask == SQF_MASK_STATIC ? 0 : spec->dynamic_weighted ? 2 : 1]);
         break;
     case FIELD_SCALE: put(w, "%s", scheme_scale_names[spec->scale]); break;
+    case FIELD_ZERO: put(w, "%s", scheme_zero_names[spec->zero]); break;
     default: put_float(w, spec->clip); break;
     }
 }
@@ -249,11 +250,12 @@ static void put_fields(writer *w, const sqf_scheme *scheme, const sqf_scheme *ba
 {
     const unsigned fields = weights ? scheme_weight_fields(&scheme->weights) : scheme_act_fields(&scheme->activations);
     for (int field = 0; field < FIELD_COUNT; field++) {
-        /* high_per_bank says the same as sparsity; fp32 scales of activations go without saying, because files that
-         * have no others are to be the same bytes as before there were any */
+        /* high_per_bank says the same as sparsity; fp32 scales and missing zero points of activations go without
+         * saying, because files that have no others are to be the same bytes as before there were any */
         const bool silent = field == FIELD_SPARSITY || (!base && !weights && field == FIELD_SCALE_TYPE &&
                                                         sqf_act_scale_type(&scheme->activations) == SQF_TYPE_FP32);
-        const bool wanted = (fields >> field & 1u) && !silent;
+        const bool no_zero = !base && field == FIELD_ZERO && scheme->activations.zero == SQF_ACT_ZERO_NONE;
+        const bool wanted = (fields >> field & 1u) && !silent && !no_zero;
         if (wanted && (!base || value_differs(scheme, base, weights, (scheme_field)field))) {
             put(w, "%s%s=", separator, scheme_field_names[field]);
             put_value(w, scheme, weights, (scheme_field)field);

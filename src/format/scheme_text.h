@@ -18,6 +18,7 @@ typedef enum scheme_field {
     FIELD_MASK,   /* activations */
     FIELD_SCALE,  /* activations */
     FIELD_CLIP,   /* activations */
+    FIELD_ZERO,   /* activations */
     FIELD_COUNT
 } scheme_field;
 
@@ -65,5 +66,6 @@ extern const char *const scheme_scales_names[2];
 extern const char *const scheme_layout_names[2];
 extern const char *const scheme_mask_names[3]; /* static, dynamic, dynamic_weighted */
 extern const char *const scheme_scale_names[3];
+extern const char *const scheme_zero_names[2]; /* none, point */
 
 #endif

@@ -221,8 +221,8 @@ static bool activations_equal(const sqf_act_spec *a, const sqf_act_spec *b)
     if (sqf_act_spec_is_float(a)) {
         return true;
     }
-    if (a->scale != b->scale || a->clip != b->clip || a->zero != b->zero || (a->scale == SQF_ACT_GROUP && a->group != b->group) ||
-        sqf_act_scale_type(a) != sqf_act_scale_type(b)) {
+    if (a->scale != b->scale || a->clip != b->clip || a->zero != b->zero ||
+        (a->scale == SQF_ACT_GROUP && a->group != b->group) || sqf_act_scale_type(a) != sqf_act_scale_type(b)) {
         return false;
     }
     if (a->high == SQF_TYPE_NONE) {

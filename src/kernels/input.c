@@ -15,19 +15,22 @@
 
 #include "base/memory.h"
 #include "format/reference.h"
+#include "format/zero_point.h"
 #include "kernels/layout.h"
 
 /* ---- layout ---- */
 
 /* The next column after `at` where the scales of the weights or of the activations change, or a sum would overflow.
  * SQF_SEGMENT_MAX is a multiple of the padding, so a group that is cut by it wastes no columns. */
-static size_t segment_end(const sqf_partition *weights, const sqf_partition *acts, size_t at)
+static size_t segment_end(const sqf_partition *weights, const input_layout *layout, size_t at)
 {
+    const sqf_partition *acts = &layout->scale_groups;
+    const size_t most = layout->spec.zero == SQF_ACT_ZERO_POINT ? SQF_SEGMENT_MAX_ZERO : SQF_SEGMENT_MAX;
     size_t begin, end, act_end;
     sqf_partition_range(weights, sqf_partition_find(weights, at), &begin, &end);
     sqf_partition_range(acts, sqf_partition_find(acts, at), &begin, &act_end);
     end = act_end < end ? act_end : end;
-    return end - at > SQF_SEGMENT_MAX ? at + SQF_SEGMENT_MAX : end;
+    return end - at > most ? at + most : end;
 }
 
 /* Largest |code| of a type: codes are grid values times the multiplier, 12 for fp4. */
@@ -63,13 +66,13 @@ static uint8_t narrow_planes(const input_layout *layout, size_t column)
 static sqf_status build_segments(const sqf_partition *weights, input_layout *layout, sqf_error *err)
 {
     size_t count = 0;
-    for (size_t at = 0; at < layout->columns; at = segment_end(weights, &layout->scale_groups, at)) {
+    for (size_t at = 0; at < layout->columns; at = segment_end(weights, layout, at)) {
         count++;
     }
     SQF_TRY(SQF_ALLOC(&layout->segments, count, "segments", err));
     size_t offset = 0;
     for (size_t at = 0; at < layout->columns;) {
-        const size_t end = segment_end(weights, &layout->scale_groups, at);
+        const size_t end = segment_end(weights, layout, at);
         layout->segments[layout->segment_count++] = (sqf_segment){
             .begin = at,
             .end = end,
@@ -123,6 +126,9 @@ sqf_status input_layout_init(const sqf_linear_params *params, input_layout *out,
         out->has_static_scale = true;
         memcpy(out->static_scale, params->static_scale, sizeof out->static_scale);
     }
+    if (params->static_zero) {
+        memcpy(out->static_zero, params->static_zero, sizeof out->static_zero);
+    }
     if (params->column_norm) {
         SQF_TRY(SQF_ALLOC(&out->column_norm, params->columns, "column norms", err));
         memcpy(out->column_norm, params->column_norm, params->columns * sizeof *out->column_norm);
@@ -148,7 +154,8 @@ static bool same_spec(const sqf_act_spec *a, const sqf_act_spec *b)
 {
     return a->low == b->low && a->high == b->high && a->bank == b->bank && a->high_per_bank == b->high_per_bank &&
            a->mask == b->mask && a->dynamic_weighted == b->dynamic_weighted && a->scale == b->scale &&
-           a->group == b->group && a->clip == b->clip;
+           a->group == b->group && a->clip == b->clip && a->zero == b->zero &&
+           sqf_act_scale_type(a) == sqf_act_scale_type(b);
 }
 
 /* Groups of the weights cut segments too: layers with different groups cannot share codes, because sums and padding
@@ -175,7 +182,8 @@ bool input_layout_equal(const input_layout *a, const input_layout *b)
     }
     return same_spec(&a->spec, &b->spec) && a->columns == b->columns && a->border == b->border &&
            a->values == b->values && a->has_static_scale == b->has_static_scale &&
-           memcmp(a->static_scale, b->static_scale, sizeof a->static_scale) == 0 && same_segments(a, b) &&
+           memcmp(a->static_scale, b->static_scale, sizeof a->static_scale) == 0 &&
+           memcmp(a->static_zero, b->static_zero, sizeof a->static_zero) == 0 && same_segments(a, b) &&
            same_array(a->channels, b->channels, a->columns, sizeof *a->channels) &&
            same_array(a->column_norm, b->column_norm, a->columns, sizeof *a->column_norm);
 }
@@ -239,7 +247,8 @@ static size_t scratch_need(const input_layout *layout)
     const size_t expanded = chunk * SQF_BLOCK_ROWS;
     const size_t floats = sizeof(float) * FLOAT_CHUNK * SQF_BLOCK_ROWS;
     const size_t forward = scratch_out_bytes() + (expanded > floats ? expanded : floats);
-    const size_t prepare = layout->columns * (2 * sizeof(float) + 1) + layout->segment_count * 2 * sizeof(float) + 256;
+    const size_t prepare =
+        layout->columns * (2 * sizeof(float) + 1) + layout->segment_count * 2 * (sizeof(float) + sizeof(int32_t)) + 256;
     return ((forward > prepare ? forward : prepare) + 63) & ~(size_t)63;
 }
 
@@ -253,12 +262,14 @@ static sqf_status reserve(sqf_context *context, sqf_input *input, const float *x
     input->code_stride = ((layout->padded + 63) & ~(size_t)63) + 64;
     const bool copy =
         layout->float_part && (layout->planes > 0 || layout->channels || !sqf_act_spec_is_float(&layout->spec));
-    size_t total = 0, codes[PARTS], scales[PARTS], sums[PARTS], floats = 0, integers = 0;
+    size_t total = 0, codes[PARTS], scales[PARTS], sums[PARTS], zeros[PARTS], floats = 0, integers = 0;
+    const bool has_zeros = layout->spec.zero == SQF_ACT_ZERO_POINT;
     bool fits = true;
     for (unsigned p = 0; p < layout->planes; p++) {
         fits = fits && place(&total, &codes[p], tokens, input->code_stride, 1) &&
                place(&total, &scales[p], tokens, segments, sizeof(float)) &&
-               place(&total, &sums[p], tokens, segments, sizeof(int32_t));
+               place(&total, &sums[p], tokens, segments, sizeof(int32_t)) &&
+               place(&total, &zeros[p], has_zeros ? tokens : 0, segments, sizeof(int32_t));
     }
     fits = fits && (!copy || place(&total, &floats, tokens, layout->columns, sizeof(float)));
     fits = fits && (!layout->values || place(&total, &integers, tokens, layout->columns, sizeof(float)));
@@ -274,8 +285,9 @@ static sqf_status reserve(sqf_context *context, sqf_input *input, const float *x
     SQF_TRY(status);
     uint8_t *base = input->memory;
     for (unsigned p = 0; p < layout->planes; p++) {
-        input->planes[p] = (code_plane){(int8_t *)(base + codes[p]), (float *)(void *)(base + scales[p]),
-                                        (int32_t *)(void *)(base + sums[p])};
+        input->planes[p] =
+            (code_plane){(int8_t *)(base + codes[p]), (float *)(void *)(base + scales[p]),
+                         (int32_t *)(void *)(base + sums[p]), has_zeros ? (int32_t *)(void *)(base + zeros[p]) : NULL};
     }
     input->float_copy = copy ? (float *)(void *)(base + floats) : NULL;
     input->float_part = !layout->float_part ? NULL : copy ? input->float_copy : x;
@@ -311,12 +323,14 @@ static void pad_segment(int8_t *codes, const sqf_segment *segment)
     memset(codes + segment->offset + length, 0, padded - length);
 }
 
-/* True where the fused path below serves: integers whose codes are the grid values (no fp4), one part to a section. */
+/* True where the fused path below serves: integers whose codes are the grid values (no fp4), float32 scales, one part
+ * to a section. */
 static bool is_simple(const input_layout *layout)
 {
     const sqf_act_spec *spec = &layout->spec;
     const bool split = sqf_act_spec_is_split(spec);
-    return !is_dynamic(spec) && sqf_type_is_integer(spec->low) && sqf_type_multiplier(spec->low) == 1 &&
+    return !is_dynamic(spec) && sqf_act_scale_type(spec) == SQF_TYPE_FP32 && sqf_type_is_integer(spec->low) &&
+           sqf_type_multiplier(spec->low) == 1 &&
            (!split || (sqf_type_is_integer(spec->high) && sqf_type_multiplier(spec->high) == 1));
 }
 
@@ -333,14 +347,25 @@ static size_t scale_range_end(const input_layout *layout, size_t at)
 }
 
 /* clip * absmax / qmax, from left to right as docs/format.md section 5 demands: the reference does the same, and the
- * last bit of a scale decides roundings. */
-static float choose_scale(const prepare_job *job, int part, const float *x, size_t n)
+ * last bit of a scale decides roundings. *zero is 0 without zero points. */
+static float choose_scale(const prepare_job *job, int part, const float *x, size_t n, int32_t *zero)
 {
-    const sqf_act_spec *spec = &job->input->layout->spec;
+    const input_layout *layout = job->input->layout;
+    const sqf_act_spec *spec = &layout->spec;
+    const sqf_type type = part_type(spec, part);
+    *zero = 0;
     if (spec->scale == SQF_ACT_STATIC) {
-        return job->input->layout->static_scale[part];
+        *zero = sqf_act_has_zero(spec, type) ? layout->static_zero[part] : 0;
+        return layout->static_scale[part];
     }
-    return spec->clip * job->kernels->absmax(x, n) / sqf_type_max(part_type(spec, part));
+    if (sqf_act_has_zero(spec, type)) {
+        sqf_range range;
+        job->kernels->range(x, n, &range.lowest, &range.largest);
+        const float scale = sqf_zero_scale(type, spec->clip, range);
+        *zero = sqf_zero_point(type, spec->clip, range, scale);
+        return scale;
+    }
+    return spec->clip * job->kernels->absmax(x, n) / sqf_type_max(type);
 }
 
 /* One token, x in stored order. A scale of 0 (all zeros) gives codes 0 without a division by it. */
@@ -352,19 +377,25 @@ static void quantize_simple(const prepare_job *job, size_t token, const float *x
     int8_t *codes = plane->codes + token * input->code_stride;
     size_t range_end = 0;
     float scale = 0.0f;
+    int32_t zero = 0;
     for (size_t g = 0; g < layout->segment_count; g++) {
         const sqf_segment *segment = &layout->segments[g];
         const int part = section_part(layout, segment->begin);
+        const sqf_type type = part_type(&layout->spec, part);
         if (segment->begin >= range_end) {
             range_end = scale_range_end(layout, segment->begin);
-            scale = choose_scale(job, part, x + segment->begin, range_end - segment->begin);
+            scale = choose_scale(job, part, x + segment->begin, range_end - segment->begin, &zero);
         }
         const size_t length = segment->end - segment->begin, at = token * layout->segment_count + g;
         plane->scales[at] = scale;
+        if (plane->zeros) {
+            plane->zeros[at] = scale > 0.0f ? zero : 0;
+        }
         if (scale > 0.0f) {
-            plane->sums[at] =
-                job->kernels->quantize(x + segment->begin, length, scale, sqf_type_max(part_type(&layout->spec, part)),
-                                       codes + segment->offset);
+            const bool has_zero = sqf_act_has_zero(&layout->spec, type);
+            const float largest = sqf_type_max(type), lowest = has_zero ? sqf_zero_lowest(type) : -largest;
+            plane->sums[at] = job->kernels->quantize(x + segment->begin, length, scale, lowest - (float)zero,
+                                                     largest - (float)zero, zero, codes + segment->offset);
         } else {
             plane->sums[at] = 0;
             memset(codes + segment->offset, 0, length);
@@ -380,6 +411,8 @@ static void distribute(const sqf_input *input, size_t token, size_t g, const sqf
     const input_layout *layout = input->layout;
     const sqf_segment *segment = &layout->segments[g];
     const float scale[PARTS] = {row->scale_low[segment->act_group], row->scale_high[segment->act_group]};
+    const int32_t zeros[PARTS] = {row->zero_low ? row->zero_low[segment->act_group] : 0,
+                                  row->zero_low ? row->zero_high[segment->act_group] : 0};
     for (int part = LOW; part <= HIGH; part++) {
         const sqf_type type = part_type(&layout->spec, part);
         const unsigned p = part_plane(layout, part);
@@ -391,14 +424,17 @@ static void distribute(const sqf_input *input, size_t token, size_t g, const sqf
         int8_t *codes = input->planes[p].codes + token * input->code_stride + segment->offset;
         int32_t sum = 0;
         for (size_t k = segment->begin; k < segment->end; k++) {
-            const int code = row->mask[k] == part ? (int)(row->value[k] * (float)multiplier) : 0;
-            /* code| <= 127: fp4's 6 * 2 is 12, int8 ends at 127 */
+            /* an element of the other part stands for 0; |code| <= 127: fp4's 6 * 2 is 12, int8 ends at 127 */
+            const int code = (row->mask[k] == part ? (int)(row->value[k] * (float)multiplier) : 0) + zeros[part];
             codes[k - segment->begin] = (int8_t)code;
             sum += code;
         }
         const size_t at = token * layout->segment_count + g;
         input->planes[p].sums[at] = sum;
         input->planes[p].scales[at] = scale[part] / (float)multiplier;
+        if (input->planes[p].zeros) {
+            input->planes[p].zeros[at] = zeros[part];
+        }
     }
 }
 
@@ -424,12 +460,16 @@ static void quantize_general(const prepare_job *job, size_t token, const float *
     const sqf_input *input = job->input;
     const input_layout *layout = input->layout;
     sqf_act_quantize_row(&layout->spec, x, layout->columns, layout->channels, layout->border, &layout->scale_groups,
-                         layout->has_static_scale ? layout->static_scale : NULL, layout->column_norm, row);
+                         layout->has_static_scale ? layout->static_scale : NULL, layout->static_zero,
+                         layout->column_norm, row);
     for (unsigned p = 0; p < layout->planes; p++) {
         const code_plane *plane = &input->planes[p];
         memset(plane->codes + token * input->code_stride, 0, layout->padded);
         memset(plane->sums + token * layout->segment_count, 0, layout->segment_count * sizeof *plane->sums);
         memset(plane->scales + token * layout->segment_count, 0, layout->segment_count * sizeof *plane->scales);
+        if (plane->zeros) {
+            memset(plane->zeros + token * layout->segment_count, 0, layout->segment_count * sizeof *plane->zeros);
+        }
     }
     for (size_t g = 0; layout->planes > 0 && g < layout->segment_count; g++) {
         distribute(input, token, g, row);
@@ -466,8 +506,9 @@ static void values_from_codes(const sqf_input *input, size_t token, float *out)
         const sqf_segment *segment = &layout->segments[g];
         const int8_t *codes = plane->codes + token * input->code_stride + segment->offset;
         const float scale = plane->scales[token * layout->segment_count + g];
+        const int32_t zero = plane->zeros ? plane->zeros[token * layout->segment_count + g] : 0;
         for (size_t k = segment->begin; k < segment->end; k++) {
-            out[k] = (float)codes[k - segment->begin] * scale;
+            out[k] = (float)(codes[k - segment->begin] - zero) * scale;
         }
     }
 }
@@ -496,7 +537,11 @@ static void prepare_token(void *user, size_t token, unsigned thread)
         row.value = (float *)(void *)scratch;
         row.scale_low = row.value + columns;
         row.scale_high = row.scale_low + layout->segment_count;
-        row.mask = (uint8_t *)(row.scale_high + layout->segment_count);
+        int32_t *zeros = (int32_t *)(void *)(row.scale_high + layout->segment_count);
+        const bool has_zeros = layout->spec.zero == SQF_ACT_ZERO_POINT;
+        row.zero_low = has_zeros ? zeros : NULL;
+        row.zero_high = has_zeros ? zeros + layout->segment_count : NULL;
+        row.mask = (uint8_t *)(zeros + 2 * layout->segment_count);
         quantize_general(job, token, x, &row);
         return;
     }
@@ -545,7 +590,8 @@ void sqf_input_dequantize(const sqf_input *input, float *out)
                 for (unsigned p = 0; p < layout->planes; p++) {
                     const code_plane *plane = &input->planes[p];
                     const int8_t code = plane->codes[token * input->code_stride + segment->offset + k - segment->begin];
-                    value += (float)code * plane->scales[token * layout->segment_count + g];
+                    const size_t at = token * layout->segment_count + g;
+                    value += (float)(code - (plane->zeros ? plane->zeros[at] : 0)) * plane->scales[at];
                 }
                 const size_t channel = layout->channels ? (size_t)layout->channels[k] : k;
                 out[token * layout->columns + channel] = value;

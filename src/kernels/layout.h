@@ -21,10 +21,11 @@ typedef struct input_layout {
     sqf_partition scale_groups; /* of the activations */
     bool has_static_scale;
     float static_scale[PARTS];
-    float *column_norm; /* [columns], or NULL */
-    unsigned planes;    /* integer planes of codes: 0, 1 or 2 (dynamic masks) */
-    bool float_part;    /* some of the input is not made of integers */
-    bool values;        /* the integer part is needed as floats too: some weights are not integers */
+    int32_t static_zero[PARTS]; /* 0 without */
+    float *column_norm;         /* [columns], or NULL */
+    unsigned planes;            /* integer planes of codes: 0, 1 or 2 (dynamic masks) */
+    bool float_part;            /* some of the input is not made of integers */
+    bool values;                /* the integer part is needed as floats too: some weights are not integers */
 } input_layout;
 
 /* Fills everything but `values`. `weights` is NULL for dense layers. */
@@ -42,9 +43,10 @@ static inline int section_part(const input_layout *layout, size_t column)
 
 /* Codes of one plane with what turns their products into numbers. Scales of 0 go with codes that are all 0. */
 typedef struct code_plane {
-    int8_t *codes; /* [tokens][code_stride] grid value * multiplier */
-    float *scales; /* [tokens][segments] scale / multiplier */
-    int32_t *sums; /* [tokens][segments] sums of the codes */
+    int8_t *codes;  /* [tokens][code_stride] grid value * multiplier */
+    float *scales;  /* [tokens][segments] scale / multiplier */
+    int32_t *sums;  /* [tokens][segments] sums of the codes */
+    int32_t *zeros; /* [tokens][segments] codes that stand for 0; NULL without zero points */
 } code_plane;
 
 /* A prepared input. The memory belongs to it and is reused from call to call; scratch stands here and not in the
@@ -76,6 +78,8 @@ typedef struct weight_plane {
     uint8_t *data; /* [panels][panel_bytes] */
     size_t panel_bytes;
     float *scales; /* [panels][segments][SQF_PANEL_ROWS] scale / multiplier */
+    int32_t
+        *column_sums; /* the same shape: sums of the integers over the segment's columns; NULL without zero points */
 } weight_plane;
 
 /* Repacks a matrix into one or two planes on the context's threads. With tied integer scales both parts lie on one

@@ -108,6 +108,9 @@ static sqf_status check_params(const sqf_linear_params *params, sqf_error *err)
     if (act->scale == SQF_ACT_STATIC && !sqf_act_spec_is_float(act) && !params->static_scale) {
         return sqf_fail(err, SQF_E_ARG, "%s: static activation scales are missing", params->name);
     }
+    if (act->scale == SQF_ACT_STATIC && act->zero == SQF_ACT_ZERO_POINT && !params->static_zero) {
+        return sqf_fail(err, SQF_E_ARG, "%s: static zero points of activations are missing", params->name);
+    }
     const bool dynamic = sqf_act_spec_is_split(act) && act->mask == SQF_MASK_DYNAMIC;
     if (dynamic && act->dynamic_weighted && !params->column_norm) {
         return sqf_fail(err, SQF_E_ARG, "%s: column norms for the dynamic mask are missing", params->name);
@@ -240,6 +243,9 @@ static void integer_term(const block *self, unsigned act_plane, const weight_pla
             .code_stride = input->code_stride,
             .sums = acts->sums + self->first_token * segments + g,
             .act_scales = acts->scales + self->first_token * segments + g,
+            .zeros = acts->zeros ? acts->zeros + self->first_token * segments + g : NULL,
+            .column_sums =
+                weights->column_sums ? weights->column_sums + (first_panel * segments + g) * SQF_PANEL_ROWS : NULL,
             .segment_stride = segments,
             .segments = layout->segments + g,
             .segment_count = end - g,

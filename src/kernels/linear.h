@@ -23,6 +23,7 @@ typedef struct sqf_linear_params {
     const sqf_matrix *matrix; /* read while the layer is created, not kept */
     sqf_act_spec activations;
     const float *static_scale;  /* SQF_ACT_STATIC: [2], low and high; copied */
+    const int32_t *static_zero; /* with zero points: [2], low and high; copied */
     const float *column_norm;   /* weighted dynamic masks: [K], original channel order; copied */
     bool input_in_stored_order; /* the producer already delivers x in the order of matrix->channels: no gather */
 } sqf_linear_params;

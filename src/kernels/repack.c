@@ -59,9 +59,9 @@ static void put(const weight_plane *plane, uint8_t *panel, size_t kp, size_t r, 
 }
 
 /* One row and segment of plane p. *scale receives what the products must be multiplied with; the multiplier was put
- * into the values, so it is taken out there. */
+ * into the values, so it is taken out there. *sum, if wanted, receives the sum of the integers. */
 static void repack_segment(const repack_job *job, size_t p, const sqf_row *row, const sqf_segment *segment,
-                           uint8_t *panel, size_t r, float *scale)
+                           uint8_t *panel, size_t r, float *scale, int32_t *sum)
 {
     const weight_plane *plane = &job->planes[p];
     const float multiplier = sqf_type_is_integer(plane->type) ? (float)sqf_type_multiplier(plane->type) : 1.0f;
@@ -75,6 +75,9 @@ static void repack_segment(const repack_job *job, size_t p, const sqf_row *row, 
             value = 0.0f;
         }
         put(plane, panel, segment->offset + k - segment->begin, r, value);
+        if (sum) {
+            *sum += (int32_t)value;
+        }
     }
     const float *scales = job->is_high[p] ? row->scale_high : row->scale_low;
     *scale = scales[segment->weight_group] / multiplier;
@@ -100,8 +103,9 @@ static void repack_panel(void *user, size_t task, unsigned thread)
         for (size_t p = 0; p < job->plane_count; p++) {
             const weight_plane *plane = &job->planes[p];
             for (size_t g = 0; g < layout->segment_count; g++) {
-                float *scale = plane->scales + (task * layout->segment_count + g) * SQF_PANEL_ROWS + r;
-                repack_segment(job, p, row, &layout->segments[g], plane->data + task * plane->panel_bytes, r, scale);
+                const size_t at = (task * layout->segment_count + g) * SQF_PANEL_ROWS + r;
+                repack_segment(job, p, row, &layout->segments[g], plane->data + task * plane->panel_bytes, r,
+                               &plane->scales[at], plane->column_sums ? &plane->column_sums[at] : NULL);
             }
         }
     }
@@ -120,6 +124,9 @@ static sqf_status plane_alloc(const sqf_linear_params *params, const input_layou
     }
     out->panel_bytes = panel_bytes;
     SQF_TRY(sqf_alloc_bytes((void **)&out->data, panels, panel_bytes, "repacked weights", err));
+    if (layout->spec.zero == SQF_ACT_ZERO_POINT && sqf_type_is_integer(type)) {
+        SQF_TRY(SQF_ALLOC(&out->column_sums, scales, "sums of weights", err));
+    }
     return SQF_ALLOC(&out->scales, scales, "repacked scales", err);
 }
 
@@ -169,5 +176,6 @@ void weight_planes_clear(weight_plane *planes, size_t count)
     for (size_t i = 0; i < count; i++) {
         free(planes[i].data);
         free(planes[i].scales);
+        free(planes[i].column_sums);
     }
 }

@@ -10,15 +10,22 @@ typedef struct token {
     float x[K_MAX], norm[K_MAX];
     uint8_t mask[K_MAX];
     float value[K_MAX], scale_low[K_MAX], scale_high[K_MAX];
+    int32_t zero_low[K_MAX], zero_high[K_MAX];
     sqf_act_row row;
 } token;
 
-static void begin_token(token *t, sqf_random *random, size_t columns)
+static void begin_token(token *t, sqf_random *random, const sqf_act_spec *spec, size_t columns)
 {
+    const float one_sided = sqf_random_below(random, 3) ? 0.0f : 1.0f;
     memset(t, 0, sizeof *t);
     t->row = (sqf_act_row){.mask = t->mask, .value = t->value, .scale_low = t->scale_low, .scale_high = t->scale_high};
+    if (spec->zero == SQF_ACT_ZERO_POINT) {
+        t->row.zero_low = t->zero_low;
+        t->row.zero_high = t->zero_high;
+    }
     for (size_t j = 0; j < columns; j++) {
         t->x[j] = (float)((sqf_random_unit(random) * 2 - 1) * exp2(4 * sqf_random_unit(random)));
+        t->x[j] = one_sided > 0 ? fabsf(t->x[j]) : t->x[j];
         t->norm[j] = (float)sqf_random_unit(random);
     }
 }
@@ -40,9 +47,50 @@ static void random_channels(sqf_random *random, const sqf_act_spec *spec, size_t
     assert_int_equal(high, columns);
 }
 
+/* The largest magnitude among the columns [begin, end) that are in the part of column `j`. */
+static float part_max(const token *t, size_t j, size_t begin, size_t end, const int32_t *channels)
+{
+    float max = 0;
+    for (size_t i = begin; i < end; i++) {
+        max = t->mask[i] == t->mask[j] ? fmaxf(max, fabsf(t->x[channels ? channels[i] : (int32_t)i])) : max;
+    }
+    return max;
+}
+
+/* The definition of zero points for one part: columns [begin, end) share a scale; `j` is one of the part's. */
+static void check_zero(const sqf_act_spec *spec, const token *t, size_t j, size_t g, size_t begin, size_t end,
+                       const int32_t *channels, const float *static_scale, const int32_t *static_zero)
+{
+    const bool high = t->mask[j];
+    const sqf_type type = high ? spec->high : spec->low;
+    const float scale = high ? t->scale_high[g] : t->scale_low[g];
+    const int32_t zero = high ? t->zero_high[g] : t->zero_low[g];
+    const int top = (1 << (sqf_type_bits(type) - 1)) - 1, bottom = type == SQF_TYPE_INT8 ? -127 : -top - 1;
+    float least = 0, most = 0;
+    for (size_t i = begin; i < end; i++) {
+        const float x = t->mask[i] == t->mask[j] ? t->x[channels ? channels[i] : (int32_t)i] : 0.0f;
+        least = fminf(least, x);
+        most = fmaxf(most, x);
+    }
+    const float steps = (float)(top - bottom);
+    if (spec->scale == SQF_ACT_STATIC) {
+        assert_true(scale == static_scale[high] && zero == static_zero[high]);
+    } else {
+        assert_true(scale == spec->clip * (most / steps - least / steps));
+        const float code = rintf((float)bottom - spec->clip * least / scale);
+        assert_int_equal(zero, scale > 0 ? (int)fminf(fmaxf(code, (float)bottom), (float)top) : 0);
+    }
+    const float x = t->x[channels ? channels[j] : (int32_t)j];
+    const float code =
+        scale > 0 ? fminf(fmaxf(rintf(x / scale) + (float)zero, (float)bottom), (float)top) : (float)zero;
+    assert_true(t->value[j] == code - (float)zero);
+    assert_true(x != 0 || t->value[j] == 0); /* 0 stays 0 */
+}
+
 /* The definition, element by element: is it high, and which scale does it have? */
 static void check_token(const sqf_act_spec *spec, const token *t, size_t columns, const int32_t *channels,
-                        size_t border, const sqf_partition *groups, const float *static_scale)
+                        size_t border, const sqf_partition *groups, const float *static_scale,
+                        const int32_t *static_zero)
 {
     const bool split = sqf_act_spec_is_split(spec);
     for (size_t j = 0; j < columns; j++) {
@@ -65,15 +113,18 @@ static void check_token(const sqf_act_spec *spec, const token *t, size_t columns
         if (spec->scale == SQF_ACT_GROUP) {
             sqf_partition_range(groups, g, &begin, &end);
         }
-        float max = 0;
-        for (size_t i = begin; i < end; i++) {
-            max = t->mask[i] == t->mask[j] ? fmaxf(max, fabsf(t->x[channels ? channels[i] : (int32_t)i])) : max;
-        }
         const sqf_type type = high ? spec->high : spec->low;
+        if (spec->zero == SQF_ACT_ZERO_POINT && sqf_type_multiplier(type) == 1) {
+            check_zero(spec, t, j, g, begin, end, channels, static_scale, static_zero);
+            continue;
+        }
+        const float max = spec->clip * part_max(t, j, begin, end, channels);
+        const sqf_type scale_type = sqf_act_scale_type(spec);
+        const float unit = sqf_scale_unit(scale_type, type, spec->clip * part_max(t, j, 0, columns, channels));
         const float expected = type == SQF_TYPE_NONE           ? 0.0f
                                : !sqf_type_has_scale(type)     ? 1.0f
                                : spec->scale == SQF_ACT_STATIC ? static_scale[high]
-                                                               : spec->clip * max / sqf_type_max(type);
+                                                               : sqf_scale_for_max(scale_type, type, max, unit);
         const float scale = high ? t->scale_high[g] : t->scale_low[g];
         assert_true(scale == expected);
         assert_true(t->value[j] == sqf_type_round(type, t->x[channels ? channels[j] : (int32_t)j], scale));
@@ -120,6 +171,7 @@ static void check_product(sqf_random *random, const sqf_scheme *scheme, size_t r
     token t;
     int32_t channels[K_MAX];
     const float static_scale[2] = {0.3f, 0.02f};
+    const int32_t static_zero[2] = {-1, 1};
     const sqf_act_spec *spec = &scheme->activations;
     const size_t border = sqf_act_low_channels(spec, columns);
     const bool gathered = sqf_act_spec_is_split(spec) && spec->mask == SQF_MASK_STATIC;
@@ -133,10 +185,10 @@ static void check_product(sqf_random *random, const sqf_scheme *scheme, size_t r
         random_row(random, &m, &row);
         sqf_matrix_pack_row(&m, n, &row);
     }
-    begin_token(&t, random, columns);
+    begin_token(&t, random, spec, columns);
     const sqf_partition groups = sqf_act_scale_groups(spec, &m.groups);
-    sqf_act_quantize_row(spec, t.x, columns, m.channels, border, &groups, static_scale, t.norm, &t.row);
-    check_token(spec, &t, columns, m.channels, border, &groups, static_scale);
+    sqf_act_quantize_row(spec, t.x, columns, m.channels, border, &groups, static_scale, static_zero, t.norm, &t.row);
+    check_token(spec, &t, columns, m.channels, border, &groups, static_scale, static_zero);
 
     double y[N_MAX], magnitude[N_MAX];
     int32_t sums[N_MAX * K_MAX * 4];
@@ -203,7 +255,7 @@ static void test_the_worked_example_of_a_product(void **state)
     row.scale_low[1] = 0.25f;
     sqf_matrix_pack_row(&m, 0, &row);
     token t = {.row = {.mask = t.mask, .value = t.value, .scale_low = t.scale_low, .scale_high = t.scale_high}};
-    sqf_act_quantize_row(&act, x, 4, m.channels, 3, &m.groups, NULL, NULL, &t.row);
+    sqf_act_quantize_row(&act, x, 4, m.channels, 3, &m.groups, NULL, NULL, NULL, &t.row);
     assert_true(t.scale_low[0] == 0.25f && t.scale_high[1] == 0.1f);
     const float expected[4] = {2, -1, 7, 127};
     assert_memory_equal(t.value, expected, sizeof expected);

@@ -18,6 +18,7 @@ typedef struct trial {
     int32_t *channels, *row_order;
     float *bias, *x, *column_norm;
     float static_scale[PARTS];
+    int32_t static_zero[PARTS];
 } trial;
 
 static float random_float(sqf_random *random)
@@ -106,6 +107,7 @@ static void random_activations(sqf_random *random, const sqf_weight_spec *weight
         spec->mask = kind == 5 ? SQF_MASK_DYNAMIC : SQF_MASK_STATIC;
         spec->dynamic_weighted = kind == 5 && sqf_random_below(random, 2);
     }
+    spec->zero = sqf_random_below(random, 3) ? SQF_ACT_ZERO_NONE : SQF_ACT_ZERO_POINT;
 }
 
 /* Rows on the grid with masks of exactly k; a quarter of the time all extremes, or zero banks. */
@@ -173,7 +175,11 @@ static void random_input(sqf_random *random, trial *t)
     for (size_t i = 0; i < t->tokens * t->columns; i++) {
         const float sign = sqf_random_below(random, 2) ? 1.0f : -1.0f;
         const float value = random_float(random) * (sqf_random_below(random, 50) ? 1.0f : 30.0f);
-        t->x[i] = kind == 0 ? sign * 3.0f : kind == 1 && i % 3 ? 0.0f : kind == 2 ? value * 1e-30f : value;
+        t->x[i] = kind == 0            ? sign * 3.0f
+                  : kind == 1 && i % 3 ? 0.0f
+                  : kind == 2          ? value * 1e-30f
+                  : kind == 3          ? fabsf(value) /* one-sided */
+                                       : value;
     }
     t->column_norm = malloc(t->columns * sizeof *t->column_norm);
     for (size_t k = 0; k < t->columns; k++) {
@@ -181,6 +187,8 @@ static void random_input(sqf_random *random, trial *t)
     }
     t->static_scale[0] = 0.05f;
     t->static_scale[1] = 0.25f;
+    t->static_zero[0] = (int32_t)sqf_random_below(random, 4) - 2; /* -2..1: codes of every type */
+    t->static_zero[1] = (int32_t)sqf_random_below(random, 4) - 2;
 }
 
 /* Weights, input and the rest at random for the trial's scheme. */
@@ -265,6 +273,7 @@ static void compute(const trial *t, const char *level, unsigned threads, float *
                                       .matrix = &t->matrix,
                                       .activations = t->scheme.activations,
                                       .static_scale = t->static_scale,
+                                      .static_zero = t->static_zero,
                                       .column_norm = t->column_norm};
     sqf_linear *linear;
     sqf_input *input;
@@ -291,9 +300,11 @@ static void refer(const trial *t, double *y, double *magnitude, float *undone)
     row.value = malloc(t->columns * sizeof(float));
     row.scale_low = malloc(count * sizeof(float));
     row.scale_high = malloc(count * sizeof(float));
+    row.zero_low = act->zero ? malloc(count * sizeof(int32_t)) : NULL;
+    row.zero_high = act->zero ? malloc(count * sizeof(int32_t)) : NULL;
     for (size_t m = 0; m < t->tokens; m++) {
         sqf_act_quantize_row(act, t->x + m * t->columns, t->columns, t->channels, t->border, &groups, t->static_scale,
-                             t->column_norm, &row);
+                             t->static_zero, t->column_norm, &row);
         assert_ok(
             sqf_reference_product(&t->matrix, &row, &groups, y + m * t->rows, NULL, magnitude + m * t->rows, &err),
             &err);
@@ -308,6 +319,8 @@ static void refer(const trial *t, double *y, double *magnitude, float *undone)
     free(row.value);
     free(row.scale_low);
     free(row.scale_high);
+    free(row.zero_low);
+    free(row.zero_high);
 }
 
 static bool close_enough(const trial *t, const float *y, const double *want, const double *magnitude)

@@ -3,7 +3,7 @@
  *
  * Packed nibbles are multiplied as w + 7, unsigned, and the offset is taken out through the sums of the activations.
  * vpmaddubsw adds two products in 16 bits: 2 * 14 * 127 = 3556, so 8 results may be added before they must widen
- * (28448), and 64 with activation codes of at most 15 (26880).
+ * (28448), and 64 with activation codes from -16 to 15 (28672).
  *
  * Bytes are signed: |w| times the code with the sign of w, 2 * 127 * 127 = 32258, widened at once. */
 #if SQF_ARCH_X86
@@ -139,6 +139,15 @@ INLINE void tile_part(const sqf_tile_job *job, sqf_form form, size_t panel, size
         for (int i = 0; i < 2 * tokens; i++) {
             const int32_t sum = job->sums[scalars + (size_t)(i / 2) * job->segment_stride];
             sums[i] = form == SQF_FORM_BYTES ? _mm256_setzero_si256() : _mm256_set1_epi32(-SQF_NIBBLE_OFFSET * sum);
+        }
+        if (job->zeros) {
+            const int32_t *column_sums = job->column_sums + panel * job->panel_scales + g * SQF_PANEL_ROWS;
+#pragma GCC unroll 8
+            for (int i = 0; i < 2 * tokens; i++) {
+                const __m256i zero = _mm256_set1_epi32(job->zeros[scalars + (size_t)(i / 2) * job->segment_stride]);
+                const __m256i of_rows = _mm256_loadu_si256((const __m256i *)(const void *)(column_sums + 8 * (i % 2)));
+                sums[i] = _mm256_sub_epi32(sums[i], _mm256_mullo_epi32(zero, of_rows));
+            }
         }
         sum_segment(job, form, segment,
                     job->weights + panel * job->panel_bytes + at / SQF_SEGMENT_PAD * sqf_form_step_bytes(form),

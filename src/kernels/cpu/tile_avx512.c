@@ -68,6 +68,18 @@ INLINE void tile_part(const sqf_tile_job *job, sqf_form form, size_t first_panel
                 sums[p * tokens + t] = _mm512_set1_epi32(-offset * sum);
             }
         }
+        if (job->zeros) {
+            const int32_t *column_sums = job->column_sums + first_panel * job->panel_scales + g * SQF_PANEL_ROWS;
+#pragma GCC unroll 4
+            for (int p = 0; p < panels; p++) {
+                const __m512i of_rows = _mm512_loadu_si512(column_sums + (size_t)p * job->panel_scales);
+#pragma GCC unroll 6
+                for (int t = 0; t < tokens; t++) {
+                    const __m512i zero = _mm512_set1_epi32(job->zeros[scalars + (size_t)t * job->segment_stride]);
+                    sums[p * tokens + t] = _mm512_sub_epi32(sums[p * tokens + t], _mm512_mullo_epi32(zero, of_rows));
+                }
+            }
+        }
         /* whole steps, into the padding: the codes there are 0 */
         for (size_t k = 0; k < length; k += SQF_SEGMENT_PAD) {
 #pragma GCC unroll 2

@@ -31,6 +31,10 @@ static void tile(const sqf_tile_job *job)
                 for (size_t k = begin; k < end; k++) {
                     sum += codes[k] * weight_at(job->form, weights, k, row % SQF_PANEL_ROWS);
                 }
+                if (job->zeros) {
+                    sum -= job->zeros[m * job->segment_stride + g] *
+                           job->column_sums[panel * job->panel_scales + g * SQF_PANEL_ROWS + row % SQF_PANEL_ROWS];
+                }
                 const float act_scale = job->act_scales[m * job->segment_stride + g];
                 job->out[m * SQF_BLOCK_ROWS + row] += (act_scale * scale) * (float)sum;
             }
