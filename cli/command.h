@@ -17,6 +17,7 @@ const cli_command *tokenize_command(void);
 const cli_command *inspect_command(void);
 const cli_command *compare_command(void);
 const cli_command *survey_command(void);
+const cli_command *sweep_command(void);
 const cli_command *bed_command(void);
 const cli_command *schemes_command(void);
 const cli_command *bench_command(void);

@@ -115,6 +115,11 @@ static bool show_progress(void *user, const char *what, uint64_t done, uint64_t 
     return true;
 }
 
+void progress_show(const char *what, uint64_t done, uint64_t total)
+{
+    show_progress(NULL, what, done, total);
+}
+
 /* The library's callback for talk. */
 static void show_line(void *user, sqf_log_level level, const char *line)
 {
