@@ -412,8 +412,17 @@ static void check_scheme(sqf_random *random, const char *name, size_t rows, size
 static void groups_of_activations_agree_with_the_reference(void **state)
 {
     (void)state;
-    static const char *const operands[] = {"W4A4",        "W4A8", "W4A(SQ5)", "W4A(SQ6)", "W4A(SQ5);mask=dynamic",
-                                           "W(SQ5)A(SQ6)"};
+    static const char *const operands[] = {"W4A4",
+                                           "W4A8",
+                                           "W4A(SQ5)",
+                                           "W4A(SQ6)",
+                                           "W4A(SQ5);mask=dynamic",
+                                           "W(SQ5)A(SQ6)",
+                                           "W4A4;zero=point",
+                                           "W4A5;zero=point",
+                                           "W8A8;zero=point",
+                                           "W4A(SQ5);zero=point",
+                                           "W(SQ5)A(SQ5);mask=dynamic,zero=point"};
     static const char *const weights[] = {"", ",group=64", ",group=256", ",group=row"};
     sqf_random random = {test_seed("groups", 4)};
     for (size_t o = 0; o < COUNT(operands); o++) {
@@ -571,10 +580,10 @@ static void one_input_serves_layers_that_read_it_alike(void **state)
     sqf_context_destroy(context);
 }
 
-/* Sums of 140000 products of 127 * 127 do not fit int32: the row must be cut. */
-static void a_row_too_long_for_int32_sums_is_cut(void **state)
+/* Sums of 140000 products of 127 * 127 do not fit int32: the row must be cut. With a zero point each code stands for
+ * twice as much. */
+static void check_long_row(sqf_act_zero zero)
 {
-    (void)state;
     sqf_error err;
     enum { ROWS = 2, COLUMNS = 140000 };
     const sqf_weight_spec spec = {.low = SQF_TYPE_INT8, .bank = 64, .scale_type = SQF_TYPE_FP32};
@@ -597,7 +606,7 @@ static void a_row_too_long_for_int32_sums_is_cut(void **state)
                                           .rows = ROWS,
                                           .columns = COLUMNS,
                                           .matrix = &matrix,
-                                          .activations = {.low = SQF_TYPE_INT8, .clip = 1.0f}};
+                                          .activations = {.low = SQF_TYPE_INT8, .clip = 1.0f, .zero = zero}};
         sqf_context *context;
         sqf_linear *linear;
         sqf_input *input;
@@ -615,6 +624,13 @@ static void a_row_too_long_for_int32_sums_is_cut(void **state)
     free(x);
     sqf_row_clear(&row);
     sqf_matrix_clear(&matrix);
+}
+
+static void a_row_too_long_for_int32_sums_is_cut(void **state)
+{
+    (void)state;
+    check_long_row(SQF_ACT_ZERO_NONE);
+    check_long_row(SQF_ACT_ZERO_POINT);
 }
 
 int main(void)
