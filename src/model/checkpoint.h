@@ -29,11 +29,12 @@ typedef struct sqf_stored_part {
     const char *suffix, *dtype; /* "sq_low", "U8" */
     size_t dimensions, shape[2];
 } sqf_stored_part;
-enum { SQF_STORED_PARTS = SQF_MATRIX_PARTS + 4 };
+enum { SQF_STORED_PARTS = SQF_MATRIX_PARTS + 5 };
 
 #define SQF_PART_SCALE_UNIT  "sq_scale_unit"  /* F32 [2], fp8 scales: what the low and the high ones are multiples of */
 #define SQF_PART_CHANNELS    "sq_channels"    /* I32 [K], static activation masks */
 #define SQF_PART_ACT_SCALE   "sq_act_scale"   /* F32 [2], static activation scales: low, high */
+#define SQF_PART_ACT_ZERO    "sq_act_zero"    /* I32 [2], static zero points of activations: low, high */
 #define SQF_PART_COLUMN_NORM "sq_column_norm" /* F32 [K], weighted dynamic masks */
 
 /* The tensors of a quantized module of this scheme, biases left out. */
@@ -52,12 +53,13 @@ sqf_status sqf_checkpoint_find_dense(const sqf_checkpoint *checkpoint, const cha
 size_t sqf_scheme_border(const sqf_scheme *scheme, size_t columns);
 
 /* A stored quantized module as a matrix that borrows the mapping; every row checked (in parallel), hashes verified.
- * static_scale, column_norm: borrowed or NULL. Release with sqf_stored_linear_clear (also after a failure). */
+ * static_scale, static_zero, column_norm: borrowed or NULL. Release with sqf_stored_linear_clear (also after a failure). */
 typedef struct sqf_stored_linear {
     sqf_scheme scheme;
     sqf_matrix matrix;
     const float *static_scale, *column_norm;
-    void *owned[3]; /* copies of what was not aligned in the file */
+    const int32_t *static_zero;
+    void *owned[4]; /* copies of what was not aligned in the file */
 } sqf_stored_linear;
 sqf_status sqf_checkpoint_linear(const sqf_checkpoint *checkpoint, sqf_context *context, const char *module,
                                  size_t rows, size_t columns, sqf_stored_linear *out, sqf_error *err);

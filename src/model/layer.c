@@ -95,6 +95,7 @@ static sqf_status create_quantized(loader *load, sqf_linear_kind kind, sqf_error
                                       .matrix = &from->stored.matrix,
                                       .activations = from->stored.scheme.activations,
                                       .static_scale = from->stored.static_scale,
+                                      .static_zero = from->stored.static_zero,
                                       .column_norm = from->stored.column_norm,
                                       .input_in_stored_order = kind == SQF_LINEAR_DOWN && load->layer->down_order};
     return sqf_linear_create(load->context, &params, &load->layer->linear[kind], err);

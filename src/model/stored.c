@@ -7,6 +7,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "format/zero_point.h"
 #include "kernels/ops.h"
 #include "model/checkpoint.h"
 
@@ -179,6 +180,11 @@ static bool has_channels(const sqf_act_spec *spec)
     return sqf_act_spec_is_split(spec) && spec->mask == SQF_MASK_STATIC;
 }
 
+static bool has_static_zero(const sqf_act_spec *spec)
+{
+    return !sqf_act_spec_is_float(spec) && spec->scale == SQF_ACT_STATIC && spec->zero == SQF_ACT_ZERO_POINT;
+}
+
 static bool has_column_norm(const sqf_act_spec *spec)
 {
     return sqf_act_spec_is_split(spec) && spec->mask == SQF_MASK_DYNAMIC && spec->dynamic_weighted;
@@ -212,6 +218,9 @@ sqf_status sqf_stored_parts(const sqf_scheme *scheme, size_t rows, size_t column
     if (!sqf_act_spec_is_float(act) && act->scale == SQF_ACT_STATIC) {
         parts[n++] = (sqf_stored_part){SQF_PART_ACT_SCALE, "F32", 1, {2}};
     }
+    if (has_static_zero(act)) {
+        parts[n++] = (sqf_stored_part){SQF_PART_ACT_ZERO, "I32", 1, {2}};
+    }
     if (has_column_norm(act)) {
         parts[n++] = (sqf_stored_part){SQF_PART_COLUMN_NORM, "F32", 1, {columns}};
     }
@@ -244,6 +253,23 @@ static sqf_status check_positive(const sqf_tensor *tensor, const float *values, 
     return SQF_OK;
 }
 
+/* Zero points are codes of their part's type; 0 for a part that has none. */
+static sqf_status check_zeros(const sqf_tensor *tensor, const sqf_act_spec *spec, const int32_t zeros[2],
+                              sqf_error *err)
+{
+    const sqf_type types[2] = {spec->low, spec->high};
+    for (size_t part = 0; part < 2; part++) {
+        const bool has_zero = sqf_act_has_zero(spec, types[part]);
+        const int32_t lowest = has_zero ? (int32_t)sqf_zero_lowest(types[part]) : 0;
+        const int32_t largest = has_zero ? (int32_t)sqf_type_max(types[part]) : 0;
+        if (zeros[part] < lowest || zeros[part] > largest) {
+            return sqf_fail(err, SQF_E_VALUE, "%s: tensor %s: element %zu: expected %d..%d, found %d", tensor->file,
+                            tensor->name, part, lowest, largest, zeros[part]);
+        }
+    }
+    return SQF_OK;
+}
+
 /* Puts one part where it belongs: an array of the matrix, the channel list, or a vector of floats. What is read as
  * numbers wider than a byte is aligned first; the matrix's own arrays are read byte by byte. */
 static sqf_status attach_part(sqf_stored_linear *out, const sqf_tensor *tensor, const char *suffix, sqf_error *err)
@@ -267,6 +293,11 @@ static sqf_status attach_part(sqf_stored_linear *out, const sqf_tensor *tensor, 
         const sqf_status status = sqf_channels_check(data, out->matrix.columns, out->matrix.border,
                                                      &out->scheme.activations, tensor->name, err);
         return status == SQF_OK ? SQF_OK : sqf_fail_within(err, status, tensor->file);
+    }
+    if (strcmp(suffix, SQF_PART_ACT_ZERO) == 0) {
+        SQF_TRY(align_data(tensor, &data, &out->owned[3], err));
+        out->static_zero = data;
+        return check_zeros(tensor, &out->scheme.activations, data, err);
     }
     const bool is_scale = strcmp(suffix, SQF_PART_ACT_SCALE) == 0;
     SQF_TRY(align_data(tensor, &data, &out->owned[is_scale ? 1 : 2], err));

@@ -15,6 +15,8 @@ typedef struct sqf_statistics {
     uint64_t tokens;
     float *hessian;  /* [K, K] sum of x x^T while adding; (2/T) sum x x^T, symmetric and full, after finish; or NULL */
     float *max_abs;  /* [K] max |x_j| */
+    float *lowest;   /* [K] min x_j, at most 0 */
+    float *largest;  /* [K] max x_j, at least 0 */
     double *sum_abs; /* [K] */
     double *sum;     /* [K] */
     double *sum_square; /* [K] */

@@ -116,6 +116,9 @@ static const void *part_data(sqf_matrix *matrix, const sqf_stored_linear *linear
     if (strcmp(suffix, SQF_PART_CHANNELS) == 0) {
         return linear->matrix.channels;
     }
+    if (strcmp(suffix, SQF_PART_ACT_ZERO) == 0) {
+        return linear->static_zero;
+    }
     return strcmp(suffix, SQF_PART_ACT_SCALE) == 0 ? linear->static_scale : linear->column_norm;
 }
 

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "format/zero_point.h"
 #include "ptq/correct/passes.h"
 #include "ptq/pipeline.h"
 
@@ -233,6 +234,7 @@ typedef struct input_group {
     double factor_damping; /* that `factor` was asked for; negative = there is none yet */
     bool factor_corrected; /* it is that of the quantized input */
     float static_scale[2];
+    int32_t static_zero[2];
     float *column_norm; /* [columns], weighted dynamic masks */
     sqf_matrix matrix[SQF_LINEAR_COUNT];
     sqf_report_entry entry[SQF_LINEAR_COUNT];
@@ -306,19 +308,28 @@ static sqf_status find_input_norm(input_group *group, sqf_error *err)
 }
 
 /* Scales of the low and the high part: clip * the largest calibrated magnitude among their channels / the type's
- * largest. */
+ * largest; with zero points from the calibrated ends of the part's values. */
 static void find_static_scale(const sqf_act_spec *act, input_group *group)
 {
+    const sqf_statistics *statistics = group->statistics;
     const sqf_type types[2] = {act->low, act->high};
     for (int part = 0; part < 2; part++) {
         const size_t begin = part == 0 ? 0 : group->border, end = part == 0 ? group->border : group->columns;
         const float most = sqf_type_max(types[part]);
         float largest = 0.0f;
+        sqf_range range = {0.0f, 0.0f};
         for (size_t j = begin; j < end; j++) {
-            const float value = group->statistics->max_abs[group->channels ? (size_t)group->channels[j] : j];
-            largest = value > largest ? value : largest;
+            const size_t channel = group->channels ? (size_t)group->channels[j] : j;
+            largest = fmaxf(largest, statistics->max_abs[channel]);
+            sqf_range_add(&range, statistics->lowest[channel]);
+            sqf_range_add(&range, statistics->largest[channel]);
         }
         group->static_scale[part] = most > 0.0f ? act->clip * largest / most : 0.0f;
+        if (sqf_act_has_zero(act, types[part])) {
+            const float scale = sqf_zero_scale(types[part], act->clip, range);
+            group->static_scale[part] = scale;
+            group->static_zero[part] = sqf_zero_point(types[part], act->clip, range, scale);
+        }
     }
 }
 
@@ -460,6 +471,7 @@ static sqf_status make_quantized(sqf_pipeline *pipeline, sqf_layer_work *work, c
                                       .matrix = &group->matrix[i],
                                       .activations = group_recipe(work, group, i)->scheme.activations,
                                       .static_scale = group->static_scale,
+                                      .static_zero = group->static_zero,
                                       .column_norm = group->column_norm};
     return sqf_linear_create(pipeline->context, &params, &work->layer.linear[kind], err);
 }
@@ -475,6 +487,7 @@ static sqf_status finish_member(sqf_pipeline *pipeline, sqf_layer_work *work, in
     const sqf_stored_linear stored = {.scheme = entry->recipe->scheme,
                                       .matrix = group->matrix[i],
                                       .static_scale = group->static_scale,
+                                      .static_zero = group->static_zero,
                                       .column_norm = group->column_norm};
     SQF_TRY(sqf_model_output_linear(&pipeline->output, name, &stored, &entry->bytes, err));
     SQF_TRY(write_bias(pipeline, work, kind, err));
@@ -508,6 +521,7 @@ static sqf_status make_probe(sqf_pipeline *pipeline, const sqf_layer_work *work,
                                       .matrix = &matrix,
                                       .activations = recipe->scheme.activations,
                                       .static_scale = group->static_scale,
+                                      .static_zero = group->static_zero,
                                       .column_norm = group->column_norm};
     const sqf_status status = sqf_linear_create(pipeline->context, &params, out, err);
     sqf_matrix_clear(&matrix);

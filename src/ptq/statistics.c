@@ -42,6 +42,8 @@ sqf_status sqf_statistics_create(size_t channels, bool hessian, sqf_statistics *
     }
     sqf_status status;
     SQF_TRY_GOTO(status, SQF_ALLOC(&out->max_abs, channels, "channel statistics", err), failed);
+    SQF_TRY_GOTO(status, SQF_ALLOC(&out->lowest, channels, "channel statistics", err), failed);
+    SQF_TRY_GOTO(status, SQF_ALLOC(&out->largest, channels, "channel statistics", err), failed);
     SQF_TRY_GOTO(status, SQF_ALLOC(&out->sum_abs, channels, "channel statistics", err), failed);
     SQF_TRY_GOTO(status, SQF_ALLOC(&out->sum, channels, "channel statistics", err), failed);
     SQF_TRY_GOTO(status, SQF_ALLOC(&out->sum_square, channels, "channel statistics", err), failed);
@@ -58,6 +60,8 @@ void sqf_statistics_clear(sqf_statistics *statistics)
 {
     free(statistics->hessian);
     free(statistics->max_abs);
+    free(statistics->lowest);
+    free(statistics->largest);
     free(statistics->sum_abs);
     free(statistics->sum);
     free(statistics->sum_square);
@@ -89,6 +93,8 @@ static void add_strip(const statistics_work *work, size_t begin, size_t end)
         for (size_t j = begin; j < end; j++) {
             const double value = (double)x[j], magnitude = fabs(value);
             s->max_abs[j] = fabsf(x[j]) > s->max_abs[j] ? fabsf(x[j]) : s->max_abs[j];
+            s->lowest[j] = x[j] < s->lowest[j] ? x[j] : s->lowest[j];
+            s->largest[j] = x[j] > s->largest[j] ? x[j] : s->largest[j];
             s->sum_abs[j] += magnitude;
             s->sum[j] += value;
             s->sum_square[j] += value * value;
@@ -183,6 +189,8 @@ void sqf_statistics_smooth(sqf_context *context, sqf_statistics *statistics, con
     for (size_t j = 0; j < statistics->channels; j++) {
         const double factor = (double)factors[j];
         statistics->max_abs[j] /= factors[j];
+        statistics->lowest[j] /= factors[j];
+        statistics->largest[j] /= factors[j];
         statistics->sum_abs[j] /= factor;
         statistics->sum[j] /= factor;
         statistics->sum_square[j] /= factor * factor;

@@ -20,6 +20,7 @@ static const char *const prune_names[] = {"sparsegpt", "wanda", "magnitude", NUL
 static const char *const scales_names[] = {"free", "tied", NULL};
 static const char *const layout_names[] = {"vmask", "bitmask", NULL};
 static const char *const act_scale_names[] = {"token", "group", "static", NULL};
+static const char *const act_zero_names[] = {"none", "point", NULL};
 static const char *const mask_mode_names[] = {"static", "dynamic", "dynamic-weighted", NULL};
 
 /* What setting and printing a key does. A choice is a field that holds an enumeration; it has names in place of `set`.
@@ -328,11 +329,11 @@ static void print_damping(const sqf_module_recipe *recipe, char text[SQF_RECIPE_
     }
 }
 
-#define TYPES "a type: int2 (or 2) .. int6, int8, fp4, fp6, fp6e3m2, fp8, fp8e5m2, fp16, bf16, none (or 0)"
+#define TYPES       "a type: int2 (or 2) .. int6, int8, fp4, fp6, fp6e3m2, fp8, fp8e5m2, fp16, bf16, none (or 0)"
 #define SCALE_TYPES "fp16, bf16, fp32, fp8 or e8m0 (a power of two)"
-#define BANK  "a whole number from 1 to 65536"
-#define SHARE "a number from 0 to 1 or a fraction such as 3/4"
-#define SQ_OF " of the operand in SQ-format (the weights where both or none are)"
+#define BANK        "a whole number from 1 to 65536"
+#define SHARE       "a number from 0 to 1 or a fraction such as 3/4"
+#define SQ_OF       " of the operand in SQ-format (the weights where both or none are)"
 
 /* In the order in which keys take effect: a bank before the sparsity that counts elements in it. */
 enum {
@@ -354,6 +355,7 @@ enum {
     KEY_ACT_GROUP,
     KEY_ACT_SCALE_TYPE,
     KEY_ACT_CLIP,
+    KEY_ACT_ZERO,
     KEY_IMPORTANCE,
     KEY_MASK,
     KEY_COMPENSATE,
@@ -392,18 +394,24 @@ static const sqf_recipe_key keys[KEY_COUNT] = {
                        "activation scales: one a token, one a token and group, or from calibration"},
     [KEY_ACT_GROUP] = {"act_group", "weights, or " BANK, "weights",
                        "channels that share a scale with act_scale group; weights: the weights' groups"},
-    [KEY_ACT_SCALE_TYPE] = {"act_scale_type", SCALE_TYPES, "fp32",
-                            "what the scales of the activations are rounded to; fp8 ones are multiples of an FP32 scale "
-                            "of the token"},
+    [KEY_ACT_SCALE_TYPE] =
+        {"act_scale_type", SCALE_TYPES, "fp32",
+         "what the scales of the activations are rounded to; fp8 ones are multiples of an FP32 scale "
+         "of the token"},
+    [KEY_ACT_ZERO] =
+        {"act_zero_point", "none or point", "none",
+         "point: activation codes cover the range from the lowest to the largest value, and each scale has "
+         "the code of 0 beside it"},
     [KEY_ACT_CLIP] = {"act_clip", "a number from 0.001 to 1", "1",
                       "activation scales are made for this part of the largest magnitude"},
     [KEY_IMPORTANCE] = {"importance", "obs, hinv, gain, magnitude or random", "obs",
                         "which weights are held high (without calibration obs, hinv and gain see no Hessian)"},
     [KEY_MASK] = {"mask", "paper, l1, l2, max, maxl2 or random", "paper",
                   "which channels a static activation mask holds high"},
-    [KEY_COMPENSATE] = {"compensate", "gptq, gptq-input, gptq-model or none", "gptq",
-                        "errors that the weights to come make up for: of weights, of the quantized input too, of all layers "
-                        "before too; none rounds to nearest"},
+    [KEY_COMPENSATE] =
+        {"compensate", "gptq, gptq-input, gptq-model or none", "gptq",
+         "errors that the weights to come make up for: of weights, of the quantized input too, of all layers "
+         "before too; none rounds to nearest"},
     [KEY_CLIP] = {"clip", "absmax or mse", "absmax",
                   "weight scales by the largest magnitude, or searched for the least error"},
     [KEY_PRUNE] = {"prune", "sparsegpt, wanda or magnitude", "sparsegpt", "which weights N:M pruning keeps"},
@@ -449,6 +457,7 @@ static const key_action actions[KEY_COUNT] = {
     [KEY_ACT_GROUP] = {.set = set_act_group},
     [KEY_ACT_SCALE_TYPE] = {.set = set_act_scale_type},
     [KEY_ACT_CLIP] = {.set = set_act_clip},
+    [KEY_ACT_ZERO] = SCHEME_CHOICE(activations.zero, act_zero_names),
     [KEY_IMPORTANCE] = CHOICE(importance, importance_names),
     [KEY_MASK] = CHOICE(mask, mask_names),
     [KEY_COMPENSATE] = CHOICE(compensate, compensate_names),
@@ -482,7 +491,8 @@ static sqf_status find_key(const char *name, size_t *index, sqf_error *err)
 _Static_assert(sizeof(sqf_importance) == sizeof(int) && sizeof(sqf_mask_score) == sizeof(int) &&
                    sizeof(sqf_compensate) == sizeof(int) && sizeof(sqf_clip) == sizeof(int) &&
                    sizeof(sqf_prune) == sizeof(int) && sizeof(sqf_scales) == sizeof(int) &&
-                   sizeof(sqf_layout) == sizeof(int) && sizeof(sqf_act_scale) == sizeof(int),
+                   sizeof(sqf_layout) == sizeof(int) && sizeof(sqf_act_scale) == sizeof(int) &&
+                   sizeof(sqf_act_zero) == sizeof(int),
                "enumerations are ints");
 
 static sqf_status set_key(sqf_module_recipe *recipe, size_t index, const char *value, sqf_error *err)
