@@ -130,17 +130,36 @@ static int run_outliers(const cli_arguments *arguments)
     return code;
 }
 
+/* An option of the other kind would be ignored: its text begins with the kind that it is for. */
+static const option_value *find_foreign(const cli_arguments *arguments, const char *other)
+{
+    for (size_t i = 0; i < arguments->value_count; i++) {
+        if (strncmp(arguments->values[i].option->text, other, strlen(other)) == 0) {
+            return &arguments->values[i];
+        }
+    }
+    return NULL;
+}
+
 static int run_bed(const cli_arguments *arguments)
 {
     const char *kind = arguments->operands[0];
-    if (strcmp(kind, "outliers") == 0) {
-        return run_outliers(arguments);
+    const bool outliers = strcmp(kind, "outliers") == 0;
+    if (!outliers && strcmp(kind, "layer") != 0) {
+        return fail_usage("bed %.100s: expected outliers or layer", kind);
     }
-    return fail_usage("bed %.100s: expected outliers or layer", kind);
+    const option_value *foreign = find_foreign(arguments, outliers ? "layer: " : "outliers: ");
+    if (foreign) {
+        return fail_usage("bed %s: --%s belongs to bed %s", kind, foreign->option->name,
+                          outliers ? "layer" : "outliers");
+    }
+    return outliers ? run_outliers(arguments) : run_layer_bed(arguments);
 }
 
 const cli_command *bed_command(void)
 {
+    static const char *const activations[] = {"gaussian", "channels", "tokens", "heavy", "mixed", NULL};
+    static const char *const weights[] = {"gaussian", "heavy", NULL};
     static const cli_option options[] = {
         {.name = "inputs",
          .kind = OPTION_TEXT,
@@ -170,24 +189,88 @@ const cli_command *bed_command(void)
          .standard = "0",
          .most = UINT64_MAX,
          .value = "N",
-         .text = "chooses channels and factors; of layer the first of the seeds"},
+         .text = "of what is drawn; of layer the first one"},
         {.name = "force", .kind = OPTION_FLAG, .text = "outliers: replace an existing output"},
+        {.name = "activations",
+         .kind = OPTION_CHOICE,
+         .choices = activations,
+         .text = "layer: what activations are drawn from; without it one after the other"},
+        {.name = "weights",
+         .kind = OPTION_CHOICE,
+         .choices = weights,
+         .standard = "gaussian",
+         .text = "layer: what weights are drawn from"},
+        {.name = "rows",
+         .kind = OPTION_COUNT,
+         .standard = "256",
+         .least = 16,
+         .most = 1 << 16,
+         .value = "N",
+         .text = "layer: output channels, a multiple of 8"},
+        {.name = "columns",
+         .kind = OPTION_COUNT,
+         .standard = "1024",
+         .least = 16,
+         .most = 1 << 14,
+         .value = "K",
+         .text = "layer: input channels"},
+        {.name = "tokens",
+         .kind = OPTION_COUNT,
+         .standard = "2048",
+         .least = 256,
+         .most = 1 << 20,
+         .value = "N",
+         .text = "layer: calibration tokens, and as many held out; a multiple of 256"},
+        {.name = "outlier-share",
+         .kind = OPTION_REAL,
+         .standard = "0.005",
+         .high = 0.5,
+         .value = "PART",
+         .text = "layer: outlier channels of all channels"},
+        {.name = "massive-share",
+         .kind = OPTION_REAL,
+         .standard = "0.002",
+         .high = 0.5,
+         .value = "PART",
+         .text = "layer: massive tokens of all tokens"},
+        {.name = "seeds",
+         .kind = OPTION_COUNT,
+         .standard = "3",
+         .least = 1,
+         .most = 1000,
+         .value = "N",
+         .text = "layer: draws of each bed, for a mean with its standard error"},
     };
-    static const char *const examples[] = {"sqf bed outliers models/demo demo-outliers",
-                                           "sqf bed outliers models/demo bed --inputs qkv,gate-up --channels 6", NULL};
+    static const char *const examples[] = {
+        "sqf bed outliers models/demo demo-outliers",
+        "sqf bed outliers models/demo bed --inputs qkv,gate-up --channels 6", "sqf bed layer",
+        "sqf bed layer 'W4A(SQ5)' 'W4A(SQ5) mask=l2 smooth=off' --activations channels --seeds 5", NULL};
     static const cli_command command = {
         .name = "bed",
-        .operands = "outliers MODEL OUT",
+        .operands = "outliers|layer [MODEL OUT | RECIPE...]",
         .least_operands = 1,
-        .most_operands = 3,
-        .summary = "make test beds: models with outlier channels",
+        .most_operands = 1000,
+        .summary = "make test beds: models with outlier channels, drawn layers",
         .description =
-            "Writes a checkpoint that computes the same function as MODEL and has persistent outlier channels, as "
-            "large language models have and small ones lack: what produces a channel of an input is multiplied by a "
-            "power of two, the columns that read it are divided by the same. Of the inputs that norms make (qkv, "
-            "gate-up) the same channels are chosen in every layer. Perplexity stays the same to the last digit; "
-            "quantization to few bits without smoothing breaks down. OUT/bed.json tells the channels.\n\n"
-            "JSON members: model, output, layers, channels, factor, changed, inexact, file_bytes.",
+            "sqf bed outliers MODEL OUT writes a checkpoint that computes the same function as MODEL and has "
+            "persistent outlier channels, as large language models have and small ones lack: what produces a channel "
+            "of an input is multiplied by a power of two, the columns that read it are divided by the same. Of the "
+            "inputs that norms make (qkv, gate-up) the same channels are chosen in every layer. Perplexity stays the "
+            "same to the last digit; quantization to few bits without smoothing breaks down. OUT/bed.json tells the "
+            "channels. JSON members: model, output, layers, channels, factor, changed, inexact, file_bytes.\n\n"
+            "sqf bed layer [RECIPE...] draws a linear layer with calibration and held-out activations, quantizes it "
+            "by each recipe and measures the relative squared error of its outputs on the held-out tokens, inputs "
+            "quantized as the recipe says. A recipe is a scheme and keys of sqf quantize, in one word of the command "
+            "line: 'W4A(SQ5) mask=l2 smooth=off'; without one some usual ones are tried. Activations: gaussian; "
+            "channels (some channels are 20 to 100 times the median one in nearly all tokens); tokens (some tokens "
+            "hold two values 1000 times the median); heavy (Student's t, 4 degrees of freedom); mixed (all of them). "
+            "The table gives the mean error over the draws with its standard error, the same of the median token "
+            "(which massive tokens do not hide), the error of the weights alone, stored bits, the share of products "
+            "with both operands at 4 bits or fewer, and the predicted cost a product. JSON members: rows, columns, "
+            "tokens, seed, seeds, points (activations, weights, recipe, held_out, median_token, worst_token, "
+            "calibration, weights_alone and weight_error, each with NAME_error, stored_bits, weights_equivalent_bits, "
+            "activations_equivalent_bits, low_rate_share, cost).\n\n"
+            "What each bed shows, with measured tables: docs/beds.md.",
         .options = options,
         .option_count = sizeof options / sizeof *options,
         .examples = examples,

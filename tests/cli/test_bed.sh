@@ -35,5 +35,24 @@ expect_error 2 "--layers 3-1: *" "$sqf" bed outliers "$model" bad --layers 3-1
 expect_error 2 "--inputs qkv,: *" "$sqf" bed outliers "$model" bad --inputs qkv,
 expect_error 2 "bed outliers: expected MODEL and OUT, found 1 operands" "$sqf" bed outliers "$model"
 expect_error 2 "bed corner: expected *" "$sqf" bed corner
+expect_error 2 "bed outliers: --seeds belongs to bed layer" "$sqf" bed outliers "$model" bad --seeds 3
 [ ! -e bad ] || complain "a bad bed was written"
+
+# layer beds: a table or JSON, mistakes found before anything is measured, nothing left behind
+layer() {
+    "$sqf" bed layer --rows 16 --columns 64 --tokens 256 --outlier-share 0.03 --activations channels "$@"
+}
+mkdir temporary
+TMPDIR=$PWD/temporary
+export TMPDIR
+expect 0 "channels activations, heavy weights, 16 x 64*W8A8 *W4A4 smooth=off *" "" \
+    layer W8A8 "W4A4 smooth=off" --weights heavy --seeds 2
+expect 0 "*" "" layer "W4A(SQ6) mask=l2" --json
+expect_members rows columns tokens seed seeds points
+[ "$(grep -c '"held_out_error":' "$scratch/out")" -eq 1 ] || complain "bed layer: no standard error"
+[ -z "$(ls -A temporary)" ] || complain "bed layer: left behind: $(ls -A temporary)"
+expect_error 1 "*'bnak'" layer "W4A4 bnak=4"
+expect_error 1 "W4A4 smooth: expected a scheme, then key=value" layer "W4A4 smooth"
+expect_error 1 "layer bed: *tokens: expected a multiple of 256*" layer W8A8 --tokens 300
+expect_error 2 "bed layer: --factor belongs to bed outliers" layer W8A8 --factor 64
 finish
