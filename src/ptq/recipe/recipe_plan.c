@@ -272,8 +272,7 @@ static sqf_status resolve_layers(const sqf_recipe *recipe, sqf_plan *plan, sqf_e
 {
     SQF_TRY(sqf_scheme_check(&recipe->base.scheme, err)); /* config.json names it even if every module has another */
     SQF_TRY(sqf_rotation_choose(&recipe->base, plan->calibrated, &plan->rotation, err));
-    plan->dense_type =
-        sqf_weight_spec_is_dense(&recipe->base.scheme.weights) ? recipe->base.scheme.weights.low : SQF_TYPE_NONE;
+    plan->scheme = recipe->base.scheme;
     for (size_t i = 0; i < plan->layers; i++) {
         SQF_TRY(resolve_layer(recipe, i, plan->calibrated, &plan->layer[i], err));
         SQF_TRY(check_smoothing(&plan->layer[i], &plan->rotation, i, err));

@@ -6,18 +6,45 @@
 
 #include "kernels/ops.h"
 #include "ptq/rotation/basis.h"
+#include "ptq/rotation/collect.h"
 #include "ptq/rotation/fold.h"
+#include "ptq/rotation/learn.h"
 #include "ptq/rotation/rotation.h"
 
 enum { BLOCK_ROWS = 64 };
 
 /* ---- making it ---- */
 
+/* Whether the stream's basis is found from calibration text. */
+static bool fits_text(const sqf_rotation_choice *choice)
+{
+    return choice->residual == SQF_ROTATE_PCA || choice->residual == SQF_ROTATE_LEARNED;
+}
+
 size_t sqf_rotation_passes(const sqf_plan *plan)
 {
-    const bool residual = plan->rotation.residual == SQF_ROTATE_PCA || plan->rotation.residual == SQF_ROTATE_LEARNED;
     const bool parts = plan->rotation.values == SQF_ROTATE_PART_PCA || plan->rotation.down == SQF_ROTATE_PART_PCA;
-    return plan->layers * ((size_t)residual + parts);
+    return plan->layers * ((size_t)fits_text(&plan->rotation) + parts);
+}
+
+/* From what the original model shows of its stream. */
+static sqf_status fit_basis(sqf_pipeline *pipeline, uint64_t seed, double *basis, sqf_error *err)
+{
+    const size_t hidden = pipeline->checkpoint.config.hidden;
+    const bool learned = pipeline->plan.rotation.residual == SQF_ROTATE_LEARNED;
+    sqf_stream_sample sample;
+    SQF_TRY(sqf_stream_collect(pipeline, learned, &sample, err));
+    sqf_status status =
+        sqf_basis_principal(&pipeline->plan.scheme.activations, hidden, sample.statistics.hessian, seed, basis, err);
+    if (status == SQF_OK && learned) {
+        sqf_learning learning;
+        status = sqf_basis_learn(pipeline->context, &pipeline->plan.scheme.activations, &sample, basis, &learning, err);
+        sqf_log(pipeline->context, SQF_LOG_INFO,
+                "rotation learned in %u steps: error of the inputs %.4g before, %.4g after", learning.steps,
+                learning.before, learning.after);
+    }
+    sqf_stream_clear(&sample);
+    return status;
 }
 
 static sqf_status fill_basis(sqf_pipeline *pipeline, double *basis, sqf_error *err)
@@ -25,6 +52,9 @@ static sqf_status fill_basis(sqf_pipeline *pipeline, double *basis, sqf_error *e
     const size_t hidden = pipeline->checkpoint.config.hidden;
     const uint64_t seed = pipeline->options->seed * 0x9e3779b97f4a7c15u + 0x2545f4914f6cdd1du;
     const bool random = pipeline->plan.rotation.residual == SQF_ROTATE_RANDOM;
+    if (fits_text(&pipeline->plan.rotation)) {
+        return fit_basis(pipeline, seed, basis, err);
+    }
     return sqf_basis_fill(random ? SQF_ROTATE_PART_RANDOM : SQF_ROTATE_PART_HADAMARD, hidden, seed, basis, err);
 }
 
@@ -101,8 +131,8 @@ static void rows_task(void *user, size_t task, unsigned thread)
  * a value could overflow: no row of a rotated matrix is longer than it was. */
 static sqf_type stored_type(const sqf_pipeline *pipeline, const sqf_tensor *tensor)
 {
-    const sqf_type dense = pipeline->plan.dense_type;
-    return tensor->dtype == SQF_DTYPE_F32 || dense == SQF_TYPE_FP32 ? SQF_TYPE_FP32 : SQF_TYPE_FP16;
+    const bool exact = pipeline->plan.scheme.weights.low == SQF_TYPE_FP32;
+    return tensor->dtype == SQF_DTYPE_F32 || exact ? SQF_TYPE_FP32 : SQF_TYPE_FP16;
 }
 
 static bool overflows(const rows_job *job)
