@@ -7,7 +7,7 @@ in float32. Weight quantization (GPTQ walk, scales, rounding) is done in float64
   python3 sqref.py --scheme 'W4A(SQ5)' [--act-importance l2] ...      prints one JSON object
 
 Scheme names: BF16, W8A8, W4A16, W4A(SQ6), W(SQ5)A8, W(SQ5)A(SQ5), W(64-(8/2)-0.75)A8, W(64-(fp8/fp4)-0.75)A8,
-2:4-W8A8 ...
+2:4-W8A8, MXFP4, NVFP4, MXFP6A16, W(MXFP4)A(MXFP8), W(MXFP4)A(32-(mxfp8/mxfp4)-0.75) ...
 """
 import argparse, json, math, re, struct, sys, time
 import numpy as np
@@ -16,7 +16,12 @@ MODEL = 'models/demo'  # relative to the repository's root
 
 # ------------------------------------------------------------------------------------------------ element types
 
-QMAX = {'int8': 127, 'int6': 31, 'int5': 15, 'int4': 7, 'int3': 3, 'int2': 1, 'fp4': 6.0, 'fp8': 448.0}
+QMAX = {'int8': 127, 'int6': 31, 'int5': 15, 'int4': 7, 'int3': 3, 'int2': 1, 'fp4': 6.0, 'fp8': 448.0,
+        'fp6': 7.5, 'fp6e3m2': 28.0, 'fp8e5m2': 57344.0}
+
+# block formats: element type, block, scale type
+BLOCKS = {'mxfp4': ('fp4', 32, 'e8m0'), 'mxfp6': ('fp6', 32, 'e8m0'), 'mxfp6e3m2': ('fp6e3m2', 32, 'e8m0'),
+          'mxfp8': ('fp8', 32, 'e8m0'), 'mxfp8e5m2': ('fp8e5m2', 32, 'e8m0'), 'nvfp4': ('fp4', 16, 'fp8')}
 
 
 def round_fp4(v):
@@ -34,8 +39,31 @@ def round_fp8(v):
     return np.copysign(np.minimum(np.rint(a / step) * step, 448.0), v)
 
 
+def grid_of(exponent_bits, fraction_bits, largest):
+    """All non-negative values of a small float, in the order of their codes."""
+    bias = 2 ** (exponent_bits - 1) - 1
+    codes = range(2 ** (exponent_bits + fraction_bits))
+    values = [(c % 2 ** fraction_bits) * 2.0 ** (1 - bias - fraction_bits) if c >> fraction_bits == 0 else
+              (1 + (c % 2 ** fraction_bits) / 2 ** fraction_bits) * 2.0 ** ((c >> fraction_bits) - bias) for c in codes]
+    return np.array([v for v in values if v <= largest])
+
+
+GRIDS = {'fp6': grid_of(2, 3, 7.5), 'fp6e3m2': grid_of(3, 2, 28.0), 'fp8e5m2': grid_of(5, 2, 57344.0)}
+
+
+def round_to_grid(v, grid):
+    """Nearest value of a sorted grid, ties to the even code, saturating."""
+    a = np.minimum(np.abs(v), grid[-1])
+    up = np.clip(np.searchsorted(grid, a), 1, len(grid) - 1)
+    lower, upper = grid[up - 1], grid[up]
+    take_upper = (a - lower > upper - a) | ((a - lower == upper - a) & (up % 2 == 0))
+    return np.copysign(np.where(take_upper, upper, lower), v).astype(v.dtype)
+
+
 def encode(v, typ):
     """v already divided by the scale -> nearest representable value."""
+    if typ in GRIDS:
+        return round_to_grid(v, GRIDS[typ])
     if typ == 'fp4':
         return round_fp4(v)
     if typ == 'fp8':
@@ -47,6 +75,21 @@ def dequant(x, s, typ):
     """Quantize x with scale s (broadcast) and give the dequantized value; s = 0 gives 0."""
     safe = np.where(s > 0, s, 1)
     return np.where(s > 0, encode(x / safe, typ) * s, 0)
+
+
+def block_scale(amax, typ, kind, unit):
+    """The scale of blocks whose largest magnitudes are amax: a power of two by the rule of OCP MX, or unit * E4M3."""
+    if kind == 'e8m0':
+        safe = np.where(amax > 0, amax, 1)
+        return np.where(amax > 0, 2.0 ** np.clip(np.floor(np.log2(safe)) - np.floor(np.log2(QMAX[typ])), -127, 127), 0)
+    unit = np.where(unit > 0, unit, 1)
+    code = round_fp8(amax / QMAX[typ] / unit)
+    return np.where(amax > 0, np.maximum(code, 2.0 ** -9), 0) * unit
+
+
+def block_unit(amax, typ, kind):
+    """The float scale on top of E4M3 scales."""
+    return amax / QMAX[typ] / 448.0 if kind == 'fp8' else np.ones_like(amax)
 
 
 def store_scale(s, kind):
@@ -66,9 +109,15 @@ def parse_side(txt, is_act):
     if txt.isdigit():
         return {'kind': 'uniform', 'type': 'int' + txt}
     txt = txt[1:-1]
+    if txt.lower() in BLOCKS:
+        typ, group, scale = BLOCKS[txt.lower()]
+        return {'kind': 'uniform', 'type': typ, 'group': group, 'scale': scale}
     if txt in SQ_SPARSITY:
         return {'kind': 'sq', 'b': 16 if is_act else 64, 'high': 'int8', 'low': 'int4', 's': SQ_SPARSITY[txt]}
     m = re.fullmatch(r'(\d+)-\((\w+)/(\w+)\)-([\d.]+)', txt)
+    if m[2] in BLOCKS:
+        (high, group, scale), low = BLOCKS[m[2]], BLOCKS[m[3]][0]
+        return {'kind': 'sq', 'b': int(m[1]), 'high': high, 'low': low, 's': float(m[4]), 'group': group, 'scale': scale}
     name = lambda t: 'int' + t if t.isdigit() else t
     return {'kind': 'sq', 'b': int(m[1]), 'high': name(m[2]), 'low': name(m[3]), 's': float(m[4])}
 
@@ -76,6 +125,9 @@ def parse_side(txt, is_act):
 def parse_scheme(name):
     if name == 'BF16':
         return None, None
+    m = re.fullmatch(r'((?:MX|NV)FP\w+?)(A16)?', name)
+    if m:
+        name = f'W({m[1]})A16' if m[2] else f'W({m[1]})A({m[1]})'
     nm = None
     m = re.match(r'(\d+):(\d+)-', name)
     if m:
@@ -147,8 +199,9 @@ def sq_scales(Wb, high, spec, opt):
     return s_lo, s_lo * 2.0 ** -n
 
 
-def quantize_weights(W, H, spec, parts, opt, rng):
-    """W [N,K] (smoothed, columns already in stored order), H of the same order or None -> dequantized W."""
+def quantize_weights(W, H, spec, parts, opt, rng, member_rows=None):
+    """W [N,K] (smoothed, columns already in stored order), H of the same order or None -> dequantized W.
+    member_rows: the rows of each of the matrices that are stacked in W."""
     W = W.astype(np.float64).copy()
     N, K = W.shape
     gptq = H is not None and opt.compensate == 'gptq'
@@ -159,7 +212,11 @@ def quantize_weights(W, H, spec, parts, opt, rng):
     else:
         U, denom = None, np.ones(K)
     Q = np.zeros_like(W)
-    size = spec['b'] if spec['kind'] == 'sq' else opt.group
+    size = spec['b'] if spec['kind'] == 'sq' else spec.get('group', opt.group)
+    if 'scale' in spec:                                 # one float scale a matrix, of its original weights
+        edges = np.cumsum([0] + (member_rows or [N]))
+        tensor_max = np.concatenate([np.full((b - a, 1), np.max(np.abs(W[a:b]))) for a, b in zip(edges, edges[1:])])
+        unit = block_unit(tensor_max, spec['type'], spec['scale'])
     for c0, c1 in spans(parts, size):
         B = W[:, c0:c1]                                 # a view: compensation inside the bank acts on W
         if spec['kind'] == 'sq':
@@ -183,7 +240,8 @@ def quantize_weights(W, H, spec, parts, opt, rng):
                 amax = np.max(np.abs(B) * keep0, 1, keepdims=True)
             else:
                 amax = np.max(np.abs(B), 1, keepdims=True)
-            s = store_scale(amax / QMAX[spec['type']], opt.scale_type)
+            s = block_scale(amax, spec['type'], spec['scale'], unit) if 'scale' in spec else \
+                store_scale(amax / QMAX[spec['type']], opt.scale_type)
         E = np.zeros_like(B)
         for j in range(c1 - c0):
             w = B[:, j]
@@ -209,6 +267,22 @@ def quantize_weights(W, H, spec, parts, opt, rng):
 
 # ------------------------------------------------------------------------------------------------ activations
 
+def quant_blocks(x, spec, static_high):
+    """Blocks of stored channels (those of the low part, then those of the high part) with scales of their own."""
+    y = np.empty_like(x)
+    high = np.zeros(x.shape[1], bool) if static_high is None else static_high
+    for part, typ in ((~high, spec.get('low', spec.get('type'))), (high, spec.get('high'))):
+        ch = np.flatnonzero(part)
+        if len(ch) == 0:
+            continue
+        unit = block_unit(np.max(np.abs(x[:, ch]), 1, keepdims=True), typ, spec['scale'])
+        for i in range(0, len(ch), spec['group']):
+            c = ch[i:i + spec['group']]
+            s = block_scale(np.max(np.abs(x[:, c]), 1, keepdims=True), typ, spec['scale'], unit).astype(np.float32)
+            y[:, c] = dequant(x[:, c], s, typ)
+    return y
+
+
 def quant_int_rows(x, typ, opt):
     s = (np.max(np.abs(x), -1, keepdims=True) / np.float32(QMAX[typ])).astype(np.float32)
     if opt.act_scale == 'fp16':
@@ -220,6 +294,8 @@ def quant_acts(x, spec, static_high, opt):
     """x [T,K] float32 -> dequantized. One absmax scale a token, separately for the low and the high part."""
     if spec is None:
         return x
+    if 'scale' in spec:
+        return quant_blocks(x, spec, static_high)
     if opt.act_group and (spec['kind'] == 'uniform' or static_high is not None):   # a scale per group of stored channels
         high = np.zeros(x.shape[1], bool) if spec['kind'] == 'uniform' else static_high
         y = np.empty_like(x)
@@ -449,7 +525,8 @@ def quantize_layer(m, w, x, wspec, aspec, opt, rng):
                     H = H + (a.T @ a).astype(np.float64)
                 H = 2.0 / st[g]['n'] * H
             Q = np.empty_like(W)
-            Q[:, perm] = quantize_weights(W[:, perm], H[np.ix_(perm, perm)], wspec, parts, opt, rng)
+            Q[:, perm] = quantize_weights(W[:, perm], H[np.ix_(perm, perm)], wspec, parts, opt, rng,
+                                          [len(f[n]) for n in names])
         else:
             Q = W
         r = 0
@@ -479,7 +556,7 @@ def run(opt):
     L = opt.window
     ids = ids[:len(ids) // L * L].reshape(-1, L)
     x = m.embed[ids]
-    below8 = (wspec is not None and not (wspec['kind'] == 'uniform' and wspec['type'] == 'int8')) or aspec is not None
+    below8 = (wspec is not None and not (wspec['kind'] == 'uniform' and wspec['type'] in ('int8', 'fp8', 'fp8e5m2'))) or aspec is not None
     opt.smooth_on = {'auto': below8 and not opt.no_calib, 'on': True, 'off': False}[opt.smooth]
     if wspec or aspec:
         if opt.no_calib:
