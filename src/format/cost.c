@@ -5,6 +5,7 @@
 
 #include "format/products.h"
 #include "format/reference.h"
+#include "format/zero_point.h"
 
 enum { LOW, HIGH, PARTS };
 
@@ -40,6 +41,19 @@ static double count_stretches(const sqf_partition *a, const sqf_partition *b)
     return (double)(count_a > count_b ? count_a : count_b);
 }
 
+/* Ranges of columns with a zero point of their own. Its share of an output is the zero point times a constant, the sum
+ * of the weights' scales times the sums of their columns, so that it takes a multiplication and an addition. */
+static double count_zeros(const sqf_act_spec *act, const sqf_partition *acts)
+{
+    const sqf_partition before = sqf_partition_make(acts->border, acts->border, acts->size);
+    const double low_section = (double)sqf_partition_count(&before), all = (double)sqf_partition_count(acts);
+    const double low = sqf_act_has_zero(act, act->low), high = sqf_act_has_zero(act, act->high);
+    if (!sqf_act_spec_is_split(act)) {
+        return low * all;
+    }
+    return act->mask == SQF_MASK_STATIC ? low * low_section + high * (all - low_section) : (low + high) * all;
+}
+
 /* Float operations of one output channel. With `sums` integer sums, each multiplied by the finer scale and added within
  * the coarser range, then `coarse` multiplications and coarse - 1 additions: 2 * sums + coarse - 1. */
 static double row_operations(const sqf_scheme *scheme, size_t columns, size_t border)
@@ -55,7 +69,7 @@ static double row_operations(const sqf_scheme *scheme, size_t columns, size_t bo
     const double sums = count_stretches(&weights, &acts) * of_weights * of_acts;
     const double weight_ranges = (double)sqf_partition_count(&weights) * of_weights;
     const double act_ranges = (double)sqf_partition_count(&acts) * of_acts;
-    return 2.0 * sums + fmin(weight_ranges, act_ranges) - 1.0;
+    return 2.0 * sums + fmin(weight_ranges, act_ranges) - 1.0 + 2.0 * count_zeros(act, &acts);
 }
 
 sqf_cost sqf_cost_linear(const sqf_scheme *scheme, size_t rows, size_t columns)

@@ -32,6 +32,11 @@ static void worked_figures(void **state)
         {"W4A4;scale=group,group=32", 0.5 + 4 * (2.0 / 32 + 1.0 / 128)}, /* the weights' scale once in 128 */
         {"W4A4,group=32;scale=group,group=128", 0.5 + 4 * (2.0 / 32 + 1.0 / 128)},
         {"W4A4;scale=static", 0.5 + 4 * 2.0 / 128},
+        {"W4A4;zero=point", 0.5 + 4 * 2.0 / 128}, /* once a row */
+        {"W4A4;scale=group,group=128,zero=point", 0.5 + 4 * 5.0 / 128},
+        {"W4A4,group=32;scale=group,group=128,zero=point", 0.5 + 4 * (2.0 / 32 + 3.0 / 128)},
+        {"W4A(SQ5);scale=group,mask=dynamic,zero=point", 0.625 + 4 * 9.0 / 128},
+        {"W4A(16-(fp8/4)-0.75);scale=group,zero=point", 0.625 + 4 * (3.0 + 2.0 * 0.75) / 128},
         {"W4A(SQ6)", 0.75 + 4 * 2.0 / 128},
         {"W4A(SQ5)", 0.625 + 4 * 2.0 / 128},
         {"W4A(SQ5);mask=dynamic", 0.625 + 4 * 4.0 / 128}, /* two sums: either part of the input */
@@ -87,6 +92,8 @@ static void sums_and_added_operations(void **state)
         const sqf_cost part = sqf_cost_linear(&scheme, 100, 50);
         sqf_cost_add(&sum, &part);
     }
+    assert_int_equal(sqf_scheme_parse("W8A8,group=row;zero=point", &scheme, &err), SQF_OK);
+    assert_true(sqf_cost_linear(&scheme, 100, 50).operations == 400);
     assert_true(sum.products == 15000 && sum.high == 15000 && sum.operations == 600);
     sum.operations += 900;
     assert_true(fabs(sqf_cost_per_product(&sum, NULL) - (1 + 4 * 1500.0 / 15000)) < 1e-12);
