@@ -34,6 +34,15 @@ size_t sqf_dtype_bytes(sqf_dtype dtype)
     return 0;
 }
 
+sqf_dtype sqf_dtype_of_name(const char *name)
+{
+    size_t i = 0;
+    while (i < DTYPES && strcmp(dtypes[i].name, name) != 0) {
+        i++;
+    }
+    return i < DTYPES ? dtypes[i].dtype : SQF_DTYPE_OTHER;
+}
+
 const char *sqf_dtype_name(sqf_dtype dtype)
 {
     for (size_t i = 0; i < DTYPES && dtype != SQF_DTYPE_OTHER; i++) {

@@ -21,6 +21,7 @@ typedef enum sqf_dtype {
 
 size_t sqf_dtype_bytes(sqf_dtype dtype); /* 0 for OTHER */
 const char *sqf_dtype_name(sqf_dtype dtype);
+sqf_dtype sqf_dtype_of_name(const char *name); /* SQF_DTYPE_OTHER if it is none that we know */
 
 /* Most dimensions of a tensor, and room for its name: longer ones are refused on reading. */
 enum { SQF_TENSOR_DIMENSIONS = 4, SQF_TENSOR_NAME = 513 };

@@ -91,15 +91,6 @@ sqf_status sqf_model_output_copy(sqf_model_output *out, const char *name, size_t
     return sqf_model_output_values(out, name, tensor->dtype, rows, columns, tensor->data, err);
 }
 
-static sqf_dtype dtype_of_name(const char *name)
-{
-    sqf_dtype dtype = (sqf_dtype)0;
-    while (dtype < SQF_DTYPE_OTHER && strcmp(sqf_dtype_name(dtype), name) != 0) {
-        dtype++;
-    }
-    return dtype;
-}
-
 /* Where the bytes of a part are. */
 static const void *part_data(sqf_matrix *matrix, const sqf_stored_linear *linear, const char *suffix)
 {
@@ -133,7 +124,7 @@ sqf_status sqf_model_output_linear(sqf_model_output *out, const char *module, co
     for (size_t i = 0; i < count; i++) {
         char name[SQF_MODULE_NAME + 32];
         snprintf(name, sizeof name, "%s.%s", module, parts[i].suffix);
-        const sqf_dtype dtype = dtype_of_name(parts[i].dtype);
+        const sqf_dtype dtype = sqf_dtype_of_name(parts[i].dtype);
         if (out->writer) {
             SQF_TRY(sqf_tensor_writer_add(out->writer, name, dtype, parts[i].dimensions, parts[i].shape,
                                           part_data(&matrix, linear, parts[i].suffix), err));
