@@ -22,8 +22,10 @@ typedef struct gptq_plan {
     const sqf_matrix_job *job;
     sqf_matrix *out;
     bool compensate;
-    bool prune;          /* low = none: masks are chosen bank by bank, scales over whole groups */
-    uint32_t *group;     /* [columns] scale group of each column */
+    bool prune;       /* low = none: masks are chosen bank by bank, scales over whole groups */
+    bool masks_first; /* groups lie inside banks: masks are chosen bank by bank, scales group by group after that */
+    const sqf_partition *outer, *inner; /* groups and banks of `out`; the other way round with masks_first */
+    uint32_t *group;                    /* [columns] scale group of each column */
     uint8_t *enters;     /* [columns] GPTQ_ENTER_*, only where the whole group or bank lies in one leaf */
     float *score_factor; /* [columns] the score of a weight is |w| times this */
     float *divisor;      /* [columns] U_jj, or 1 */

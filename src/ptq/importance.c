@@ -61,8 +61,21 @@ static sqf_group_scales choose_scales(const gptq_plan *plan, const float *x, con
     return sqf_group_scales_choose_in(&job->spec, plan->out->scale_unit, x, mask, weight, n, job->clip == SQF_CLIP_MSE);
 }
 
-/* Masks of all banks of a group, then its scales. With low = none the scale covers what the group holds now, and the
- * masks follow bank by bank. */
+/* Masks of all banks in a range: by score, then with `gain` again, by what the scales that the first masks give over
+ * the range save. */
+static void enter_banks(gptq_block *block, size_t row, size_t begin, size_t n, uint8_t *mask)
+{
+    const gptq_plan *plan = block->plan;
+    scores(block, block->x, row, begin, n, block->score);
+    select_banks(plan, block->score, n, mask);
+    if (!plan->prune && plan->job->importance == SQF_IMPORTANCE_GAIN) {
+        gain_scores(plan, block->x, begin, n, choose_scales(plan, block->x, mask, begin, n), block->score);
+        select_banks(plan, block->score, n, mask);
+    }
+}
+
+/* Masks of all banks of a group, then its scales; where groups lie inside banks the masks are there already. With low =
+ * none the scale covers what the group holds now, and the masks follow bank by bank. */
 static sqf_group_scales enter_group(gptq_block *block, size_t row, size_t begin, size_t n, uint8_t *mask)
 {
     const gptq_plan *plan = block->plan;
@@ -72,15 +85,10 @@ static sqf_group_scales enter_group(gptq_block *block, size_t row, size_t begin,
     if (plan->prune) {
         return choose_scales(plan, block->x, block->ones, begin, n);
     }
-    scores(block, block->x, row, begin, n, block->score);
-    select_banks(plan, block->score, n, mask);
-    sqf_group_scales scales = choose_scales(plan, block->x, mask, begin, n);
-    if (plan->job->importance == SQF_IMPORTANCE_GAIN) {
-        gain_scores(plan, block->x, begin, n, scales, block->score);
-        select_banks(plan, block->score, n, mask);
-        scales = choose_scales(plan, block->x, mask, begin, n);
+    if (!plan->masks_first) {
+        enter_banks(block, row, begin, n, mask);
     }
-    return scales;
+    return choose_scales(plan, block->x, mask, begin, n);
 }
 
 void gptq_enter(gptq_block *block, unsigned what, const float *source, size_t stride, size_t lane, size_t lanes,
@@ -101,8 +109,7 @@ void gptq_enter(gptq_block *block, unsigned what, const float *source, size_t st
             block->shift[at] = scales.shift;
         }
         if (what & GPTQ_ENTER_BANK) {
-            scores(block, block->x, block->first_row + i, begin, n, block->score);
-            select_banks(plan, block->score, n, mask);
+            enter_banks(block, block->first_row + i, begin, n, mask);
         }
     }
 }

@@ -110,6 +110,9 @@ static sqf_status plan_create(const sqf_matrix_job *job, sqf_matrix *out, gptq_p
     *plan = (gptq_plan){.job = job, .out = out};
     plan->compensate = job->compensate != SQF_COMPENSATE_NONE;
     plan->prune = job->spec.low == SQF_TYPE_NONE;
+    plan->masks_first = job->spec.high != SQF_TYPE_NONE && job->spec.group != 0 && job->spec.group < job->spec.bank;
+    plan->outer = plan->masks_first ? &out->banks : &out->groups;
+    plan->inner = plan->masks_first ? &out->groups : &out->banks;
     plan->random_key = random_key(job->seed, job->name);
     sqf_status status;
     SQF_TRY_GOTO(status, SQF_ALLOC(&plan->group, job->columns, "groups of columns", err), failed);
@@ -117,7 +120,7 @@ static sqf_status plan_create(const sqf_matrix_job *job, sqf_matrix *out, gptq_p
     SQF_TRY_GOTO(status, SQF_ALLOC(&plan->score_factor, job->columns, "scores", err), failed);
     SQF_TRY_GOTO(status, SQF_ALLOC(&plan->divisor, job->columns, "diagonal of the factor", err), failed);
     mark_entries(&out->groups, GPTQ_ENTER_GROUP, plan->enters);
-    if (plan->prune) {
+    if (plan->prune || plan->masks_first) {
         mark_entries(&out->banks, GPTQ_ENTER_BANK, plan->enters);
     }
     for (size_t j = 0; j < job->columns; j++) {

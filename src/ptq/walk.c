@@ -1,6 +1,7 @@
 /* GPTQ on a block of rows: from left to right through the columns, each column's rounding error pushed into the columns
  * right of it. Columns lie one after another with their rows side by side, so that a column of many rows is quantized
- * at once. Ranges nest: panels of groups, groups, banks, leaves; a range is brought up to date with all errors left of
+ * at once. Ranges nest: panels of groups, groups, banks,
+ * leaves (banks, then groups where these lie inside); a range is brought up to date with all errors left of
  * it before anything is chosen inside it, which is what makes scales and masks see compensated weights. */
 #include <math.h>
 #include <string.h>
@@ -9,7 +10,7 @@
 
 #include "ptq/gptq.h"
 
-typedef enum walk_level { LEVEL_PANELS, LEVEL_GROUPS, LEVEL_BANKS, LEVEL_LEAVES } walk_level;
+typedef enum walk_level { LEVEL_PANELS, LEVEL_OUTER, LEVEL_INNER, LEVEL_LEAVES } walk_level;
 
 /* Columns of some rows while they are quantized. A column without scale has the divisor infinity, which rounds to 0. */
 typedef struct leaf_state {
@@ -172,18 +173,24 @@ static void propagate(leaf_state *leaf, const float *upper, size_t stride, size_
     }
 }
 
+/* What is chosen on entering an outer range, or an inner one. */
+static unsigned kind_at(const gptq_plan *plan, bool outer)
+{
+    return outer == plan->masks_first ? GPTQ_ENTER_BANK : GPTQ_ENTER_GROUP;
+}
+
 /* Chooses what begins at this column: the range is that of the bank or group, which the plan found to lie in the leaf.
  */
 static void enter_in_leaf(gptq_block *block, const leaf_state *leaf, size_t lane, size_t begin, size_t column)
 {
     const gptq_plan *plan = block->plan;
-    const unsigned kinds[] = {GPTQ_ENTER_GROUP, GPTQ_ENTER_BANK};
-    for (size_t k = 0; k < 2; k++) {
-        if (plan->enters[column] & kinds[k]) {
-            const sqf_partition *partition = kinds[k] == GPTQ_ENTER_GROUP ? &plan->out->groups : &plan->out->banks;
+    for (int k = 0; k < 2; k++) {
+        const unsigned kind = kind_at(plan, k == 0);
+        if (plan->enters[column] & kind) {
+            const sqf_partition *partition = k == 0 ? plan->outer : plan->inner;
             size_t first, end;
             sqf_partition_range(partition, sqf_partition_find(partition, column), &first, &end);
-            gptq_enter(block, kinds[k], leaf->weights[column - begin], GPTQ_LANES, lane, GPTQ_LANES, first, end);
+            gptq_enter(block, kind, leaf->weights[column - begin], GPTQ_LANES, lane, GPTQ_LANES, first, end);
         }
     }
 }
@@ -244,14 +251,14 @@ static void quantize_leaf(gptq_block *block, size_t begin, size_t end)
     block->overflow |= !isfinite(leaf.largest);
 }
 
-/* End of the child that begins at `begin`: as many whole groups (or banks) as the level's limit holds, at least one. */
+/* End of the child that begins at `begin`: as many whole ranges as the level's limit holds, at least one. */
 static size_t child_end(const gptq_plan *plan, walk_level level, size_t begin, size_t end)
 {
     if (level == LEVEL_LEAVES) {
         return end - begin < GPTQ_LEAF ? end : begin + GPTQ_LEAF;
     }
     const size_t limit = level == LEVEL_PANELS ? GPTQ_PANEL : GPTQ_LEAF;
-    const sqf_partition *partition = level == LEVEL_BANKS ? &plan->out->banks : &plan->out->groups;
+    const sqf_partition *partition = level == LEVEL_INNER ? plan->inner : plan->outer;
     size_t index = sqf_partition_find(partition, begin);
     size_t first, child, next;
     sqf_partition_range(partition, index, &first, &child);
@@ -278,14 +285,15 @@ static void walk(gptq_block *block, walk_level level, size_t begin, size_t end)
         next = child_end(block->plan, level, child, end);
         catch_up(block, begin, child, next);
         if (level == LEVEL_PANELS) {
-            walk(block, LEVEL_GROUPS, child, next);
+            walk(block, LEVEL_OUTER, child, next);
         } else if (next - child <= GPTQ_LEAF) {
             quantize_leaf(block, child, next);
         } else {
-            if (level == LEVEL_GROUPS) {
-                enter_wide(block, GPTQ_ENTER_GROUP, child, next);
-            } else if (block->plan->prune) {
-                enter_wide(block, GPTQ_ENTER_BANK, child, next);
+            const gptq_plan *plan = block->plan;
+            if (level == LEVEL_OUTER) {
+                enter_wide(block, kind_at(plan, true), child, next);
+            } else if (plan->prune || plan->masks_first) {
+                enter_wide(block, kind_at(plan, false), child, next);
             }
             walk(block, level + 1, child, next);
         }

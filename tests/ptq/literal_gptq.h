@@ -145,6 +145,12 @@ static inline void literal_enter_group(const literal_row *row, size_t group, siz
         scales = literal_scales(row, begin, end, row->out.mask + begin);
     } else {
         const bool gain = row->job->importance == SQF_IMPORTANCE_GAIN;
+        if (spec->group != 0 && spec->group < spec->bank) { /* masks were chosen on entering the bank */
+            scales = literal_scales(row, begin, end, row->out.mask + begin);
+            row->out.scale_low[group] = scales.low;
+            row->out.scale_high[group] = scales.high;
+            return;
+        }
         for (size_t j = begin; gain && j < end; j++) {
             row->score[j] = row->w[j] * row->w[j] / (row->upper[j * n + j] * row->upper[j * n + j]);
         }
@@ -180,13 +186,18 @@ static inline void literal_quantize(const literal_row *row)
     const size_t n = row->shape->columns;
     for (size_t j = 0; j < n; j++) {
         const size_t group = sqf_partition_find(&row->shape->groups, j);
+        const bool inside = spec->high != SQF_TYPE_NONE && spec->group != 0 && spec->group < spec->bank;
         size_t begin, end;
+        sqf_partition_range(&row->shape->banks, sqf_partition_find(&row->shape->banks, j), &begin, &end);
+        if (inside && j == begin) {
+            literal_enter_bank(row, begin, end);
+        }
         sqf_partition_range(&row->shape->groups, group, &begin, &end);
         if (j == begin) {
             literal_enter_group(row, group, begin, end);
         }
         sqf_partition_range(&row->shape->banks, sqf_partition_find(&row->shape->banks, j), &begin, &end);
-        if (spec->low == SQF_TYPE_NONE && j == begin) {
+        if (!inside && spec->low == SQF_TYPE_NONE && j == begin) {
             literal_enter_bank(row, begin, end);
         }
         const bool high = row->out.mask[j];
