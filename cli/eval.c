@@ -6,13 +6,11 @@
 #include <sqf/eval.h>
 
 #include "command.h"
-#include "output.h"
+#include "eval_tasks.h"
 
 /* Everything that is open while the command runs. */
 typedef struct evaluation {
-    sqf_context *context;
-    sqf_tokenizer *tokenizer;
-    sqf_model *model, *reference;
+    eval_models models;
     sqf_eval_options options;
     sqf_eval_result result;
 } evaluation;
@@ -43,7 +41,7 @@ static void add_comparison(json_t *object, const evaluation *e, const cli_argume
     json_object_set_new(object, "difference_error", json_number(result->difference_error));
     json_t *reference = json_object();
     json_object_set_new(reference, "model", json_string_or_null(arguments_text(arguments, "reference")));
-    json_object_set_new(reference, "scheme", json_string_or_null(sqf_model_info_get(e->reference).scheme));
+    json_object_set_new(reference, "scheme", json_string_or_null(sqf_model_info_get(e->models.reference).scheme));
     add_score(reference, &result->reference);
     json_object_set_new(object, "reference", reference);
 }
@@ -53,7 +51,7 @@ static json_t *result_json(const evaluation *e, const cli_arguments *arguments)
     const sqf_eval_result *result = &e->result;
     json_t *object = json_object();
     json_object_set_new(object, "model", json_string_or_null(arguments->operands[0]));
-    json_object_set_new(object, "scheme", json_string_or_null(sqf_model_info_get(e->model).scheme));
+    json_object_set_new(object, "scheme", json_string_or_null(sqf_model_info_get(e->models.model).scheme));
     json_object_set_new(object, "text", json_string_or_null(arguments_text(arguments, "text")));
     json_object_set_new(object, "windowing", json_string(arguments_text(arguments, "windowing")));
     json_object_set_new(object, "window", json_count(result->tokens / result->windows));
@@ -63,8 +61,8 @@ static json_t *result_json(const evaluation *e, const cli_arguments *arguments)
     json_object_set_new(object, "scored_bytes", json_count(result->scored_bytes));
     add_score(object, &result->model);
     json_object_set_new(object, "perplexity_per_byte", json_number(result->perplexity_per_byte));
-    json_object_set_new(object, "threads", json_integer(sqf_context_threads(e->context)));
-    json_object_set_new(object, "cpu_level", json_string(sqf_context_cpu(e->context)));
+    json_object_set_new(object, "threads", json_integer(sqf_context_threads(e->models.context)));
+    json_object_set_new(object, "cpu_level", json_string(sqf_context_cpu(e->models.context)));
     if (result->compared) {
         add_comparison(object, e, arguments);
     }
@@ -95,7 +93,7 @@ static void print_products(const sqf_product_counts *counts)
 static void print_result(const evaluation *e, const cli_arguments *arguments)
 {
     const sqf_eval_result *result = &e->result;
-    printf("model          %s (%s)\n", arguments->operands[0], sqf_model_info_get(e->model).scheme);
+    printf("model          %s (%s)\n", arguments->operands[0], sqf_model_info_get(e->models.model).scheme);
     printf("text           %s: %zu tokens in %zu window%s of %zu, %zu scored\n", arguments_text(arguments, "text"),
            result->tokens, result->windows, result->windows == 1 ? "" : "s", result->tokens / result->windows,
            result->scored_tokens);
@@ -107,7 +105,8 @@ static void print_result(const evaluation *e, const cli_arguments *arguments)
         return;
     }
     printf("reference      %s (%s): perplexity %.4f +- %.4f\n", arguments_text(arguments, "reference"),
-           sqf_model_info_get(e->reference).scheme, result->reference.perplexity, result->reference.perplexity_error);
+           sqf_model_info_get(e->models.reference).scheme, result->reference.perplexity,
+           result->reference.perplexity_error);
     printf("ratio          %.5f +- %.5f\n", result->ratio, result->ratio_error);
     printf("difference     %.4f +- %.4f\n", result->difference, result->difference_error);
     printf("mean KL        %.6f +- %.6f (largest %.4f)\n", result->kl, result->kl_error, result->kl_max);
@@ -115,47 +114,91 @@ static void print_result(const evaluation *e, const cli_arguments *arguments)
 }
 
 /* The tokenizer first: it is read in no time, and without one there is nothing to evaluate. */
-static sqf_status evaluate(evaluation *e, const cli_arguments *arguments, sqf_error *err)
+static sqf_status open_models(const cli_arguments *arguments, eval_models *models, sqf_error *err)
 {
     const char *reference = arguments_text(arguments, "reference");
-    sqf_status status = sqf_tokenizer_load(arguments->operands[0], &e->tokenizer, err);
+    sqf_status status = sqf_tokenizer_load(arguments->operands[0], &models->tokenizer, err);
     if (status == SQF_OK) {
-        status = sqf_model_open(e->context, arguments->operands[0], &e->model, err);
+        status = sqf_model_open(models->context, arguments->operands[0], &models->model, err);
     }
     if (status == SQF_OK && reference) {
-        status = sqf_model_open(e->context, reference, &e->reference, err);
-    }
-    if (status == SQF_OK) {
-        status = sqf_eval_file(e->context, e->model, e->reference, e->tokenizer, arguments_text(arguments, "text"),
-                               &e->options, &e->result, err);
+        status = sqf_model_open(models->context, reference, &models->reference, err);
     }
     return status;
 }
 
+static int run_text(const cli_arguments *arguments, evaluation *e)
+{
+    sqf_error err = {0};
+    e->options.window = arguments_count(arguments, "window");
+    e->options.max_tokens = arguments_count(arguments, "max-tokens");
+    e->options.windowing = (sqf_windowing)arguments_choice(arguments, "windowing");
+    e->options.special = arguments_given(arguments, "special");
+    if (sqf_eval_file(e->models.context, e->models.model, e->models.reference, e->models.tokenizer,
+                      arguments_text(arguments, "text"), &e->options, &e->result, &err) != SQF_OK) {
+        return fail_error(&err);
+    }
+    if (arguments_given(arguments, "json")) {
+        return print_json(result_json(e, arguments));
+    }
+    progress_clear();
+    print_result(e, arguments);
+    return EXIT_DONE;
+}
+
+/* An option that belongs to another kind of evaluation is a mistake, not to be passed over. */
+static int check_kind(const cli_arguments *arguments, bool tasks, bool generation)
+{
+    static const char *const of_tasks[] = {"task-file", "items", "resume", "limit", "few-shot", "max-new", NULL};
+    static const char *const of_text[] = {"window", "max-tokens", "windowing", "special", NULL};
+    const char *const *others[] = {tasks ? NULL : of_tasks, tasks || generation ? of_text : NULL};
+    const bool text = arguments_given(arguments, "text");
+    if (tasks == text) {
+        return fail_usage("eval: expected either --text or --tasks, see sqf eval --help");
+    }
+    if (arguments->operand_count < 1 || (!tasks && arguments->operand_count > 1)) {
+        return fail_usage("eval: expected one MODEL, found %zu, see sqf eval --help", arguments->operand_count);
+    }
+    if (generation && (tasks || !arguments_given(arguments, "reference"))) {
+        return fail_usage("--generation: expected with --text and --reference");
+    }
+    for (size_t kind = 0; kind < 2; kind++) {
+        for (size_t i = 0; others[kind] && others[kind][i]; i++) {
+            if (arguments_given(arguments, others[kind][i])) {
+                return fail_usage("--%s: not an option of this kind of evaluation", others[kind][i]);
+            }
+        }
+    }
+    return EXIT_DONE;
+}
+
 static int run_eval(const cli_arguments *arguments)
 {
+    if (arguments_given(arguments, "list-tasks")) {
+        return print_task_list(arguments);
+    }
+    const bool tasks = arguments_given(arguments, "tasks"), generation = arguments_given(arguments, "generation");
     evaluation e = {.options = sqf_eval_options_default()};
-    e.options.window = arguments_count(arguments, "window");
-    e.options.max_tokens = arguments_count(arguments, "max-tokens");
-    e.options.windowing = (sqf_windowing)arguments_choice(arguments, "windowing");
-    e.options.special = arguments_given(arguments, "special");
-    int code = context_open(arguments, &e.context);
+    int code = check_kind(arguments, tasks, generation);
+    if (code != EXIT_DONE) {
+        return code;
+    }
+    code = context_open(arguments, &e.models.context);
     if (code != EXIT_DONE) {
         return code;
     }
     sqf_error err = {0};
-    if (evaluate(&e, arguments, &err) != SQF_OK) {
+    if (open_models(arguments, &e.models, &err) != SQF_OK) {
         code = fail_error(&err);
-    } else if (arguments_given(arguments, "json")) {
-        code = print_json(result_json(&e, arguments));
+    } else if (tasks) {
+        code = run_tasks(arguments, &e.models);
     } else {
-        progress_clear();
-        print_result(&e, arguments);
+        code = generation ? run_agreement(arguments, &e.models) : run_text(arguments, &e);
     }
-    sqf_model_destroy(e.reference);
-    sqf_model_destroy(e.model);
-    sqf_tokenizer_destroy(e.tokenizer);
-    sqf_context_destroy(e.context);
+    sqf_model_destroy(e.models.reference);
+    sqf_model_destroy(e.models.model);
+    sqf_tokenizer_destroy(e.models.tokenizer);
+    sqf_context_destroy(e.models.context);
     return code;
 }
 
@@ -164,7 +207,7 @@ const cli_command *eval_command(void)
     /* in the order of sqf_windowing */
     static const char *const windowings[] = {"standard", "llama.cpp", NULL};
     static const cli_option options[] = {
-        {.name = "text", .kind = OPTION_TEXT, .required = true, .value = "FILE", .text = "the text to score"},
+        {.name = "text", .kind = OPTION_TEXT, .value = "FILE", .text = "the text to score"},
         {.name = "window",
          .kind = OPTION_COUNT,
          .value = "N",
@@ -189,16 +232,87 @@ const cli_command *eval_command(void)
          .text = "which tokens are scored, see above"},
         {.name = "special",
          .text = "encode the text with the special tokens that the tokenizer prescribes; implied by llama.cpp"},
+        {.name = "tasks",
+         .kind = OPTION_TEXT,
+         .value = "FILE",
+         .text = "run the benchmark items of this file, one JSON object a line; may be given several times, and "
+                 "operands behind MODEL are more such files"},
+        {.name = "task-file",
+         .kind = OPTION_TEXT,
+         .value = "FILE",
+         .text = "read the items by this task file (YAML), not by the built-in definition that their name says"},
+        {.name = "list-tasks", .text = "print the built-in definitions as task files and end"},
+        {.name = "items",
+         .kind = OPTION_TEXT,
+         .value = "FILE",
+         .text = "write one JSON line an item to this new file, as soon as it is computed"},
+        {.name = "resume",
+         .kind = OPTION_TEXT,
+         .value = "FILE",
+         .text = "as --items, but the file may exist: items that are in it are not computed again; lines of other "
+                 "models, items or settings are refused by their hash"},
+        {.name = "limit",
+         .kind = OPTION_COUNT,
+         .value = "N",
+         .standard = "0",
+         .most = SIZE_MAX,
+         .text = "only the first N items of each file; 0 means all"},
+        {.name = "few-shot",
+         .kind = OPTION_COUNT,
+         .value = "K",
+         .most = 1000,
+         .text = "put the first K other items of the file with their answers in front of each; default: as the "
+                 "definition says"},
+        {.name = "max-new",
+         .kind = OPTION_COUNT,
+         .value = "N",
+         .standard = "0",
+         .most = 1 << 20,
+         .text = "tokens of a generated answer at most; 0 means as the definition says"},
+        {.name = "generation",
+         .kind = OPTION_COUNT,
+         .value = "N",
+         .least = 1,
+         .most = 1 << 20,
+         .text = "let model and reference continue pieces of the text by N tokens greedily, and compare"},
+        {.name = "prompt-tokens",
+         .kind = OPTION_COUNT,
+         .value = "N",
+         .standard = "64",
+         .least = 1,
+         .most = 1 << 20,
+         .text = "tokens of such a piece"},
+        {.name = "prompts",
+         .kind = OPTION_COUNT,
+         .value = "N",
+         .standard = "100",
+         .most = SIZE_MAX,
+         .text = "pieces at most, spread evenly over the text; 0 means as many as it has without overlap"},
+        {.name = "resamples",
+         .kind = OPTION_COUNT,
+         .value = "N",
+         .standard = "1000",
+         .least = 2,
+         .most = 1 << 24,
+         .text = "resamples of the bootstrap that gives the errors of tasks and of --generation"},
+        {.name = "seed",
+         .kind = OPTION_COUNT,
+         .value = "N",
+         .standard = "1234",
+         .most = SIZE_MAX,
+         .text = "seed of that bootstrap"},
     };
     static const char *const examples[] = {
         "sqf eval models/demo --text models/demo/text/eval.txt --window 512",
-        "sqf eval demo-sq6 --reference models/demo --text models/demo/text/eval.txt --window 512 --json", NULL};
+        "sqf eval demo-sq6 --reference models/demo --text models/demo/text/eval.txt --window 512 --json",
+        "sqf eval demo-sq6 --reference models/demo --tasks continuation-mcq.jsonl --items items.jsonl",
+        "sqf eval demo-sq6 --reference models/demo --text models/demo/text/eval.txt --generation 64", NULL};
     static const cli_command command = {
         .name = "eval",
-        .operands = "MODEL",
-        .least_operands = 1,
-        .most_operands = 1,
-        .summary = "measure perplexity, and the distance from a reference model",
+        .operands = "MODEL [TASKS...]",
+        .least_operands = 0,
+        .most_operands = SIZE_MAX,
+        .summary = "measure perplexity, the distance from a reference model, and benchmarks",
         .description =
             "Encodes the text without special tokens and cuts it into consecutive windows that do not overlap; each "
             "runs "

@@ -87,6 +87,15 @@ void sqf_session_reset(sqf_session *session)
     session->row_count = 0;
 }
 
+/* Cache rows beyond the length mean nothing, so moving the length is all. */
+void sqf_session_truncate(sqf_session *session, size_t length)
+{
+    if (length < session->length) {
+        session->length = length;
+        session->row_count = 0;
+    }
+}
+
 size_t sqf_session_length(const sqf_session *session)
 {
     return session->length;
