@@ -89,7 +89,7 @@ static json_t *calibration_json(const sqf_quantize_options *options, const sqf_c
     if (!calibration) {
         return json_null();
     }
-    json_t *file = json_string(options->calibration);
+    json_t *file = options->calibration ? json_string(options->calibration) : json_null();
     file = file ? file : json_string("a name that is not UTF-8");
     return json_pack("{s:o, s:I, s:I, s:I, s:I, s:b, s:b, s:I}", "file", file, "windows",
                      (json_int_t)calibration->windows, "window_tokens", (json_int_t)calibration->length, "text_tokens",
