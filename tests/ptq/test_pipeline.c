@@ -415,6 +415,8 @@ static void test_bytes_do_not_depend_on_the_number_of_threads(void **state)
 {
     (void)state;
     check_threads("scheme: W4A(SQ6)\n");
+    check_threads("scheme: W4A(SQ5)\ncompensate: gptq-input\n");
+    check_threads("scheme: W4A4\ncompensate: gptq-model\nsmooth: off\n");
     check_threads("scheme: W(SQ5)A8\nimportance: random\n");
     check_threads("scheme: W(SQ5)A(SQ5)\nmask: random\n");
 }
