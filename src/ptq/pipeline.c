@@ -135,6 +135,15 @@ static sqf_status measure_layer(sqf_pipeline *pipeline, sqf_layer_work *work, sq
     return SQF_OK;
 }
 
+static sqf_status report_inputs(sqf_pipeline *pipeline, const sqf_layer_work *work, sqf_error *err)
+{
+    for (int input = 0; input < SQF_INPUT_COUNT; input++) {
+        SQF_TRY(sqf_report_add_input(&pipeline->report, work->index, (sqf_input_kind)input, &work->statistics[input],
+                                     err));
+    }
+    return SQF_OK;
+}
+
 static sqf_status work_on_layer(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_error *err)
 {
     SQF_TRY(sqf_layer_work_load(pipeline, work, err));
@@ -153,6 +162,7 @@ static sqf_status work_on_layer(sqf_pipeline *pipeline, sqf_layer_work *work, sq
     }
     if (work->forward && work->plan->quantized) {
         SQF_TRY(sqf_layer_work_smooth(pipeline, work, err));
+        SQF_TRY(report_inputs(pipeline, work, err));
     }
     SQF_TRY(sqf_layer_work_write_norms(pipeline, work, err));
     for (int input = 0; input < SQF_INPUT_COUNT; input++) {

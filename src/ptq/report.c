@@ -3,10 +3,13 @@
 
 #include <math.h>
 
+#include "ptq/profile/profile.h"
+
 void sqf_report_clear(sqf_report *report)
 {
     json_decref(report->tensors);
     json_decref(report->budget);
+    json_decref(report->inputs);
     *report = (sqf_report){0};
 }
 
@@ -67,6 +70,20 @@ sqf_status sqf_report_add(sqf_report *report, const sqf_report_entry *entry, sqf
     return SQF_OK;
 }
 
+sqf_status sqf_report_add_input(sqf_report *report, size_t layer, sqf_input_kind input,
+                                const sqf_statistics *statistics, sqf_error *err)
+{
+    sqf_profile profile;
+    sqf_profile_make(statistics, &profile);
+    if (!report->inputs) {
+        report->inputs = json_array();
+    }
+    if (json_array_append_new(report->inputs, sqf_profile_json(&profile, layer, input)) != 0) {
+        return sqf_fail(err, SQF_E_MEMORY, "report: out of memory");
+    }
+    return SQF_OK;
+}
+
 sqf_quantize_summary sqf_report_summary(const sqf_report *report, double seconds, uint64_t file_bytes)
 {
     const double weights = (double)report->weights; /* 0 gives NaN: nothing was quantized, there is no mean */
@@ -123,6 +140,7 @@ sqf_status sqf_report_print(const sqf_report *report, const sqf_quantize_summary
         set(object, "calibration", calibration_json(options, calibration)) &&
         set(object, "totals", totals_json(summary)) &&
         (!report->budget || set(object, "budget", json_incref(report->budget))) &&
+        (!report->inputs || set(object, "inputs", json_incref(report->inputs))) &&
         set(object, "tensors", report->tensors ? json_incref(report->tensors) : json_array());
     const sqf_status status =
         done ? sqf_json_print(object, text, err) : sqf_fail(err, SQF_E_MEMORY, "report: out of memory");

@@ -3,6 +3,7 @@
 #define SQF_PTQ_REPORT_H
 
 #include "base/json.h"
+#include "model/modules.h"
 #include "ptq/algorithm.h"
 #include "ptq/calibration.h"
 
@@ -29,10 +30,14 @@ typedef struct sqf_report {
     double calibration_seconds;
     uint64_t calibration_tokens;
     json_t *budget; /* member "budget" of the report; NULL = none */
+    json_t *inputs; /* profiles of calibrated inputs; NULL = none */
 } sqf_report;
 
 void sqf_report_clear(sqf_report *report);
 sqf_status sqf_report_add(sqf_report *report, const sqf_report_entry *entry, sqf_error *err);
+/* The channels of a calibrated input as its readers see them, smoothed and rotated. */
+sqf_status sqf_report_add_input(sqf_report *report, size_t layer, sqf_input_kind input,
+                                const sqf_statistics *statistics, sqf_error *err);
 
 sqf_quantize_summary sqf_report_summary(const sqf_report *report, double seconds, uint64_t file_bytes);
 
