@@ -76,8 +76,9 @@ typedef struct sqf_act_spec {
     sqf_mask_mode mask;
     bool dynamic_weighted; /**< dynamic masks: rank by |x_j| * ||W_:,j||_2 in place of |x_j| */
     sqf_act_scale scale;
-    uint32_t group; /**< SQF_ACT_GROUP: stored columns that share a scale; 0 = the borders of the weights' groups */
-    float clip;     /**< scale = clip * absmax / qmax; 0.001..1, 1 = none */
+    uint32_t group;  /**< SQF_ACT_GROUP: stored columns that share a scale; 0 = the borders of the weights' groups */
+    float clip;      /**< scale = clip * absmax / qmax; 0.001..1, 1 = none */
+    float high_clip; /**< the same for the high part of a split input; 0 = as clip */
     sqf_type scale_type; /**< what scales are rounded to: FP32 (NONE means it too), FP16, BF16, E8M0, or FP8 times one
                               FP32 scale a token and part; not with SQF_ACT_STATIC */
     sqf_act_zero zero; /**< SQF_ACT_ZERO_POINT: each scale of an integer part comes with the code that stands for 0, and
@@ -99,6 +100,12 @@ SQF_API bool sqf_act_spec_is_split(const sqf_act_spec *spec);
 
 /** What the scales of quantized activations are rounded to: scale_type, FP32 where that is NONE. */
 SQF_API sqf_type sqf_act_scale_type(const sqf_act_spec *spec);
+
+/** The clipping ratio of a part. */
+static inline float sqf_act_part_clip(const sqf_act_spec *spec, bool high)
+{
+    return high && spec->high_clip > 0.0f ? spec->high_clip : spec->clip;
+}
 
 /** Check that every field is in range and the combination has a meaning.
  *  @return SQF_OK; SQF_E_ARG with a line that names the field, what was found and what is possible. */

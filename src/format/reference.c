@@ -43,8 +43,9 @@ static float act_scale(const sqf_act_spec *spec, int part, float max, float unit
     if (!sqf_type_has_scale(type)) {
         return type == SQF_TYPE_NONE ? 0.0f : 1.0f;
     }
-    return spec->scale == SQF_ACT_STATIC ? static_scale[part]
-                                         : sqf_scale_for_max(sqf_act_scale_type(spec), type, spec->clip * max, unit);
+    return spec->scale == SQF_ACT_STATIC
+               ? static_scale[part]
+               : sqf_scale_for_max(sqf_act_scale_type(spec), type, sqf_act_part_clip(spec, part == HIGH) * max, unit);
 }
 
 /* The largest magnitude of each part among the columns [begin, end). */
@@ -90,8 +91,9 @@ static void set_zeros(const sqf_act_spec *spec, int part, size_t begin, size_t e
             *scale = static_scale[part];
             *zero = static_zero[part];
         } else if (has_zero) {
-            *scale = sqf_zero_scale(type, spec->clip, range);
-            *zero = sqf_zero_point(type, spec->clip, range, *scale);
+            const float clip = sqf_act_part_clip(spec, part == HIGH);
+            *scale = sqf_zero_scale(type, clip, range);
+            *zero = sqf_zero_point(type, clip, range, *scale);
         }
     }
 }
@@ -141,8 +143,8 @@ void sqf_act_quantize_row(const sqf_act_spec *spec, const float *x, size_t colum
     float max[PARTS];
     find_max(out, 0, columns, max);
     const sqf_type scale_type = sqf_act_scale_type(spec);
-    const float unit[PARTS] = {sqf_scale_unit(scale_type, spec->low, spec->clip * max[LOW]),
-                               sqf_scale_unit(scale_type, spec->high, spec->clip * max[HIGH])};
+    const float unit[PARTS] = {sqf_scale_unit(scale_type, spec->low, sqf_act_part_clip(spec, false) * max[LOW]),
+                               sqf_scale_unit(scale_type, spec->high, sqf_act_part_clip(spec, true) * max[HIGH])};
     if (spec->scale != SQF_ACT_GROUP) {
         set_scales(spec, unit, 0, columns, 0, groups, static_scale, out);
         set_zeros(spec, LOW, 0, columns, 0, groups, static_scale, static_zero, out);

@@ -47,7 +47,7 @@ const char *sqf_scheme_help(void)
            "scales=free|tied\n"
            "               layout=vmask|bitmask\n"
            "  activations: low high bank sparsity|high_per_bank mask=static|dynamic|dynamic_weighted\n"
-           "               scale=token|group|static group=N|weights clip=0.001..1 zero=none|point\n"
+           "               scale=token|group|static group=N|weights clip=0.001..1 high_clip=0.001..1 zero=none|point\n"
            "  types:       8 6 5 4 3 2 (int8 ...), fp4, fp8; high also fp16, bf16; none drops the elements\n"
            "Examples: W4A8,group=32;scale=group    low=int4,group=128;low=int4,high=int8,bank=16,high_per_bank=8\n";
 }

@@ -24,7 +24,7 @@ typedef struct wish {
     scheme_decimal sparsity;
     sqf_type scale_type;
     int scales, layout, mask, scale, zero; /* indices into the lists of names */
-    float clip;
+    float clip, high_clip;
 } wish;
 
 /* The rest of the lower-case text. Copied where a message must point back to the start of a value. */
@@ -47,6 +47,7 @@ const char *const scheme_field_names[FIELD_COUNT] = {
     [FIELD_MASK] = "mask",
     [FIELD_SCALE] = "scale",
     [FIELD_CLIP] = "clip",
+    [FIELD_HIGH_CLIP] = "high_clip",
     [FIELD_ZERO] = "zero",
 };
 /* A name that begins like another one stands before it. */
@@ -68,7 +69,7 @@ enum {
     WEIGHT_FIELDS = TYPE_FIELDS | SPLIT_FIELDS | 1u << FIELD_GROUP | 1u << FIELD_SCALE_TYPE | 1u << FIELD_SCALES |
                     1u << FIELD_LAYOUT,
     ACT_FIELDS = TYPE_FIELDS | SPLIT_FIELDS | 1u << FIELD_GROUP | 1u << FIELD_SCALE_TYPE | 1u << FIELD_MASK |
-                 1u << FIELD_SCALE | 1u << FIELD_CLIP | 1u << FIELD_ZERO
+                 1u << FIELD_SCALE | 1u << FIELD_CLIP | 1u << FIELD_HIGH_CLIP | 1u << FIELD_ZERO
 };
 
 /* The column "meaningful" of the table in docs/format.md section 9, for each operand. */
@@ -92,7 +93,9 @@ unsigned scheme_act_fields(const sqf_act_spec *spec)
     if (sqf_act_spec_is_float(spec)) {
         return TYPE_FIELDS;
     }
-    unsigned fields = spec->high == SQF_TYPE_NONE ? ACT_FIELDS & ~(SPLIT_FIELDS | BIT(FIELD_MASK)) : ACT_FIELDS;
+    unsigned fields = spec->high == SQF_TYPE_NONE
+                          ? ACT_FIELDS & ~(SPLIT_FIELDS | BIT(FIELD_MASK) | BIT(FIELD_HIGH_CLIP))
+                          : ACT_FIELDS;
     fields &= spec->scale == SQF_ACT_STATIC ? ~BIT(FIELD_SCALE_TYPE) : ~0u;
     fields &= has_integers(spec) ? ~0u : ~BIT(FIELD_ZERO);
     return spec->scale == SQF_ACT_GROUP ? fields : fields & ~BIT(FIELD_GROUP);
@@ -421,6 +424,7 @@ static sqf_status parse_value(cursor *c, bool weights, scheme_field field, wish 
     case FIELD_MASK: return parse_word(c, scheme_mask_names, 3, "static, dynamic or dynamic_weighted", &w->mask);
     case FIELD_SCALE: return parse_word(c, scheme_scale_names, 3, "token, group or static", &w->scale);
     case FIELD_ZERO: return parse_word(c, scheme_zero_names, 2, "none or point", &w->zero);
+    case FIELD_HIGH_CLIP: return parse_clip(c, &w->high_clip);
     default: return parse_clip(c, &w->clip);
     }
 }
@@ -445,7 +449,7 @@ static sqf_status parse_field(cursor *c, bool weights, wish *w)
     }
     return fail_at(c, weights ? "low=, high=, bank=, sparsity=, high_per_bank=, group=, scale_type=, scales= or layout="
                               : "low=, high=, bank=, sparsity=, high_per_bank=, group=, scale_type=, mask=, scale= "
-                                "clip= or zero=");
+                                "clip=, high_clip= or zero=");
 }
 
 /* field {"," field}, at least one. */
@@ -576,6 +580,7 @@ static sqf_status resolve_activations(const wish *w, sqf_act_spec *out, sqf_erro
         SQF_TRY(resolve_high(w, spec.bank, &spec.high_per_bank, err));
         spec.mask = mask == 0 ? SQF_MASK_STATIC : SQF_MASK_DYNAMIC;
         spec.dynamic_weighted = mask == 2;
+        spec.high_clip = has(w, FIELD_HIGH_CLIP) ? w->high_clip : 0.0f;
     }
     *out = spec;
     return SQF_OK;

@@ -221,6 +221,7 @@ static void put_act_value(writer *w, const sqf_act_spec *spec, scheme_field fiel
         break;
     case FIELD_SCALE: put(w, "%s", scheme_scale_names[spec->scale]); break;
     case FIELD_ZERO: put(w, "%s", scheme_zero_names[spec->zero]); break;
+    case FIELD_HIGH_CLIP: put_float(w, spec->high_clip); break;
     default: put_float(w, spec->clip); break;
     }
 }
@@ -255,7 +256,8 @@ static void put_fields(writer *w, const sqf_scheme *scheme, const sqf_scheme *ba
         const bool silent = field == FIELD_SPARSITY || (!base && !weights && field == FIELD_SCALE_TYPE &&
                                                         sqf_act_scale_type(&scheme->activations) == SQF_TYPE_FP32);
         const bool no_zero = !base && field == FIELD_ZERO && scheme->activations.zero == SQF_ACT_ZERO_NONE;
-        const bool wanted = (fields >> field & 1u) && !silent && !no_zero;
+        const bool one_clip = !base && field == FIELD_HIGH_CLIP && scheme->activations.high_clip == 0.0f;
+        const bool wanted = (fields >> field & 1u) && !silent && !no_zero && !one_clip;
         if (wanted && (!base || value_differs(scheme, base, weights, (scheme_field)field))) {
             put(w, "%s%s=", separator, scheme_field_names[field]);
             put_value(w, scheme, weights, (scheme_field)field);

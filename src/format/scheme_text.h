@@ -13,12 +13,13 @@ typedef enum scheme_field {
     FIELD_HIGH_PER_BANK,
     FIELD_GROUP,
     FIELD_SCALE_TYPE,
-    FIELD_SCALES, /* weights */
-    FIELD_LAYOUT, /* weights */
-    FIELD_MASK,   /* activations */
-    FIELD_SCALE,  /* activations */
-    FIELD_CLIP,   /* activations */
-    FIELD_ZERO,   /* activations */
+    FIELD_SCALES,    /* weights */
+    FIELD_LAYOUT,    /* weights */
+    FIELD_MASK,      /* activations */
+    FIELD_SCALE,     /* activations */
+    FIELD_CLIP,      /* activations */
+    FIELD_HIGH_CLIP, /* activations */
+    FIELD_ZERO,      /* activations */
     FIELD_COUNT
 } scheme_field;
 

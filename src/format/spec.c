@@ -165,6 +165,10 @@ static sqf_status check_activations(const sqf_act_spec *spec, sqf_error *err)
     if (!(spec->clip >= CLIP_MIN && spec->clip <= 1.0f)) {
         return sqf_fail(err, SQF_E_ARG, "activations: clip=%g: expected %g..1", (double)spec->clip, (double)CLIP_MIN);
     }
+    if (spec->high_clip != 0.0f && !(spec->high_clip >= CLIP_MIN && spec->high_clip <= 1.0f)) {
+        return sqf_fail(err, SQF_E_ARG, "activations: high_clip=%g: expected %g..1, or 0 for that of the low part",
+                        (double)spec->high_clip, (double)CLIP_MIN);
+    }
     return SQF_OK;
 }
 
@@ -228,7 +232,8 @@ static bool activations_equal(const sqf_act_spec *a, const sqf_act_spec *b)
     if (a->high == SQF_TYPE_NONE) {
         return true;
     }
-    return a->bank == b->bank && a->high_per_bank == b->high_per_bank && a->mask == b->mask &&
+    return sqf_act_part_clip(a, true) == sqf_act_part_clip(b, true) && a->bank == b->bank &&
+           a->high_per_bank == b->high_per_bank && a->mask == b->mask &&
            (a->mask == SQF_MASK_STATIC || a->dynamic_weighted == b->dynamic_weighted);
 }
 

@@ -154,7 +154,7 @@ static bool same_spec(const sqf_act_spec *a, const sqf_act_spec *b)
 {
     return a->low == b->low && a->high == b->high && a->bank == b->bank && a->high_per_bank == b->high_per_bank &&
            a->mask == b->mask && a->dynamic_weighted == b->dynamic_weighted && a->scale == b->scale &&
-           a->group == b->group && a->clip == b->clip && a->zero == b->zero &&
+           a->group == b->group && a->clip == b->clip && a->high_clip == b->high_clip && a->zero == b->zero &&
            sqf_act_scale_type(a) == sqf_act_scale_type(b);
 }
 
@@ -353,6 +353,7 @@ static float choose_scale(const prepare_job *job, int part, const float *x, size
     const input_layout *layout = job->input->layout;
     const sqf_act_spec *spec = &layout->spec;
     const sqf_type type = part_type(spec, part);
+    const float clip = sqf_act_part_clip(spec, part == HIGH);
     *zero = 0;
     if (spec->scale == SQF_ACT_STATIC) {
         *zero = sqf_act_has_zero(spec, type) ? layout->static_zero[part] : 0;
@@ -361,11 +362,11 @@ static float choose_scale(const prepare_job *job, int part, const float *x, size
     if (sqf_act_has_zero(spec, type)) {
         sqf_range range;
         job->kernels->range(x, n, &range.lowest, &range.largest);
-        const float scale = sqf_zero_scale(type, spec->clip, range);
-        *zero = sqf_zero_point(type, spec->clip, range, scale);
+        const float scale = sqf_zero_scale(type, clip, range);
+        *zero = sqf_zero_point(type, clip, range, scale);
         return scale;
     }
-    return spec->clip * job->kernels->absmax(x, n) / sqf_type_max(type);
+    return clip * job->kernels->absmax(x, n) / sqf_type_max(type);
 }
 
 /* One token, x in stored order. A scale of 0 (all zeros) gives codes 0 without a division by it. */

@@ -324,11 +324,11 @@ static void find_static_scale(const sqf_act_spec *act, input_group *group)
             sqf_range_add(&range, statistics->lowest[channel]);
             sqf_range_add(&range, statistics->largest[channel]);
         }
-        group->static_scale[part] = most > 0.0f ? act->clip * largest / most : 0.0f;
+        group->static_scale[part] = most > 0.0f ? sqf_act_part_clip(act, part == 1) * largest / most : 0.0f;
         if (sqf_act_has_zero(act, types[part])) {
-            const float scale = sqf_zero_scale(types[part], act->clip, range);
+            const float scale = sqf_zero_scale(types[part], sqf_act_part_clip(act, part == 1), range);
             group->static_scale[part] = scale;
-            group->static_zero[part] = sqf_zero_point(types[part], act->clip, range, scale);
+            group->static_zero[part] = sqf_zero_point(types[part], sqf_act_part_clip(act, part == 1), range, scale);
         }
     }
 }

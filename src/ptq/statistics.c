@@ -65,7 +65,43 @@ void sqf_statistics_clear(sqf_statistics *statistics)
     free(statistics->sum_abs);
     free(statistics->sum);
     free(statistics->sum_square);
+    free(statistics->sample);
     *statistics = (sqf_statistics){0};
+}
+
+sqf_status sqf_statistics_keep(sqf_statistics *statistics, size_t room, uint64_t span, sqf_error *err)
+{
+    size_t floats;
+    statistics->sample_room = span < room ? (size_t)span : room;
+    statistics->sample_span = span;
+    if (!sqf_mul_size(&floats, statistics->sample_room, statistics->channels)) {
+        return sqf_fail(err, SQF_E_SHAPE, "a sample of %zu tokens of %zu channels does not fit this machine",
+                        statistics->sample_room, statistics->channels);
+    }
+    return SQF_ALLOC(&statistics->sample, floats, "a sample of calibration tokens", err);
+}
+
+sqf_status sqf_statistics_copy_sample(const sqf_statistics *from, sqf_statistics *to, sqf_error *err)
+{
+    if (!from->sample) {
+        return SQF_OK;
+    }
+    SQF_TRY(sqf_statistics_keep(to, from->sample_room, from->sample_span, err));
+    to->sample_tokens = from->sample_tokens;
+    memcpy(to->sample, from->sample, from->sample_tokens * from->channels * sizeof *to->sample);
+    return SQF_OK;
+}
+
+/* Token i of the span is kept where i * room / span steps to the next whole number. */
+static void keep_tokens(sqf_statistics *s, const float *x, size_t tokens)
+{
+    for (size_t t = 0; t < tokens && s->sample_tokens < s->sample_room; t++) {
+        const uint64_t place = s->tokens + t;
+        const double step = (double)s->sample_room / (double)s->sample_span;
+        if (floor((double)(place + 1) * step) > floor((double)place * step)) {
+            memcpy(s->sample + s->sample_tokens++ * s->channels, x + t * s->channels, s->channels * sizeof *x);
+        }
+    }
 }
 
 /* Adds x_I^T x_J to tile (I, J) of the upper triangle. */
@@ -125,6 +161,7 @@ sqf_status sqf_statistics_add(sqf_context *context, sqf_statistics *statistics, 
     statistics_work work = {.statistics = statistics, .x = x, .tokens = tokens, .tile = tile_size(channels)};
     work.tile_count = statistics->hessian ? sqf_ceil_div(channels, work.tile) : 0;
     sqf_pool_run(context->pool, work.tile_count * work.tile_count + sqf_ceil_div(channels, STRIP), add_task, &work);
+    keep_tokens(statistics, x, tokens);
     statistics->tokens += tokens;
     for (size_t j = 0; j < channels; j++) {
         /* squares of floats cannot overflow a double, so only a NaN or an infinity of the input shows here */
@@ -194,6 +231,11 @@ void sqf_statistics_smooth(sqf_context *context, sqf_statistics *statistics, con
         statistics->sum_abs[j] /= factor;
         statistics->sum[j] /= factor;
         statistics->sum_square[j] /= factor * factor;
+    }
+    for (size_t t = 0; t < statistics->sample_tokens; t++) {
+        for (size_t j = 0; j < statistics->channels; j++) {
+            statistics->sample[t * statistics->channels + j] /= factors[j];
+        }
     }
     if (statistics->hessian) {
         statistics_work work = {.statistics = statistics, .factors = factors};
