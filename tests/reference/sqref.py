@@ -283,7 +283,22 @@ def quant_blocks(x, spec, static_high):
     return y
 
 
+def quant_zero_rows(x, typ):
+    """Codes from the lowest to the largest value of each row, which always holds 0, and a zero point."""
+    top = QMAX[typ]
+    low = -top if typ == 'int8' else -top - 1
+    steps = np.float32(top - low)
+    lo = np.minimum(np.min(x, -1, keepdims=True), np.float32(0))
+    hi = np.maximum(np.max(x, -1, keepdims=True), np.float32(0))
+    s = hi / steps - lo / steps
+    safe = np.where(s > 0, s, np.float32(1))
+    z = np.clip(np.rint(np.float32(low) - lo / safe), low, top)
+    return (np.where(s > 0, np.clip(np.rint(x / safe) + z, low, top) - z, 0) * s).astype(np.float32)
+
+
 def quant_int_rows(x, typ, opt):
+    if opt.act_zero == 'point':
+        return quant_zero_rows(x, typ)
     s = (np.max(np.abs(x), -1, keepdims=True) / np.float32(QMAX[typ])).astype(np.float32)
     if opt.act_scale == 'fp16':
         s = s.astype(np.float16).astype(np.float32)
@@ -315,9 +330,11 @@ def quant_acts(x, spec, static_high, opt):
             high = topk_mask(np.abs(x).reshape(len(x), -1, b), bank_k(spec, b)).reshape(x.shape)
     else:
         high = static_high
-    lo = quant_int_rows(np.where(high, np.float32(0), x), spec['low'], opt)
-    hi = quant_int_rows(np.where(high, x, np.float32(0)), spec['high'], opt)
-    return lo + hi                                                     # disjoint supports
+    lo, hi = np.where(high, np.float32(0), x), np.where(high, x, np.float32(0))
+    y = np.empty_like(x)
+    for a, z in spans([x.shape[1]], opt.act_group or x.shape[1]):      # groups only with dynamic masks, see above
+        y[:, a:z] = quant_int_rows(lo[:, a:z], spec['low'], opt) + quant_int_rows(hi[:, a:z], spec['high'], opt)
+    return y                                                           # disjoint supports: the sum is either
 
 
 def channel_mask(st, W, spec, kind, rng):
@@ -609,6 +626,7 @@ def parser():
     a('--scale-type', choices=['fp16', 'fp32'], default='fp16')
     a('--act-scale', choices=['fp32', 'fp16'], default='fp32')
     a('--act-group', type=int, default=0, help='activation scale per token and group of this many stored channels')
+    a('--act-zero', choices=['none', 'point'], default='none', help='zero points of integer activations')
     a('--act-mask', choices=['static', 'dynamic'], default='static')
     a('--act-importance', choices=['paper', 'l1', 'l2', 'max', 'maxl2', 'random'], default='paper')
     a('--mask-weights', choices=['folded', 'columns'], default='folded')

@@ -3,7 +3,7 @@
 
 Run: python3 make.py PATH/TO/sqf, in this folder. Only for a new version of the format, or to add a model: what is here
 must stay readable for ever, so a run that changes the bytes of a model of version 1 shows a mistake of the program.
-Exception: static-scale, which is calibrated; its codes may differ between kinds of CPU."""
+Exception: those that are calibrated; their codes may differ between kinds of CPU."""
 import json, math, pathlib, shutil, struct, subprocess, sys, tempfile
 import numpy as np
 import reader
@@ -83,7 +83,23 @@ overrides:
 scheme: w4-a-8-8-4-0.75
 act_scale: static
 """),
+    "zero-point": ("zero points a token, a group, and in either part of static and dynamic masks", """
+scheme: w4a4
+act_zero_point: point
+overrides:
+  - {match: '.*o_proj', scheme: 'w-8-8-4-0.5-a8', act_zero_point: point, act_scale: group, act_group: 4}
+  - {match: '.*(gate|up)_proj', scheme: 'w5-a-16-6-5-0.75', act_zero_point: point, mask: random, act_clip: 0.9}
+  - {match: '.*down_proj', scheme: 'w4-a-8-fp8-4-0.75', act_zero_point: point, mask_mode: dynamic}
+"""),
+    "static-zero": ("scales and zero points from calibration, int8 and int6 over int4", """
+scheme: w4-a-8-8-4-0.75
+act_scale: static
+act_zero_point: point
+overrides:
+  - {match: '.*down_proj', scheme: 'w4a6', act_zero_point: point, act_scale: static}
+"""),
 }
+CALIBRATED = ("static-scale", "static-zero")
 
 Q, V, DOWN = LAYER + "self_attn.q_proj", LAYER + "self_attn.v_proj", LAYER + "mlp.down_proj"
 # About, model, what to change: a tensor, None for the header or config.json; offset in the tensor or text; new bytes or
@@ -102,6 +118,7 @@ BAD = [
     ("a channel twice", "static-mask", DOWN + ".sq_channels", 4, "00 00 00 00"),
     ("a column norm that is NaN", "dynamic-mask", Q + ".sq_column_norm", 8, "00 00 C0 7F"),
     ("a scale of the activations below zero", "static-scale", DOWN + ".sq_act_scale", 4, "00 00 80 BF"),
+    ("a zero point that is no code of int4", "static-zero", Q + ".sq_act_zero", 0, "F7 FF FF FF"),
     ("a code of int4 without a value", "static-mask", Q + ".sq_low", 3, "FF"),
     ("channels that do not ascend", "static-mask", Q + ".sq_channels", 0, "04"),
     ("a bank without a channel in the high section", "static-mask", Q + ".sq_channels", 0,
@@ -176,7 +193,7 @@ def quantize(sqf, name, recipe):
         text = ["calibration.txt", "--calib-samples", "8", "--calib-length", "32"]
         here = pathlib.Path.cwd()
         subprocess.run([sqf, "quantize", here / "original", "-o", here / name, "--recipe", "recipe.yaml", "-q",
-                        "--force", "--calib", *(text if name == "static-scale" else ["none"])], check=True, cwd=scratch)
+                        "--force", "--calib", *(text if name in CALIBRATED else ["none"])], check=True, cwd=scratch)
     (pathlib.Path(name) / "report.json").unlink()  # it holds times
 
 
@@ -195,7 +212,7 @@ def expectation(name, about):
     log = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     nll = -np.mean([log[i, ids[i + 1]] for i in range(len(ids) - 1)])
     top = sorted(range(len(found[-1])), key=lambda i: -found[-1][i])[:20]
-    return {"model": name, "about": about, "calibrated": name == "static-scale", "ids": ids,
+    return {"model": name, "about": about, "calibrated": name in CALIBRATED, "ids": ids,
             "perplexity": float(f"{math.exp(nll):.9g}"), "top": [[i, float(f"{found[-1][i]:.9g}")] for i in top]}
 
 

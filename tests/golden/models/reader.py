@@ -49,6 +49,23 @@ def to_grid(x, scale, kind):
     return q, np.min(margin / np.maximum(np.abs(v), 1e-3), initial=1.0)
 
 
+def to_codes(x, clip, kind, constants):
+    """Codes less their zero point (section 5) for float32 x, the scale, and a margin as that of to_grid."""
+    top = LARGEST[kind]
+    lowest, margin = -top - (kind != "int8"), 1.0
+    steps, low, high = f32(top - lowest), min(np.min(x), f32(0)), max(np.max(x), f32(0))
+    scale, zero = constants or (clip * (high / steps - low / steps), 0)
+    if not constants and scale > 0:
+        exact = f32(lowest) - clip * low / scale
+        zero = int(np.clip(np.rint(exact), lowest, top))
+        if low < 0 < high:  # half of it: both ends of the range may move
+            margin = abs(exact - np.floor(exact) - 0.5) / max(exact - lowest, 1e-3) / 2
+    v = np.divide(x, scale, out=np.zeros_like(x), where=scale != 0)
+    q = np.where(scale > 0, np.clip(np.rint(v) + zero, lowest, top) - zero, 0)
+    close = np.abs(np.abs(v) - np.floor(np.abs(v)) - 0.5)
+    return q, scale, min(margin, np.min(close / np.maximum(np.abs(v), 1e-3)))
+
+
 def load_tensors(path):
     data = path.read_bytes()
     n = int.from_bytes(data[:8], "little")
@@ -97,6 +114,7 @@ class Linear:
         get = lambda suffix: tensors.get(f"{name}.sq_{suffix}")
         w, self.spec = (fields(side) for side in scheme.split(";"))
         self.channels, self.norm, self.constants = get("channels"), get("column_norm"), get("act_scale")
+        self.zeros = get("act_zero")
         self.k = int(self.spec.get("high_per_bank", 0))
         self.bank = int(self.spec.get("bank", 1))
         self.static = self.channels is not None
@@ -169,6 +187,11 @@ class Linear:
             for part, kind in enumerate((spec["low"], spec["high"])):
                 chosen = stored[high[stored] == part]
                 if kind == "none" or not len(chosen):
+                    continue
+                if spec.get("zero") == "point" and kind.startswith("int"):
+                    constants = None if self.zeros is None else (self.constants[part], int(self.zeros[part]))
+                    q, scale, close = to_codes(x[chosen], clip, kind, constants)
+                    y[chosen], margin = q * np.float64(scale), min(margin, close)
                     continue
                 largest = np.max(np.abs(x[chosen]))
                 scale = self.constants[part] if spec["scale"] == "static" else clip * largest / f32(LARGEST[kind])
