@@ -18,6 +18,7 @@ const cli_command *inspect_command(void);
 const cli_command *compare_command(void);
 const cli_command *survey_command(void);
 const cli_command *sweep_command(void);
+const cli_command *report_command(void);
 const cli_command *bed_command(void);
 const cli_command *schemes_command(void);
 const cli_command *bench_command(void);

@@ -222,12 +222,14 @@ static int make_directories(sweep *s)
     if (s->work.keep && mkdir(s->work.keep, 0777) != 0 && errno != EEXIST) {
         return fail_input("%s: cannot create: %s", s->work.keep, strerror(errno));
     }
-    char path[sizeof s->scratch];
-    snprintf(path, sizeof path, "%.4000s.XXXXXX", s->store.path);
-    if (!mkdtemp(path)) {
-        return fail_input("%s: cannot create: %s", path, strerror(errno));
+    /* one name for all sweeps of this file, of which the lock lets one run: what a killed one left goes away */
+    snprintf(s->scratch, sizeof s->scratch, "%.4000s.sweep-scratch", s->store.path);
+    remove_directory(s->scratch);
+    if (mkdir(s->scratch, 0777) != 0) {
+        fail_input("%s: cannot create: %s", s->scratch, strerror(errno));
+        s->scratch[0] = '\0';
+        return EXIT_BAD;
     }
-    memcpy(s->scratch, path, sizeof path);
     s->work.scratch = s->scratch;
     return EXIT_DONE;
 }
