@@ -84,18 +84,23 @@ static inline void small_context(small *s, unsigned threads)
     must(sqf_context_create(&options, &s->context, &err), &err);
 }
 
-static inline void small_create(small *s, const char *architecture, const char *type, bool tied, sqf_dtype dtype)
+static inline void small_create_from(small *s, const json_t *config, sqf_dtype dtype)
 {
-    json_t *config = small_config(architecture, type, tied);
     *s = (small){0};
     tiny_create(&s->model, config, dtype, 0);
-    json_decref(config);
     small_write_tokenizer(&s->model);
     make_scratch(s->scratch);
     snprintf(s->text, sizeof s->text, "%s/calib.txt", s->scratch);
     snprintf(s->output, sizeof s->output, "%s/out", s->scratch);
     small_write_text(s->text, 1500);
     small_context(s, 2);
+}
+
+static inline void small_create(small *s, const char *architecture, const char *type, bool tied, sqf_dtype dtype)
+{
+    json_t *config = small_config(architecture, type, tied);
+    small_create_from(s, config, dtype);
+    json_decref(config);
 }
 
 static inline void small_llama(small *s)
