@@ -258,8 +258,8 @@ static sqf_status check_sums(const product *p, sqf_error *err)
     for (int a = 0; a < PARTS; a++) {
         for (int w = 0; w < PARTS; w++) {
             /* a code and its zero point may stand at either end of the grid */
-            const double reach =
-                p->act->zero_low ? 2.0 * (double)sqf_type_max(act[a]) + 1.0 : (double)sqf_type_max(act[a]);
+            const float lowest = p->act->zero_low ? sqf_zero_lowest(act[a]) : 0.0f;
+            const double reach = (double)(sqf_type_max(act[a]) - lowest);
             const double largest =
                 reach * p->multiplier_act[a] * (double)sqf_type_max(weights[w]) * p->multiplier_weights[w];
             if (largest * (double)columns > (double)INT32_MAX) {

@@ -269,6 +269,39 @@ static void test_the_worked_example_of_a_product(void **state)
     sqf_matrix_clear(&m);
 }
 
+/* One-sided inputs use all 16 codes: 0 to 15 steps of 0.5. */
+static void test_a_worked_example_of_zero_points(void **state)
+{
+    (void)state;
+    sqf_error err;
+    sqf_matrix m;
+    sqf_row row;
+    const sqf_weight_spec spec = {.low = SQF_TYPE_INT4, .group = 4, .scale_type = SQF_TYPE_FP32};
+    const sqf_act_spec act = {.low = SQF_TYPE_INT4, .clip = 1.0f, .zero = SQF_ACT_ZERO_POINT};
+    const float x[4] = {0.5f, 7.5f, 0.0f, 3.0f}, weights[4] = {7, -3, 2, 5};
+    assert_ok(sqf_matrix_create(&spec, 1, 4, 4, NULL, &m, &err), &err);
+    assert_ok(sqf_row_create(&m, &row, &err), &err);
+    memcpy(row.value, weights, sizeof weights);
+    row.scale_low[0] = 0.5f;
+    sqf_matrix_pack_row(&m, 0, &row);
+    token t;
+    t.row = (sqf_act_row){.mask = t.mask,
+                          .value = t.value,
+                          .scale_low = t.scale_low,
+                          .scale_high = t.scale_high,
+                          .zero_low = t.zero_low,
+                          .zero_high = t.zero_high};
+    sqf_act_quantize_row(&act, x, 4, NULL, 4, &m.groups, NULL, NULL, NULL, &t.row);
+    assert_true(t.scale_low[0] == 0.5f && t.zero_low[0] == -8);
+    const float expected[4] = {1, 15, 0, 6}; /* codes -7, 7, -8 and -2 */
+    assert_memory_equal(t.value, expected, sizeof expected);
+    double y, magnitude;
+    assert_ok(sqf_reference_product(&m, &t.row, &m.groups, &y, NULL, &magnitude, &err), &err);
+    assert_true(y == 0.25 * (7 - 45 + 30));
+    sqf_row_clear(&row);
+    sqf_matrix_clear(&m);
+}
+
 static void test_groups_whose_sums_could_overflow_are_refused(void **state)
 {
     (void)state;
@@ -282,6 +315,14 @@ static void test_groups_whose_sums_could_overflow_are_refused(void **state)
                  "a group of 133145 columns: its int8 * int8 sums may not fit int32");
     assert_ok(sqf_matrix_shape(&spec, 0, 133144, 133144, &m, &err), &err);
     assert_ok(sqf_reference_product(&m, &act, &m.groups, &y, NULL, NULL, &err), &err);
+    /* codes less their zero points reach 254 */
+    int32_t zero = 0;
+    const sqf_act_row asymmetric = {.low = SQF_TYPE_INT8, .zero_low = &zero, .zero_high = &zero};
+    assert_ok(sqf_matrix_shape(&spec, 1, 66573, 66573, &m, &err), &err);
+    assert_fails(sqf_reference_product(&m, &asymmetric, &m.groups, &y, NULL, NULL, &err), SQF_E_SUPPORT, &err,
+                 "a group of 66573 columns: its int8 * int8 sums may not fit int32");
+    assert_ok(sqf_matrix_shape(&spec, 0, 66572, 66572, &m, &err), &err);
+    assert_ok(sqf_reference_product(&m, &asymmetric, &m.groups, &y, NULL, NULL, &err), &err);
 }
 
 int main(void)
@@ -290,6 +331,7 @@ int main(void)
         cmocka_unit_test(test_products_equal_those_of_the_dequantized_operands),
         cmocka_unit_test(test_every_named_scheme_multiplies),
         cmocka_unit_test(test_the_worked_example_of_a_product),
+        cmocka_unit_test(test_a_worked_example_of_zero_points),
         cmocka_unit_test(test_groups_whose_sums_could_overflow_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

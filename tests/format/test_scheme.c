@@ -129,6 +129,16 @@ static void test_short_names_carry_the_fields_that_differ(void **state)
     assert_printed(&s, SQF_SPELLING_SHORT, "W(SQ6)A16,group=row,scales=tied");
     s = parse("W8A(SQ6)-2:4;mask=dynamic,clip=0.9,scale=group,group=256");
     assert_printed(&s, SQF_SPELLING_SHORT, "W8A(SQ6)-2:4;group=256,mask=dynamic,scale=group,clip=0.9");
+    s = parse("W4A(SQ5);zero=point");
+    assert_printed(&s, SQF_SPELLING_SHORT, "W4A(SQ5);zero=point");
+    assert_printed(&s, SQF_SPELLING_SHELL, "w4a-sq5+zero=point");
+    assert_printed(
+        &s, SQF_SPELLING_LONG,
+        "low=int4,high=none,group=128,scale_type=fp16;low=int4,high=int8,bank=16,high_per_bank=4,mask=static,"
+        "scale=token,clip=1,zero=point");
+    s = parse("W4A4;zero=none"); /* not said in the long form, so that older files stay the same bytes */
+    assert_printed(&s, SQF_SPELLING_LONG,
+                   "low=int4,high=none,group=128,scale_type=fp16;low=int4,high=none,scale=token,clip=1");
     s = parse("w-16-fp16-3-0.875-a-32-8-0-0.5");
     assert_printed(&s, SQF_SPELLING_SHORT, "W(16-(fp16/3)-0.875)A(32-(8/0)-0.5)");
 }
@@ -267,6 +277,10 @@ static void test_names_that_mean_nothing_are_refused_with_the_place(void **state
         {"WE8M0A8", "at \"e8m0a8\": expected 8, 6"},
         {"W4A8;scale_type=int8", "activations: scale_type=int8: expected fp32"},
         {"W4A8;scale=static,scale_type=e8m0", "activations: scale_type has no meaning"},
+        {"W4A8;zero=half", "at \"half\": expected none or point"},
+        {"W4A8,zero=point", "expected low=, high="},
+        {"WFP4AFP4;zero=point", "activations: zero has no meaning with low=fp4, high=none"},
+        {"W4A8;zero=point,scale_type=fp16", "activations: zero=point with scale_type=fp16: expected fp32"},
         {"W(32-(mxfp8/4)-0.5)A8", "at \"mxfp8/4)-0.5)a8\": expected two block formats"},
         {"W(32-(mxfp8/nvfp4)-0.5)A8", "expected two block formats with the same blocks"},
         {"MXFP5", "expected BF16"},
