@@ -75,10 +75,10 @@ static sqf_status list_one(listing *list, const char *text, sqf_error *err)
     return status;
 }
 
-static sqf_status list_all(listing *list, sqf_error *err)
+static sqf_status list_all(listing *list, bool rivals, sqf_error *err)
 {
     size_t count;
-    const sqf_scheme_entry *entries = sqf_scheme_list(&count);
+    const sqf_scheme_entry *entries = rivals ? sqf_scheme_rivals(&count) : sqf_scheme_list(&count);
     print_heading(list);
     for (size_t i = 0; i < count; i++) {
         sqf_scheme scheme;
@@ -97,8 +97,9 @@ static int run_schemes(const cli_arguments *arguments)
                     .long_names = arguments_given(arguments, "verbose"),
                     .array = json_array()};
     sqf_error err = {0};
-    const sqf_status status =
-        arguments->operand_count == 1 ? list_one(&list, arguments->operands[0], &err) : list_all(&list, &err);
+    const sqf_status status = arguments->operand_count == 1
+                                  ? list_one(&list, arguments->operands[0], &err)
+                                  : list_all(&list, arguments_given(arguments, "rivals"), &err);
     int code = status == SQF_OK ? EXIT_DONE : fail_error(&err);
     if (code == EXIT_DONE && list.json) {
         json_t *object = json_object();
@@ -111,8 +112,11 @@ static int run_schemes(const cli_arguments *arguments)
 
 const cli_command *schemes_command(void)
 {
-    static const char *const examples[] = {"sqf schemes", "sqf schemes 'W(64-(8/4)-0.9375)A8'", "sqf schemes --json",
-                                           NULL};
+    static const cli_option options[] = {
+        {.name = "rivals", .kind = OPTION_FLAG, .text = "list schemes of other methods instead, see docs/rivals.md"},
+    };
+    static const char *const examples[] = {"sqf schemes", "sqf schemes 'W(64-(8/4)-0.9375)A8'", "sqf schemes --rivals",
+                                           "sqf schemes --json", NULL};
     static const cli_command command = {
         .name = "schemes",
         .operands = "[SCHEME]",
@@ -125,6 +129,8 @@ const cli_command *schemes_command(void)
             "product, "
             "the scaling of sums included. With SCHEME, in any spelling that sqf quantize accepts, explains "
             "that one; -v adds the long form of each, which names every field.",
+        .options = options,
+        .option_count = sizeof options / sizeof *options,
         .examples = examples,
         .run = run_schemes,
     };

@@ -122,8 +122,12 @@ static sqf_status choose_schemes(survey *s, sqf_error *err)
 {
     size_t listed;
     const sqf_scheme_entry *entries = sqf_scheme_list(&listed);
+    size_t rival_count;
+    const sqf_scheme_entry *rivals = sqf_scheme_rivals(&rival_count);
     const bool given = arguments_given(s->arguments, "scheme");
-    const size_t room = given ? s->arguments->value_count : listed;
+    const size_t room = given                                     ? s->arguments->value_count
+                        : arguments_given(s->arguments, "rivals") ? listed + rival_count
+                                                                  : listed;
     s->rows = calloc(room + 1, sizeof *s->rows);
     if (!s->rows) {
         return SQF_E_MEMORY;
@@ -134,7 +138,10 @@ static sqf_status choose_schemes(survey *s, sqf_error *err)
             continue;
         }
         survey_row *row = &s->rows[s->count++];
-        const sqf_status status = sqf_scheme_parse(given ? value->text : entries[i].name, &row->scheme, err);
+        const sqf_status status = sqf_scheme_parse(given        ? value->text
+                                                   : i < listed ? entries[i].name
+                                                                : rivals[i - listed].name,
+                                                   &row->scheme, err);
         if (status != SQF_OK) {
             return status;
         }
@@ -309,6 +316,9 @@ const cli_command *survey_command(void)
          .kind = OPTION_TEXT,
          .value = "SCHEME",
          .text = "a scheme to try; may be given several times; without it all that sqf schemes lists"},
+        {.name = "rivals",
+         .kind = OPTION_FLAG,
+         .text = "with the schemes of other methods that sqf schemes --rivals lists"},
         {.name = "prefill",
          .kind = OPTION_COUNT,
          .standard = "512",

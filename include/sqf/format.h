@@ -160,6 +160,10 @@ typedef struct sqf_scheme_entry {
 /** The named schemes in the order of the demo's table; *count entries; static. */
 SQF_API const sqf_scheme_entry *sqf_scheme_list(size_t *count);
 
+/** Named schemes of other methods and of block formats that hardware runs, for comparisons (docs/rivals.md); those that
+ * a name is not enough for are recipes under recipes/rivals/. *count entries; static. */
+SQF_API const sqf_scheme_entry *sqf_scheme_rivals(size_t *count);
+
 /** The grammar of scheme names for people, several lines that end with a line end; static. */
 SQF_API const char *sqf_scheme_help(void);
 

@@ -18,14 +18,8 @@ static void assert_printed(const sqf_scheme *scheme, sqf_spelling spelling, cons
     assert_string_equal(text, expected);
 }
 
-static void test_the_named_schemes_read_and_print_as_themselves(void **state)
+static void assert_entries_are_names(const sqf_scheme_entry *entries, size_t count)
 {
-    (void)state;
-    size_t count;
-    const sqf_scheme_entry *entries = sqf_scheme_list(&count);
-    assert_int_equal(count, 20);
-    assert_string_equal(entries[0].name, "BF16");
-    assert_string_equal(entries[6].name, "W4A(SQ6)");
     for (size_t i = 0; i < count; i++) {
         const sqf_scheme a = parse(entries[i].name), b = parse(entries[i].shell_name);
         assert_true(sqf_scheme_equal(&a, &b));
@@ -37,6 +31,20 @@ static void test_the_named_schemes_read_and_print_as_themselves(void **state)
             assert_false(sqf_scheme_equal(&a, &other));
         }
     }
+}
+
+static void test_the_named_schemes_read_and_print_as_themselves(void **state)
+{
+    (void)state;
+    size_t count;
+    const sqf_scheme_entry *entries = sqf_scheme_list(&count);
+    assert_int_equal(count, 20);
+    assert_string_equal(entries[0].name, "BF16");
+    assert_string_equal(entries[6].name, "W4A(SQ6)");
+    assert_entries_are_names(entries, count);
+    entries = sqf_scheme_rivals(&count);
+    assert_int_equal(count, 19);
+    assert_entries_are_names(entries, count);
     assert_non_null(strstr(sqf_scheme_help(), "W4A(SQ6)"));
 }
 
