@@ -30,6 +30,13 @@ typedef enum sqf_mask_score {
 } sqf_mask_score;
 
 /** Which errors the weights to come make up for. docs/algorithms.md */
+/** Whether something is searched on calibration tokens. */
+typedef enum sqf_search {
+    SQF_SEARCH_AUTO = 0, /**< where a static mask is chosen by `best` */
+    SQF_SEARCH_OFF,
+    SQF_SEARCH_ON
+} sqf_search;
+
 typedef enum sqf_compensate {
     SQF_COMPENSATE_GPTQ = 0, /**< rounding errors of the weights before them */
     SQF_COMPENSATE_NONE,
@@ -66,14 +73,18 @@ typedef struct sqf_module_recipe {
     sqf_compensate compensate;
     sqf_clip clip;
     sqf_prune prune;
-    float smooth;                  /**< alpha in 0..1, or one of the two values below */
+    float smooth;                  /**< alpha in 0..1, or one of the three values below */
     double damping;                /**< fraction of mean(diag H) */
     sqf_rotate rotate;             /**< of the whole model: only the base recipe may say it */
     sqf_rotate_part rotate_values; /**< the same */
     sqf_rotate_part rotate_down;   /**< the same */
 } sqf_module_recipe;
 
-/** Values of `smooth`: no smoothing; and the default of docs/format.md section 10, which is 0.5 where the scheme
+/** Values of `smooth`: no smoothing; AWQ's factors, searched for the least output error of rounded weights; and the
+ *  default of docs/format.md section 10, which is 0.5 where the scheme
+    sqf_search act_clip;           /**< clipping ratios of the activations, where the scheme says none */
+    sqf_search quota;              /**< high channels dealt out over the inputs of a layer, at equal cost */
+    uint32_t act_outliers;         /**< high channels of each input, its bank the whole row; 0 = as the scheme says */
  *  quantizes activations or holds weights below 8 bits and there is calibration text, else off. Modules that read the
  *  same input share their factors: automatic ones follow one that says its alpha. */
 #define SQF_SMOOTH_OFF  (-1.0f)
@@ -84,6 +95,7 @@ typedef struct sqf_module_recipe {
 SQF_API sqf_module_recipe sqf_module_recipe_default(const sqf_scheme *scheme);
 
 /** One key of a recipe: a key of the YAML file and, with '-' for '_', a flag of the command line. */
+#define SQF_SMOOTH_AWQ  2.0f
 typedef struct sqf_recipe_key {
     const char *name;          /**< "mask_mode" */
     const char *values;        /**< what may be given: "static|dynamic|dynamic-weighted" or "a number from 0 to 1" */

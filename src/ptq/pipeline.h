@@ -64,6 +64,7 @@ typedef struct sqf_layer_work {
     float *bias[SQF_LINEAR_COUNT];    /* [rows] or NULL */
     sqf_statistics statistics[SQF_INPUT_COUNT];
     float *factors[SQF_INPUT_COUNT];  /* smoothing factors [channels]; NULL = not smoothed */
+    float alpha[SQF_INPUT_COUNT];     /* that they were made with */
     double output_error, worst_error; /* sum and largest over the layer's matrices */
     size_t matrices;
 } sqf_layer_work;

@@ -436,7 +436,7 @@ static sqf_status quantize_member(sqf_pipeline *pipeline, sqf_layer_work *work, 
     sqf_report_entry *entry = &group->entry[i];
     SQF_TRY(sqf_matrix_quantize(pipeline->context, &job, &group->matrix[i], &entry->result, err));
     entry->recipe = recipe;
-    entry->alpha = work->plan->alpha[group->input];
+    entry->alpha = work->factors[group->input] ? work->alpha[group->input] : work->plan->alpha[group->input];
     entry->rows = group->rows[i];
     entry->columns = group->columns;
     entry->damping = group->statistics ? group->factor.damping : (double)NAN;

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "ptq/pipeline.h"
+#include "ptq/smooth/awq.h"
 
 enum { SCALE_ROWS = 64 };
 
@@ -57,17 +58,32 @@ static void share_among_heads(const sqf_config *config, float *factors)
     }
 }
 
-static sqf_status find_factors(const sqf_config *config, sqf_layer_work *work, sqf_input_kind input, sqf_error *err)
+static void share_o_factors(const void *user, float *factors)
 {
+    share_among_heads(user, factors);
+}
+
+static sqf_status find_factors(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_input_kind input, sqf_error *err)
+{
+    const sqf_config *config = &pipeline->checkpoint.config;
     const float *weights[SQF_LINEAR_COUNT];
+    const sqf_module_recipe *recipes[SQF_LINEAR_COUNT];
     size_t rows[SQF_LINEAR_COUNT], columns = 0, count = 0;
     for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
         if (sqf_linear_input((sqf_linear_kind)kind) == input) {
+            const sqf_module_plan *module = &work->plan->module[kind];
             sqf_linear_shape(config, (sqf_linear_kind)kind, &rows[count], &columns);
+            recipes[count] = module->quantized ? &module->recipe : NULL;
             weights[count++] = work->weights[kind];
         }
     }
     SQF_TRY(SQF_ALLOC(&work->factors[input], columns, "smoothing factors", err));
+    work->alpha[input] = work->plan->alpha[input];
+    if (work->alpha[input] == SQF_SMOOTH_AWQ) {
+        const awq_search search = {&work->statistics[input], weights, rows, recipes, count};
+        return awq_factors(pipeline->context, &search, input == SQF_INPUT_O ? share_o_factors : NULL, config,
+                           work->factors[input], &work->alpha[input], err);
+    }
     SQF_TRY(sqf_smooth_factors(&work->statistics[input], weights, rows, count, work->plan->alpha[input],
                                work->factors[input], err));
     if (input == SQF_INPUT_O) {
@@ -131,7 +147,7 @@ sqf_status sqf_layer_work_smooth(sqf_pipeline *pipeline, sqf_layer_work *work, s
     /* All factors come from the original weights; folding one changes rows that another one has looked at. */
     for (int input = 0; input < SQF_INPUT_COUNT; input++) {
         if (work->plan->alpha[input] >= 0.0f) {
-            SQF_TRY(find_factors(&pipeline->checkpoint.config, work, (sqf_input_kind)input, err));
+            SQF_TRY(find_factors(pipeline, work, (sqf_input_kind)input, err));
         }
     }
     for (int input = 0; input < SQF_INPUT_COUNT; input++) {

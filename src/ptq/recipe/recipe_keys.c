@@ -140,8 +140,10 @@ static uint32_t scaled_high(uint32_t old_bank, uint32_t high_per_bank, uint32_t 
 static sqf_status set_act_bank(const sqf_recipe_key *key, sqf_module_recipe *recipe, const char *value, sqf_error *err)
 {
     sqf_act_spec *spec = &recipe->scheme.activations;
-    uint32_t bank = 0;
-    SQF_TRY(parse_bank(key, value, &bank, err));
+    uint32_t bank = SQF_BANK_MAX; /* longer than any row that can be stored in banks: one tail bank */
+    if (strcasecmp(value, "row") != 0) {
+        SQF_TRY(parse_bank(key, value, &bank, err));
+    }
     spec->high_per_bank = scaled_high(spec->bank, spec->high_per_bank, bank);
     spec->bank = bank;
     return SQF_OK;
@@ -149,6 +151,26 @@ static sqf_status set_act_bank(const sqf_recipe_key *key, sqf_module_recipe *rec
 
 static sqf_status set_bank(const sqf_recipe_key *key, sqf_module_recipe *recipe, const char *value, sqf_error *err)
 {
+static sqf_status set_act_outliers(const sqf_recipe_key *key, sqf_module_recipe *recipe, const char *value,
+                                   sqf_error *err)
+{
+    uint32_t count = 0;
+    if (strcasecmp(value, "off") != 0) {
+        SQF_TRY(parse_bank(key, value, &count, err));
+    }
+    recipe->act_outliers = count;
+    return SQF_OK;
+}
+
+static void print_act_outliers(const sqf_module_recipe *recipe, char text[SQF_RECIPE_VALUE])
+{
+    if (recipe->act_outliers) {
+        snprintf(text, SQF_RECIPE_VALUE, "%u", recipe->act_outliers);
+    } else {
+        snprintf(text, SQF_RECIPE_VALUE, "off");
+    }
+}
+
     if (speaks_of_activations(recipe)) {
         return set_act_bank(key, recipe, value, err);
     }
@@ -300,11 +322,15 @@ static sqf_status set_smooth(const sqf_recipe_key *key, sqf_module_recipe *recip
 /* The fewest digits that read back as the same float: 0.6, not 0.600000024. */
 static void print_smooth(const sqf_module_recipe *recipe, char text[SQF_RECIPE_VALUE])
 {
-    if (recipe->smooth >= 0.0f) {
+    if (recipe->smooth == SQF_SMOOTH_AWQ) {
+        snprintf(text, SQF_RECIPE_VALUE, "awq");
+    } else if (recipe->smooth >= 0.0f) {
         int digits = 0;
         do {
             digits++;
             snprintf(text, SQF_RECIPE_VALUE, "%.*g", digits, (double)recipe->smooth);
+    } else if (strcasecmp(value, "awq") == 0) {
+        recipe->smooth = SQF_SMOOTH_AWQ;
         } while (digits < 9 && strtof(text, NULL) != recipe->smooth);
     } else {
         snprintf(text, SQF_RECIPE_VALUE, "%s", recipe->smooth > SQF_SMOOTH_AUTO ? "off" : "auto");
@@ -366,6 +392,7 @@ enum {
     KEY_ROTATE,
     KEY_ROTATE_VALUES,
     KEY_ROTATE_DOWN,
+    KEY_ACT_OUTLIERS,
     KEY_COUNT
 };
 _Static_assert((int)KEY_COUNT <= (int)SQF_RECIPE_KEY_MAX, "sqf_recipe_values has room for every key");
@@ -385,7 +412,7 @@ static const sqf_recipe_key keys[KEY_COUNT] = {
                     "high weights marked by a sentinel code (the default but for pruning), or by one bit an element"},
     [KEY_ACT_LOW] = {"act_low", TYPES, "", "low (or only) type of the activations"},
     [KEY_ACT_HIGH] = {"act_high", TYPES, "", "high type of the activations"},
-    [KEY_ACT_BANK] = {"act_bank", BANK, "16", "bank size of the activations; the sparsity stays"},
+    [KEY_ACT_BANK] = {"act_bank", "row, or " BANK, "16", "bank size of the activations; the sparsity stays"},
     [KEY_ACT_SPARSITY] = {"act_sparsity", SHARE, "", "part of a bank of activations that is held low"},
     [KEY_MASK_MODE] = {"mask_mode", "static, dynamic or dynamic-weighted", "static",
                        "high activations: fixed channels, or the largest of each token, or the largest times the "
@@ -404,6 +431,9 @@ static const sqf_recipe_key keys[KEY_COUNT] = {
          "the code of 0 beside it"},
     [KEY_ACT_CLIP] = {"act_clip", "a number from 0.001 to 1", "1",
                       "activation scales are made for this part of the largest magnitude"},
+    [KEY_ACT_OUTLIERS] = {"act_outliers", "off or " BANK, "off",
+                          "so many channels of each input are held high, wherever they are, in place of act_bank and "
+                          "act_sparsity"},
     [KEY_IMPORTANCE] = {"importance", "obs, hinv, gain, magnitude or random", "obs",
                         "which weights are held high (without calibration obs, hinv and gain see no Hessian)"},
     [KEY_MASK] = {"mask", "paper, l1, l2, max, maxl2 or random", "paper",
@@ -415,8 +445,9 @@ static const sqf_recipe_key keys[KEY_COUNT] = {
     [KEY_CLIP] = {"clip", "absmax or mse", "absmax",
                   "weight scales by the largest magnitude, or searched for the least error"},
     [KEY_PRUNE] = {"prune", "sparsegpt, wanda or magnitude", "sparsegpt", "which weights N:M pruning keeps"},
-    [KEY_SMOOTH] = {"smooth", "auto, off or a number from 0 to 1", "auto",
-                    "SmoothQuant's alpha; auto is 0.5 below 8-bit weights and before quantized activations"},
+    [KEY_SMOOTH] = {"smooth", "auto, off, awq or a number from 0 to 1", "auto",
+                    "SmoothQuant's alpha; auto is 0.5 below 8-bit weights and before quantized activations; awq: AWQ's "
+                    "factors, searched for the least error of rounded weights"},
     [KEY_DAMPING] = {"damping", "a number from 0 to 1e6", "0.01",
                      "added to the Hessian's diagonal, as a part of the diagonal's mean"},
     [KEY_ROTATE] = {"rotate", "off, hadamard, random, pca or learned", "off",
@@ -476,6 +507,7 @@ const sqf_recipe_key *sqf_recipe_key_list(size_t *count)
     return keys;
 }
 
+    [KEY_ACT_OUTLIERS] = {.set = set_act_outliers, .print = print_act_outliers, .printed = true},
 static sqf_status find_key(const char *name, size_t *index, sqf_error *err)
 {
     for (size_t i = 0; i < KEY_COUNT; i++) {

@@ -8,15 +8,35 @@
 /* The alpha of automatic smoothing. docs/format.md section 10 */
 #define SMOOTH_ALPHA 0.5f
 
-static sqf_status resolve_module(const sqf_recipe *recipe, size_t layer, sqf_linear_kind kind, sqf_module_plan *out,
-                                 sqf_error *err)
+/* A number of outlier channels becomes a bank as long as the row of this module. */
+static sqf_status place_outliers(const sqf_config *config, sqf_linear_kind kind, const char *name,
+                                 sqf_module_recipe *recipe, sqf_error *err)
+{
+    sqf_act_spec *act = &recipe->scheme.activations;
+    size_t rows, columns;
+    if (recipe->act_outliers == 0) {
+        return SQF_OK;
+    }
+    sqf_linear_shape(config, kind, &rows, &columns);
+    if (act->high == SQF_TYPE_NONE || columns > SQF_BANK_MAX) {
+        return sqf_fail(err, SQF_E_ARG,
+                        "%s: act_outliers: expected activations with a high type and at most %d channels", name,
+                        SQF_BANK_MAX);
+    }
+    act->bank = (uint32_t)columns;
+    act->high_per_bank = recipe->act_outliers < columns ? recipe->act_outliers : (uint32_t)columns;
+    return SQF_OK;
+}
+
+static sqf_status resolve_module(const sqf_config *config, const sqf_recipe *recipe, size_t layer, sqf_linear_kind kind,
+                                 sqf_module_plan *out, sqf_error *err)
 {
     char name[SQF_MODULE_NAME];
     sqf_linear_name(layer, kind, name);
     SQF_TRY(sqf_recipe_resolve(recipe, name, &out->recipe, &out->ignored, err));
     SQF_TRY(sqf_rotation_check_module(&recipe->base, &out->recipe, name, err));
     out->quantized = !out->ignored && !sqf_weight_spec_is_dense(&out->recipe.scheme.weights);
-    return SQF_OK;
+    return out->quantized ? place_outliers(config, kind, name, &out->recipe, err) : SQF_OK;
 }
 
 /* True for names that may be ignored although they are not linear layers of the decoder. */
@@ -236,11 +256,11 @@ bool sqf_module_corrects(const sqf_module_plan *module)
     return module->quantized && (compensate == SQF_COMPENSATE_INPUT || compensate == SQF_COMPENSATE_MODEL);
 }
 
-static sqf_status resolve_layer(const sqf_recipe *recipe, size_t layer, bool calibrated, sqf_layer_plan *plan,
-                                sqf_error *err)
+static sqf_status resolve_layer(const sqf_config *config, const sqf_recipe *recipe, size_t layer, bool calibrated,
+                                sqf_layer_plan *plan, sqf_error *err)
 {
     for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
-        SQF_TRY(resolve_module(recipe, layer, (sqf_linear_kind)kind, &plan->module[kind], err));
+        SQF_TRY(resolve_module(config, recipe, layer, (sqf_linear_kind)kind, &plan->module[kind], err));
         plan->quantized = plan->quantized || plan->module[kind].quantized;
         plan->corrects = plan->corrects || (calibrated && sqf_module_corrects(&plan->module[kind]));
     }
@@ -268,13 +288,13 @@ static bool follows_model(const sqf_layer_plan *plan)
     return false;
 }
 
-static sqf_status resolve_layers(const sqf_recipe *recipe, sqf_plan *plan, sqf_error *err)
+static sqf_status resolve_layers(const sqf_config *config, const sqf_recipe *recipe, sqf_plan *plan, sqf_error *err)
 {
     SQF_TRY(sqf_scheme_check(&recipe->base.scheme, err)); /* config.json names it even if every module has another */
     SQF_TRY(sqf_rotation_choose(&recipe->base, plan->calibrated, &plan->rotation, err));
     plan->scheme = recipe->base.scheme;
     for (size_t i = 0; i < plan->layers; i++) {
-        SQF_TRY(resolve_layer(recipe, i, plan->calibrated, &plan->layer[i], err));
+        SQF_TRY(resolve_layer(config, recipe, i, plan->calibrated, &plan->layer[i], err));
         SQF_TRY(check_smoothing(&plan->layer[i], &plan->rotation, i, err));
         plan->unsmoothed += choose_alphas(&plan->layer[i], &plan->rotation, plan->calibrated);
         plan->passes = plan->layer[i].quantized ? i + 1 : plan->passes;
@@ -288,7 +308,7 @@ sqf_status sqf_plan_create(const sqf_config *config, const sqf_recipe *recipe, b
 {
     *out = (sqf_plan){.layers = config->layers, .calibrated = calibrated};
     SQF_TRY(SQF_ALLOC(&out->layer, config->layers, "plan", err));
-    const sqf_status status = resolve_layers(recipe, out, err);
+    const sqf_status status = resolve_layers(config, recipe, out, err);
     if (status != SQF_OK) {
         sqf_plan_clear(out);
         return status;
