@@ -172,25 +172,33 @@ static void close_session(session *s)
     sqf_scorer_clear(&s->reference);
 }
 
-/* Both models are asked with the same prompt. */
+/* Both models are asked with the same prompt. Problems are those of the item: its place is named. */
+static sqf_status ask_models(session *s, sqf_task_run *run, size_t index, const char *examples, sqf_error *err)
+{
+    sqf_outcome *outcome = &run->outcomes[index];
+    const size_t new_tokens = new_tokens_of(s, run->task);
+    sqf_status status = sqf_scorer_ask(&s->model, run->task, index, examples, new_tokens, &outcome->model, err);
+    if (status == SQF_OK && s->reference.model) {
+        status = sqf_scorer_ask(&s->reference, run->task, index, examples, new_tokens, &outcome->reference, err);
+    }
+    if (status != SQF_OK) {
+        char where[256];
+        sqf_item_where(run->task, &run->task->items[index], where);
+        return sqf_fail_within(err, status, where);
+    }
+    outcome->known = true;
+    return SQF_OK;
+}
+
 static sqf_status compute_item(session *s, sqf_task_run *run, size_t index, sqf_error *err)
 {
     sqf_buffer examples = {0};
-    sqf_outcome *outcome = &run->outcomes[index];
-    const size_t new_tokens = new_tokens_of(s, run->task);
     sqf_status status = sqf_task_examples(run->task, index, few_shot_of(s, run->task), &examples, err);
     if (status == SQF_OK) {
-        status = sqf_scorer_ask(&s->model, run->task, index, examples.data, new_tokens, &outcome->model, err);
-    }
-    if (status == SQF_OK && s->reference.model) {
-        status = sqf_scorer_ask(&s->reference, run->task, index, examples.data, new_tokens, &outcome->reference, err);
+        status = ask_models(s, run, index, examples.data, err);
     }
     free(examples.data);
-    if (status == SQF_OK) {
-        outcome->known = true;
-        status = sqf_record_write(&s->record, run, index, err);
-    }
-    return status;
+    return status == SQF_OK ? sqf_record_write(&s->record, run, index, err) : status;
 }
 
 /* The examples of the last item: those of all items that are not examples themselves. */
@@ -213,10 +221,7 @@ static sqf_status compute_task(session *s, sqf_task_run *run, sqf_error *err)
     SQF_TRY(set_examples(s, run, err));
     for (size_t i = 0; i < run->count; i++) {
         if (!run->outcomes[i].known) {
-            const sqf_status status = compute_item(s, run, i, err);
-            if (status != SQF_OK) {
-                return sqf_fail_within(err, status, run->task->name);
-            }
+            SQF_TRY(compute_item(s, run, i, err));
         }
         s->done++;
         SQF_TRY(sqf_progress(s->context, "items", s->done, s->total, err));

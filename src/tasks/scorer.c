@@ -176,14 +176,11 @@ static sqf_status full_context(const sqf_item *item, size_t option, const char *
     return sqf_format_text(out, err, "%s%s", examples, sqf_item_context(item, option));
 }
 
-/* "FILE: line 3: choice 2". */
 static sqf_status encode_option(const sqf_scorer *s, const sqf_task *task, const sqf_item *item, size_t option,
                                 const char *examples, sqf_encoded *out, sqf_error *err)
 {
-    char where[300], *context = NULL, *continuation = NULL;
-    sqf_item_where(task, item, where);
-    const size_t used = strlen(where);
-    snprintf(where + used, sizeof where - used, ": choice %zu", option);
+    char where[32], *context = NULL, *continuation = NULL;
+    snprintf(where, sizeof where, "choice %zu", option);
     sqf_status status = full_context(item, option, examples, &context, err);
     if (status == SQF_OK) {
         status = sqf_format_text(&continuation, err, "%s%s", task->definition.delimiter,
@@ -305,14 +302,13 @@ static sqf_status generate(sqf_scorer *s, const sqf_task *task, const sqf_ids *p
 static sqf_status ask_generation(sqf_scorer *s, const sqf_task *task, const sqf_item *item, const char *examples,
                                  size_t max_new_tokens, sqf_answer *answer, sqf_error *err)
 {
-    char *context, where[256];
+    char *context;
     sqf_ids prompt = {0};
     SQF_TRY(full_context(item, 0, examples, &context, err));
     sqf_status status = sqf_tokenizer_encode(s->tokenizer, context, strlen(context), true, &prompt, err);
     free(context);
     if (status == SQF_OK && prompt.count == 0) {
-        sqf_item_where(task, item, where);
-        status = sqf_fail(err, SQF_E_VALUE, "%s: the prompt has no token", where);
+        status = sqf_fail(err, SQF_E_VALUE, "the prompt has no token");
     }
     if (status == SQF_OK) {
         status = generate(s, task, &prompt, max_new_tokens, answer, err);

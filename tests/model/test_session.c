@@ -140,6 +140,39 @@ static void test_failure_leaves_session_as_before(void **state)
     close_sample(&s);
 }
 
+/* Other tokens behind a kept beginning give what they give in a session of their own, wherever it is cut. */
+static void test_truncation_keeps_the_beginning(void **state)
+{
+    sample s;
+    sqf_session *session;
+    sqf_error err = {0};
+    uint32_t other[IDS];
+    float logits[VOCABULARY];
+    (void)state;
+    open_sample(&s, 2);
+    must(sqf_session_create(s.model, IDS, &session, &err), &err);
+    must(sqf_session_forward(session, s.ids, IDS, &err), &err);
+    for (size_t kept = IDS - 1; kept > 0; kept = kept / 2) {
+        memcpy(other, s.ids, sizeof other);
+        for (size_t i = kept; i < IDS; i++) {
+            other[i] = (uint32_t)((s.ids[i] + 1 + kept) % VOCABULARY);
+        }
+        float *expected = feed(&s, other, IDS, IDS);
+        sqf_session_truncate(session, kept);
+        assert_int_equal(sqf_session_length(session), kept);
+        assert_int_equal(sqf_session_logits(session, 0, 1, logits, &err), SQF_E_ARG);
+        must(sqf_session_forward(session, other + kept, IDS - kept, &err), &err);
+        must(sqf_session_logits(session, IDS - kept - 1, 1, logits, &err), &err);
+        assert_true(largest_difference(expected + (IDS - 1) * VOCABULARY, logits, VOCABULARY) < 1e-4);
+        free(expected);
+    }
+    sqf_session_truncate(session, IDS + 5);
+    assert_int_equal(sqf_session_length(session), IDS);
+    must(sqf_session_logits(session, 0, 1, logits, &err), &err);
+    sqf_session_destroy(session);
+    close_sample(&s);
+}
+
 static void test_reset_forgets(void **state)
 {
     sample s;
@@ -183,6 +216,7 @@ int main(void)
         cmocka_unit_test(test_long_prefill_equals_parts),
         cmocka_unit_test(test_results_do_not_depend_on_threads),
         cmocka_unit_test(test_failure_leaves_session_as_before),
+        cmocka_unit_test(test_truncation_keeps_the_beginning),
         cmocka_unit_test(test_reset_forgets),
         cmocka_unit_test(test_positions_are_bounded_by_the_model),
     };
