@@ -110,6 +110,9 @@ static json_t *info_json(const sqf_model_info *info)
     json_object_set_new(object, "weights_equivalent_bits", json_number(info->weights_equivalent_bits));
     json_object_set_new(object, "activations_equivalent_bits", json_number(info->activations_equivalent_bits));
     json_object_set_new(object, "cost", json_number(info->predicted_cost));
+    json_object_set_new(object, "rotation",
+                        json_pack("{s:s, s:s, s:s, s:o}", "residual", info->rotation, "values", info->rotation_values,
+                                  "down", info->rotation_down, "operations", json_number(info->rotation_operations)));
     return object;
 }
 
@@ -128,6 +131,11 @@ static void print_info(const sqf_model_info *info)
            "an 8-bit product\n\n",
            info->bits_per_weight, info->weights_equivalent_bits, info->activations_equivalent_bits,
            info->predicted_cost);
+    if (strcmp(info->rotation, "off") != 0 || strcmp(info->rotation_values, "off") != 0 ||
+        strcmp(info->rotation_down, "off") != 0) {
+        printf("  rotated: residual stream %s, values %s, input of down_proj %s (%.0f float operations a token)\n\n",
+               info->rotation, info->rotation_values, info->rotation_down, info->rotation_operations);
+    }
 }
 
 /* One entry by the name of a module or tensor. */

@@ -35,8 +35,11 @@ typedef struct sqf_model_info {
     uint64_t weight_bytes;      /**< of all stored tensors */
     double bits_per_weight;     /**< stored bits of the decoder's linear layers per weight, scales and masks included */
     double weights_equivalent_bits, activations_equivalent_bits; /**< mean over the decoder's linear layers' weights */
-    sqf_cost cost;         /**< predicted work of the decoder's linear layers for one token (cost.h) */
-    double predicted_cost; /**< the same per product, by the default cost model */
+    const char *rotation, *rotation_values, *rotation_down;      /**< bases of the residual stream, of the values and of
+                                                                      down_proj's input: "off", "hadamard", ... */
+    double rotation_operations; /**< float operations of rotations at run time for one token; `cost` has them too */
+    sqf_cost cost;              /**< predicted work of the decoder's linear layers for one token (cost.h) */
+    double predicted_cost;      /**< the same per product, by the default cost model */
 } sqf_model_info;
 
 /** The facts of a model. */

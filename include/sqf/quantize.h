@@ -62,8 +62,11 @@ typedef enum sqf_rotate_part {
     SQF_ROTATE_PART_OFF,
     SQF_ROTATE_PART_HADAMARD,
     SQF_ROTATE_PART_RANDOM,
-    SQF_ROTATE_PART_PCA
+    SQF_ROTATE_PART_PCA,
+    SQF_ROTATE_PART_BLOCKS
 } sqf_rotate_part;
+
+SQF_API size_t sqf_hadamard_factor(size_t channels);
 
 /** How one module is quantized. */
 typedef struct sqf_module_recipe {
@@ -83,19 +86,20 @@ typedef struct sqf_module_recipe {
 /** Values of `smooth`: no smoothing; AWQ's factors, searched for the least output error of rounded weights; and the
  *  default of docs/format.md section 10, which is 0.5 where the scheme
     sqf_search act_clip;           /**< clipping ratios of the activations, where the scheme says none */
-    sqf_search quota;              /**< high channels dealt out over the inputs of a layer, at equal cost */
-    uint32_t act_outliers;         /**< high channels of each input, its bank the whole row; 0 = as the scheme says */
- *  quantizes activations or holds weights below 8 bits and there is calibration text, else off. Modules that read the
- *  same input share their factors: automatic ones follow one that says its alpha. */
+sqf_search quota;      /**< high channels dealt out over the inputs of a layer, at equal cost */
+uint32_t act_outliers; /**< high channels of each input, its bank the whole row; 0 = as the scheme says */
+*quantizes activations or holds weights below 8 bits and there is calibration text,
+    else off.Modules that read the *same input share their factors : automatic ones follow one that says its alpha.* /
 #define SQF_SMOOTH_OFF  (-1.0f)
 #define SQF_SMOOTH_AUTO (-2.0f)
 
-/** The defaults of docs/format.md section 10 for a scheme: obs, paper, gptq, absmax, sparsegpt, automatic smoothing,
- *  damping 0.01. */
-SQF_API sqf_module_recipe sqf_module_recipe_default(const sqf_scheme *scheme);
+        /** The defaults of docs/format.md section 10 for a scheme: obs, paper, gptq, absmax, sparsegpt, automatic
+         * smoothing, damping 0.01. */
+        SQF_API sqf_module_recipe
+        sqf_module_recipe_default(const sqf_scheme *scheme);
 
 /** One key of a recipe: a key of the YAML file and, with '-' for '_', a flag of the command line. */
-#define SQF_SMOOTH_AWQ  2.0f
+#define SQF_SMOOTH_AWQ 2.0f
 typedef struct sqf_recipe_key {
     const char *name;          /**< "mask_mode" */
     const char *values;        /**< what may be given: "static|dynamic|dynamic-weighted" or "a number from 0 to 1" */

@@ -91,6 +91,12 @@ sqf_cost sqf_cost_linear(const sqf_scheme *scheme, size_t rows, size_t columns)
     return cost;
 }
 
+sqf_cost sqf_cost_rotation(size_t channels, size_t factor, bool mixed)
+{
+    const double n = (double)channels, block = n / (double)factor;
+    return (sqf_cost){.operations = n * (log2(block) + (mixed && factor > 1 ? 2.0 * (double)factor : 0.0))};
+}
+
 void sqf_cost_add(sqf_cost *sum, const sqf_cost *part)
 {
     sum->products += part->products;

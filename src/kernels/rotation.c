@@ -3,7 +3,6 @@
  */
 #include "kernels/rotation.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "kernels/kernels.h"
@@ -27,8 +26,10 @@ sqf_status sqf_rotation_create(size_t channels, size_t factor, const float *matr
         return sqf_fail(err, SQF_E_ARG, "rotation of %zu channels: factor %zu does not leave a power of two", channels,
                         factor);
     }
-    SQF_TRY(SQF_ALLOC(&out->matrix, elements, "rotation", err));
-    for (size_t i = 0; i < factor; i++) {
+    if (matrix) {
+        SQF_TRY(SQF_ALLOC(&out->matrix, elements, "rotation", err));
+    }
+    for (size_t i = 0; matrix && i < factor; i++) {
         for (size_t j = 0; j < factor; j++) {
             out->matrix[j * factor + i] = matrix[i * factor + j];
         }
@@ -72,10 +73,7 @@ static void rotate_row(const apply_job *job, float *x, float *scratch)
     for (size_t i = 0; i < rotation->factor && rotation->block > 1; i++) {
         job->kernels->hadamard(x + i * rotation->block, rotation->block);
     }
-    if (rotation->block > 1) {
-        job->kernels->scale(x, (float)(1.0 / sqrt((double)rotation->block)), channels);
-    }
-    if (rotation->factor > 1) {
+    if (rotation->matrix) {
         mix(job->kernels, rotation, x, scratch);
         memcpy(x, scratch, channels * sizeof *x);
     }
@@ -103,11 +101,4 @@ sqf_status sqf_rotation_apply(sqf_context *context, const sqf_rotation *rotation
     sqf_pool_run(context->pool, sqf_ceil_div(rows, job.rows_per_task), apply_task, &job);
     free(job.scratch);
     return SQF_OK;
-}
-
-double sqf_rotation_operations(size_t channels, size_t factor)
-{
-    const double n = (double)channels, block = n / (double)factor;
-    const double mixing = factor > 1 ? 2.0 * (double)factor : 0.0;
-    return n * (mixing + (block > 1 ? log2(block) + 1.0 : 0.0));
 }

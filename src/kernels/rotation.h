@@ -1,6 +1,8 @@
-/* A rotation of the channels of an input at run time: x' = x (M (x) H / sqrt(n)), M a dense orthogonal factor [K, K], H
- * Sylvester's Hadamard matrix of the power of two n, channels = K n. K = 1 is a plain Hadamard transform, n = 1 a dense
- * matrix. docs/format.md section 8 */
+/* A rotation of the channels of an input at run time: x' = x (M (x) H), M a dense orthogonal factor [K, K], H
+ * Sylvester's Hadamard matrix of the power of two n, elements +1 and -1, channels = K n. K = 1 is a plain Hadamard
+ * transform, n = 1 a dense matrix; without M (the unit matrix) each of K blocks is transformed alone. The result is
+ * sqrt(n) times as long as x: the weights that read it are divided by that, which costs nothing. docs/format.md section
+ * 8 */
 #ifndef SQF_KERNELS_ROTATION_H
 #define SQF_KERNELS_ROTATION_H
 
@@ -9,10 +11,11 @@
 
 typedef struct sqf_rotation {
     size_t factor, block; /* K, n; factor 0 = no rotation */
-    float *matrix;        /* [K, K] the transpose of M: row j makes output j; owned */
+    float *matrix;        /* [K, K] the transpose of M: row j makes output j; owned; NULL = the unit matrix */
 } sqf_rotation;
 
-/* factor [K, K] is M (row i: input i), copied. SQF_E_ARG if K does not divide `channels` into a power of two. */
+/* matrix [K, K] is M (row i: input i), copied, or NULL. SQF_E_ARG if K does not divide `channels` into a power of two.
+ */
 sqf_status sqf_rotation_create(size_t channels, size_t factor, const float *matrix, sqf_rotation *out, sqf_error *err);
 void sqf_rotation_clear(sqf_rotation *rotation);
 
@@ -23,8 +26,5 @@ bool sqf_rotation_fits(size_t channels, size_t factor);
  * point only: finite values of ordinary size stay finite, others are for who reads them to refuse. */
 sqf_status sqf_rotation_apply(sqf_context *context, const sqf_rotation *rotation, float *x, size_t rows,
                               sqf_error *err);
-
-/* Multiplications and additions of one row: K a channel for the factor (none for K = 1), log2(n) + 1 for H. */
-double sqf_rotation_operations(size_t channels, size_t factor);
 
 #endif

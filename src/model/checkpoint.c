@@ -83,12 +83,12 @@ static sqf_status expect_norm(const survey *s, size_t layer, const char *norm, s
 /* The factor of the rotation before down_proj, where there is one. */
 static sqf_status expect_rotation(const survey *s, size_t layer, sqf_error *err)
 {
-    const size_t factor = sqf_module_schemes_rotation(s->checkpoint->schemes).down_factor;
+    const sqf_rotation_spec rotation = sqf_module_schemes_rotation(s->checkpoint->schemes);
     char module[SQF_MODULE_NAME];
-    if (factor <= 1) {
+    if (!rotation.down_mixed) {
         return SQF_OK;
     }
-    const sqf_stored_part part = sqf_down_rotation_part(factor);
+    const sqf_stored_part part = sqf_down_rotation_part(rotation.down_factor);
     sqf_mlp_name(layer, module);
     return expect_part(s, module, &part, err);
 }

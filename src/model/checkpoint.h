@@ -53,7 +53,8 @@ sqf_status sqf_checkpoint_find_dense(const sqf_checkpoint *checkpoint, const cha
 size_t sqf_scheme_border(const sqf_scheme *scheme, size_t columns);
 
 /* A stored quantized module as a matrix that borrows the mapping; every row checked (in parallel), hashes verified.
- * static_scale, static_zero, column_norm: borrowed or NULL. Release with sqf_stored_linear_clear (also after a failure). */
+ * static_scale, static_zero, column_norm: borrowed or NULL. Release with sqf_stored_linear_clear (also after a
+ * failure). */
 typedef struct sqf_stored_linear {
     sqf_scheme scheme;
     sqf_matrix matrix;
@@ -65,8 +66,8 @@ sqf_status sqf_checkpoint_linear(const sqf_checkpoint *checkpoint, sqf_context *
                                  size_t rows, size_t columns, sqf_stored_linear *out, sqf_error *err);
 void sqf_stored_linear_clear(sqf_stored_linear *linear);
 
-/* The tensor of a layer's rotation at run time: "model.layers.N.mlp.down_rotation", F32 [K, K]; only where the factor K
- * is above 1 (docs/format.md section 7). */
+/* The tensor of a layer's rotation at run time: "model.layers.N.mlp.down_rotation", F32 [K, K]; only where there is
+ * a dense factor (docs/format.md section 7). */
 #define SQF_PART_DOWN_ROTATION "down_rotation"
 sqf_stored_part sqf_down_rotation_part(size_t factor);
 void sqf_mlp_name(size_t layer, char name[SQF_MODULE_NAME]); /* "model.layers.3.mlp" */

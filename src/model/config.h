@@ -85,6 +85,7 @@ sqf_status sqf_module_schemes_check(const sqf_module_schemes *schemes,
 typedef struct sqf_rotation_spec {
     const char *residual, *values, *down;
     size_t down_factor; /* docs/format.md section 8; 0 = nothing at run time */
+    bool down_mixed;    /* there is a dense factor: its order is above 1 and `down` is not "blocks" */
 } sqf_rotation_spec;
 sqf_rotation_spec sqf_module_schemes_rotation(const sqf_module_schemes *schemes);
 const json_t *sqf_module_schemes_json(const sqf_module_schemes *schemes); /* borrowed */

@@ -142,6 +142,21 @@ static void name_scheme(sqf_model *model)
     sqf_scheme_print(&main, SQF_SPELLING_SHORT, model->scheme);
 }
 
+/* What the rotations at run time cost, and which there are. */
+static void add_rotation(sqf_model *model, sqf_cost *sum)
+{
+    const sqf_config *config = &model->checkpoint.config;
+    const sqf_rotation_spec spec = sqf_module_schemes_rotation(model->checkpoint.schemes);
+    model->info.rotation = spec.residual;
+    model->info.rotation_values = spec.values;
+    model->info.rotation_down = spec.down;
+    if (spec.down_factor > 0) {
+        const sqf_cost cost = sqf_cost_rotation(config->intermediate, spec.down_factor, spec.down_mixed);
+        model->info.rotation_operations = cost.operations * (double)config->layers;
+        sum->operations += model->info.rotation_operations;
+    }
+}
+
 /* bits_per_weight counts what the linear layers take in the files, scales and masks included, without biases. */
 sqf_status sqf_model_count(sqf_model *model, sqf_error *err)
 {
@@ -166,6 +181,7 @@ sqf_status sqf_model_count(sqf_model *model, sqf_error *err)
     for (size_t i = 0; i < sqf_tensors_count(model->checkpoint.tensors); i++) {
         model->info.weight_bytes += sqf_tensors_at(model->checkpoint.tensors, i)->bytes;
     }
+    add_rotation(model, &sums.cost);
     model->info.bits_per_weight = sums.bits / sums.weights;
     model->info.weights_equivalent_bits = sums.weights_equivalent / sums.weights;
     model->info.activations_equivalent_bits = sums.activations_equivalent / sums.weights;

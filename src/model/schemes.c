@@ -179,6 +179,7 @@ static sqf_status load_rotation(sqf_module_schemes *schemes, sqf_error *err)
     SQF_TRY(sqf_json_string_find(json, "values", where, &rotation->values, err));
     SQF_TRY(sqf_json_string_find(json, "down", where, &rotation->down, err));
     SQF_TRY(sqf_json_size_find(json, "down_factor", 1, SQF_WIDTH_MAX, where, &rotation->down_factor, err));
+    rotation->down_mixed = rotation->down_factor > 1 && strcmp(rotation->down, "blocks") != 0;
     if ((rotation->down_factor > 0) != (strcmp(rotation->down, "off") != 0)) {
         return sqf_fail(err, SQF_E_FORMAT, "%s: down_factor: expected %s, found %zu", where,
                         rotation->down_factor > 0 ? "none where down is off" : "the factor of down's rotation",

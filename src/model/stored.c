@@ -394,14 +394,13 @@ static sqf_status check_unit_rows(const float *matrix, size_t n, const char *nam
 
 sqf_status sqf_checkpoint_rotation(const sqf_checkpoint *checkpoint, size_t layer, sqf_rotation *out, sqf_error *err)
 {
-    const size_t factor = sqf_module_schemes_rotation(checkpoint->schemes).down_factor;
-    const size_t channels = checkpoint->config.intermediate;
-    const float one = 1.0f;
+    const sqf_rotation_spec spec = sqf_module_schemes_rotation(checkpoint->schemes);
+    const size_t factor = spec.down_factor, channels = checkpoint->config.intermediate;
     char module[SQF_MODULE_NAME], name[SQF_MODULE_NAME];
     float *matrix;
     *out = (sqf_rotation){0};
-    if (factor <= 1) {
-        return factor == 0 ? SQF_OK : sqf_rotation_create(channels, 1, &one, out, err);
+    if (!spec.down_mixed) {
+        return factor == 0 ? SQF_OK : sqf_rotation_create(channels, factor, NULL, out, err);
     }
     sqf_mlp_name(layer, module);
     sqf_tensor_name(module, SQF_PART_DOWN_ROTATION, name);

@@ -137,10 +137,21 @@ static void counts_match_a_walk(void **state)
     }
 }
 
+static void rotations_count_rounds_and_the_factor(void **state)
+{
+    (void)state;
+    assert_true(sqf_cost_rotation(256, 1, false).operations == 256 * 8);
+    assert_true(sqf_cost_rotation(768, 12, true).operations == 768 * (24 + 6));
+    assert_true(sqf_cost_rotation(768, 3, false).operations == 768 * 8);
+    assert_true(sqf_cost_rotation(768, 768, true).operations == 768 * 1536);
+    assert_true(sqf_cost_rotation(768, 3, false).products == 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(worked_figures),
+        cmocka_unit_test(rotations_count_rounds_and_the_factor),
         cmocka_unit_test(free_scales_leave_the_products),
         cmocka_unit_test(real_borders_and_tails_count),
         cmocka_unit_test(sums_and_added_operations),

@@ -164,6 +164,7 @@ static void check_model(const char *architecture, const char *type, bool tied, b
     check_function(&s, architecture, "scheme: W8A8\nrotate: learned\nrotate_down: random\n", 0.15);
     check_function(&s, architecture, "scheme: FP32\nrotate_values: random\n", 2e-5);
     check_function(&s, architecture, "scheme: FP32\nrotate_down: hadamard\n", 2e-5);
+    check_function(&s, architecture, "scheme: FP32\nrotate: random\nrotate_down: blocks\n", 2e-5);
     check_function(&s, architecture, "scheme: BF16\nrotate: hadamard\n", 0.02);
     small_remove(&s);
 }

@@ -11,7 +11,8 @@
 #include "ptq/recipe/recipe.h"
 
 static const char *const rotate_names[] = {"off", "hadamard", "random", "pca", "learned", NULL};
-static const char *const rotate_part_names[] = {"auto", "off", "hadamard", "random", "pca", NULL};
+static const char *const rotate_values_names[] = {"auto", "off", "hadamard", "random", "pca", NULL};
+static const char *const rotate_down_names[] = {"auto", "off", "hadamard", "random", "pca", "blocks", NULL};
 static const char *const importance_names[] = {"obs", "hinv", "gain", "magnitude", "random", NULL};
 static const char *const mask_names[] = {"paper", "l1", "l2", "max", "maxl2", "random", NULL};
 static const char *const compensate_names[] = {"gptq", "none", "gptq-input", "gptq-model", NULL};
@@ -151,25 +152,25 @@ static sqf_status set_act_bank(const sqf_recipe_key *key, sqf_module_recipe *rec
 
 static sqf_status set_bank(const sqf_recipe_key *key, sqf_module_recipe *recipe, const char *value, sqf_error *err)
 {
-static sqf_status set_act_outliers(const sqf_recipe_key *key, sqf_module_recipe *recipe, const char *value,
-                                   sqf_error *err)
-{
-    uint32_t count = 0;
-    if (strcasecmp(value, "off") != 0) {
-        SQF_TRY(parse_bank(key, value, &count, err));
+    static sqf_status set_act_outliers(const sqf_recipe_key *key, sqf_module_recipe *recipe, const char *value,
+                                       sqf_error *err)
+    {
+        uint32_t count = 0;
+        if (strcasecmp(value, "off") != 0) {
+            SQF_TRY(parse_bank(key, value, &count, err));
+        }
+        recipe->act_outliers = count;
+        return SQF_OK;
     }
-    recipe->act_outliers = count;
-    return SQF_OK;
-}
 
-static void print_act_outliers(const sqf_module_recipe *recipe, char text[SQF_RECIPE_VALUE])
-{
-    if (recipe->act_outliers) {
-        snprintf(text, SQF_RECIPE_VALUE, "%u", recipe->act_outliers);
-    } else {
-        snprintf(text, SQF_RECIPE_VALUE, "off");
+    static void print_act_outliers(const sqf_module_recipe *recipe, char text[SQF_RECIPE_VALUE])
+    {
+        if (recipe->act_outliers) {
+            snprintf(text, SQF_RECIPE_VALUE, "%u", recipe->act_outliers);
+        } else {
+            snprintf(text, SQF_RECIPE_VALUE, "off");
+        }
     }
-}
 
     if (speaks_of_activations(recipe)) {
         return set_act_bank(key, recipe, value, err);
@@ -329,9 +330,13 @@ static void print_smooth(const sqf_module_recipe *recipe, char text[SQF_RECIPE_V
         do {
             digits++;
             snprintf(text, SQF_RECIPE_VALUE, "%.*g", digits, (double)recipe->smooth);
-    } else if (strcasecmp(value, "awq") == 0) {
-        recipe->smooth = SQF_SMOOTH_AWQ;
-        } while (digits < 9 && strtof(text, NULL) != recipe->smooth);
+        }
+        else if (strcasecmp(value, "awq") == 0)
+        {
+            recipe->smooth = SQF_SMOOTH_AWQ;
+        }
+        while (digits < 9 && strtof(text, NULL) != recipe->smooth)
+            ;
     } else {
         snprintf(text, SQF_RECIPE_VALUE, "%s", recipe->smooth > SQF_SMOOTH_AUTO ? "off" : "auto");
     }
@@ -497,8 +502,8 @@ static const key_action actions[KEY_COUNT] = {
     [KEY_SMOOTH] = {.set = set_smooth, .print = print_smooth, .printed = true},
     [KEY_DAMPING] = {.set = set_damping, .print = print_damping, .printed = true},
     [KEY_ROTATE] = CHOICE(rotate, rotate_names),
-    [KEY_ROTATE_VALUES] = CHOICE(rotate_values, rotate_part_names),
-    [KEY_ROTATE_DOWN] = CHOICE(rotate_down, rotate_part_names),
+    [KEY_ROTATE_VALUES] = CHOICE(rotate_values, rotate_values_names),
+    [KEY_ROTATE_DOWN] = CHOICE(rotate_down, rotate_down_names),
 };
 
 const sqf_recipe_key *sqf_recipe_key_list(size_t *count)
@@ -507,8 +512,8 @@ const sqf_recipe_key *sqf_recipe_key_list(size_t *count)
     return keys;
 }
 
-    [KEY_ACT_OUTLIERS] = {.set = set_act_outliers, .print = print_act_outliers, .printed = true},
-static sqf_status find_key(const char *name, size_t *index, sqf_error *err)
+[KEY_ACT_OUTLIERS] = {.set = set_act_outliers, .print = print_act_outliers, .printed = true},
+    static sqf_status find_key(const char *name, size_t *index, sqf_error *err)
 {
     for (size_t i = 0; i < KEY_COUNT; i++) {
         if (strcmp(keys[i].name, name) == 0) {

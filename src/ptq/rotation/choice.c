@@ -11,7 +11,7 @@ const char *sqf_rotate_name(sqf_rotate rotate)
 
 const char *sqf_rotate_part_name(sqf_rotate_part part)
 {
-    static const char *const names[] = {"auto", "off", "hadamard", "random", "pca"};
+    static const char *const names[] = {"auto", "off", "hadamard", "random", "pca", "blocks"};
     return names[part];
 }
 
@@ -92,12 +92,21 @@ bool sqf_rotation_changes_bias(const sqf_rotation_choice *choice, sqf_linear_kin
     }
 }
 
+static size_t odd_part(size_t n)
+{
+    while (n > 1 && n % 2 == 0) {
+        n /= 2;
+    }
+    return n;
+}
+
 size_t sqf_rotation_down_factor(const sqf_rotation_choice *choice, size_t intermediate)
 {
     switch (choice->down) {
     case SQF_ROTATE_PART_HADAMARD: return sqf_hadamard_factor(intermediate);
     case SQF_ROTATE_PART_RANDOM:
     case SQF_ROTATE_PART_PCA: return intermediate;
+    case SQF_ROTATE_PART_BLOCKS: return odd_part(intermediate);
     default: return 0;
     }
 }

@@ -172,8 +172,8 @@ static sqf_status turn_values(sqf_pipeline *pipeline, sqf_layer_work *work, cons
 
 /* ---- down_proj's input ---- */
 
-static sqf_status fill_down(sqf_pipeline *pipeline, const sqf_layer_work *work, const float *hessian, size_t factor,
-                            double *out, sqf_error *err)
+static sqf_status fill_factor(sqf_pipeline *pipeline, const sqf_layer_work *work, const float *hessian, size_t factor,
+                              double *out, sqf_error *err)
 {
     const uint64_t seed = layer_seed(pipeline, work, 0);
     switch (pipeline->plan.rotation.down) {
@@ -183,38 +183,51 @@ static sqf_status fill_down(sqf_pipeline *pipeline, const sqf_layer_work *work, 
     }
 }
 
-static sqf_status write_factor(sqf_pipeline *pipeline, const sqf_layer_work *work, const float *matrix, size_t factor,
-                               sqf_error *err)
+/* Makes and writes the dense factor. */
+static sqf_status make_factor(sqf_pipeline *pipeline, const sqf_layer_work *work, const float *hessian, size_t factor,
+                              float *matrix, sqf_error *err)
 {
     char module[SQF_MODULE_NAME], name[SQF_MODULE_NAME];
-    if (factor <= 1) {
-        return SQF_OK;
-    }
+    double *exact;
+    SQF_TRY(SQF_ALLOC(&exact, factor * factor, "rotation", err));
+    const sqf_status status = fill_factor(pipeline, work, hessian, factor, exact, err);
+    to_floats(exact, factor * factor, matrix);
+    free(exact);
+    SQF_TRY(status);
     sqf_mlp_name(work->index, module);
     sqf_tensor_name(module, SQF_PART_DOWN_ROTATION, name);
     return sqf_model_output_values(&pipeline->output, name, SQF_DTYPE_F32, factor, factor, matrix, err);
 }
 
-/* down_proj's columns go through the very transform that its input meets at run time. */
+static sqf_status create_rotation(sqf_pipeline *pipeline, sqf_layer_work *work, const float *hessian, sqf_error *err)
+{
+    const size_t channels = pipeline->checkpoint.config.intermediate;
+    const size_t factor = sqf_rotation_down_factor(&pipeline->plan.rotation, channels);
+    float *matrix;
+    if (factor == 1 || pipeline->plan.rotation.down == SQF_ROTATE_PART_BLOCKS) {
+        return sqf_rotation_create(channels, factor, NULL, &work->layer.down_rotation, err);
+    }
+    SQF_TRY(SQF_ALLOC(&matrix, factor * factor, "rotation", err));
+    sqf_status status = make_factor(pipeline, work, hessian, factor, matrix, err);
+    if (status == SQF_OK) {
+        status = sqf_rotation_create(channels, factor, matrix, &work->layer.down_rotation, err);
+    }
+    free(matrix);
+    return status;
+}
+
+/* down_proj's columns go through the very transform that its input meets at run time, over n: x H (w H)^T = n x w^T. */
 static sqf_status turn_down(sqf_pipeline *pipeline, sqf_layer_work *work, const float *hessian, sqf_error *err)
 {
     const sqf_config *config = &pipeline->checkpoint.config;
-    const size_t factor = sqf_rotation_down_factor(&pipeline->plan.rotation, config->intermediate);
-    sqf_rotation *rotation = &work->layer.down_rotation;
-    double *exact = NULL;
-    float *matrix = NULL;
-    sqf_status status;
-    SQF_TRY_GOTO(status, SQF_ALLOC(&exact, factor * factor, "rotation", err), done);
-    SQF_TRY_GOTO(status, SQF_ALLOC(&matrix, factor * factor, "rotation", err), done);
-    SQF_TRY_GOTO(status, fill_down(pipeline, work, hessian, factor, exact, err), done);
-    to_floats(exact, factor * factor, matrix);
-    SQF_TRY_GOTO(status, write_factor(pipeline, work, matrix, factor, err), done);
-    SQF_TRY_GOTO(status, sqf_rotation_create(config->intermediate, factor, matrix, rotation, err), done);
-    status = sqf_rotation_apply(pipeline->context, rotation, work->weights[SQF_LINEAR_DOWN], config->hidden, err);
-done:
-    free(exact);
-    free(matrix);
-    return status;
+    float *weights = work->weights[SQF_LINEAR_DOWN];
+    SQF_TRY(create_rotation(pipeline, work, hessian, err));
+    SQF_TRY(sqf_rotation_apply(pipeline->context, &work->layer.down_rotation, weights, config->hidden, err));
+    const float scale = 1.0f / (float)work->layer.down_rotation.block;
+    for (size_t i = 0; i < config->hidden * config->intermediate; i++) {
+        weights[i] *= scale; /* a power of two: exact */
+    }
+    return SQF_OK;
 }
 
 static sqf_status turn_parts(sqf_pipeline *pipeline, sqf_layer_work *work, collection *c, sqf_error *err)

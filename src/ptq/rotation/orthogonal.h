@@ -2,16 +2,14 @@
 #ifndef SQF_PTQ_ROTATION_ORTHOGONAL_H
 #define SQF_PTQ_ROTATION_ORTHOGONAL_H
 
-#include <stddef.h>
-#include <stdint.h>
+#include <sqf/quantize.h>
 
 #include "base/error.h"
 
-/* A rotation of n channels is M (x) H: H Sylvester's Hadamard matrix of a power of two, M of the size that this
- * function returns. M is 1 for a power of two; else the smallest multiple (by 1, 2, 4 or 8) of n's odd part that
- * divides n and has a Hadamard matrix by Paley's constructions (768 = 12 * 64); else the odd part itself (172 = 43 *
- * 4). */
-size_t sqf_hadamard_factor(size_t n);
+/* A Hadamard rotation of n channels is M (x) H: H Sylvester's matrix of a power of two, M of the order that
+ * sqf_hadamard_factor (sqf/quantize.h) returns: 1 for a power of two; else the smallest multiple (by 1, 2, 4 or 8) of
+ * n's odd part that divides n and has a Hadamard matrix by Paley's constructions (768 = 12 * 64); else the odd part
+ * itself (172 = 43 * 4). */
 
 /* M [n, n] for an n that sqf_hadamard_factor returned, orthonormal: a Hadamard matrix over sqrt(n), or where none is
  * known here a random orthogonal one. */
