@@ -9,7 +9,7 @@
 const double chart_loss_floor = 0.02;
 
 /* Width of a character of the 12-unit font, on the safe side. */
-static const double character_width = 6.6;
+static const double character_width = 7.6;
 
 double chart_place(const chart_scale *scale, double value)
 {

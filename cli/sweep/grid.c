@@ -87,7 +87,6 @@ static void merge(merged_axes *merged, const grid_axes *axes, bool varies)
 typedef struct expansion {
     const grid_file *file;
     const grid_section *section;
-    const char *model; /* NULL = the file's */
     sweep_points *out;
 } expansion;
 
@@ -167,9 +166,6 @@ static sqf_status make_recipe(const json_t *settings, sqf_recipe **out, sqf_erro
 /* Keys without which nothing can be measured, and defaults of those that were not given. */
 static int complete_settings(const expansion *e, sweep_point *point)
 {
-    if (e->model) {
-        json_object_set_new(point->settings, "model", json_text(e->model, strlen(e->model)));
-    }
     static const char *const required[] = {"model", "scheme", "text", "calib"};
     for (size_t i = 0; i < sizeof required / sizeof *required; i++) {
         if (!json_object_get(point->settings, required[i])) {
@@ -267,6 +263,7 @@ static int expand_section(const expansion *e)
         if (e->section->point_count) {
             merge(&merged, &e->section->points[i], true);
         }
+        merge(&merged, &e->file->given, false);
         const int code = cross(e, &merged);
         if (code != EXIT_DONE) {
             return code;
@@ -275,12 +272,12 @@ static int expand_section(const expansion *e)
     return EXIT_DONE;
 }
 
-int grid_expand(const grid_file *file, const char *model, sweep_points *out)
+int grid_expand(const grid_file *file, sweep_points *out)
 {
     *out = (sweep_points){0};
     int code = EXIT_DONE;
     for (size_t i = 0; i < file->count && code == EXIT_DONE; i++) {
-        const expansion e = {file, &file->sections[i], model, out};
+        const expansion e = {file, &file->sections[i], out};
         code = expand_section(&e);
     }
     return code;

@@ -53,6 +53,7 @@ typedef struct grid_file {
     grid_section base; /* what stands outside of sections: the settings of all */
     grid_section *sections;
     size_t count;
+    grid_axes given; /* by the command line, in place of what the file says */
 } grid_file;
 
 /* Reads a grid file: structure, keys and the form of values. EXIT_DONE or the code after a message. `path` must outlive
@@ -74,9 +75,12 @@ typedef struct sweep_points {
     size_t count;
 } sweep_points;
 
-/* Crosses all sections. model: takes the place of the file's; NULL = none. Recipes are made here, so that a bad value
- * ends the sweep before it starts. */
-int grid_expand(const grid_file *file, const char *model, sweep_points *out);
+/* Gives a key one more choice that takes the place of all that the file says of it: "seed=0". EXIT_DONE or the code
+ * after a message. */
+int grid_file_set(grid_file *file, const char *key, const char *value);
+
+/* Crosses all sections. Recipes are made here, so that a bad value ends the sweep before it starts. */
+int grid_expand(const grid_file *file, sweep_points *out);
 void sweep_points_clear(sweep_points *points);
 
 /* The text that the library reads for a scalar. */

@@ -14,7 +14,7 @@
 enum { GRID_BYTES_MAX = 1 << 20 };
 
 typedef struct reader {
-    const char *path;
+    const char *path; /* NULL = the command line */
     yaml_document_t document;
     bool failed; /* a message was printed: the first one counts */
 } reader;
@@ -28,7 +28,11 @@ static bool fail_at(reader *r, size_t line, const char *format, ...)
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    fail_input("%s: line %zu: %s", r->path, line, text);
+    if (r->path) {
+        fail_input("%s: line %zu: %s", r->path, line, text);
+    } else { /* a value of the command line */
+        fail_usage("--set %s", text);
+    }
     r->failed = true;
     return false;
 }
@@ -211,6 +215,25 @@ static json_t *choices_of(reader *r, const yaml_node_t *node, const grid_key *ke
     return choices;
 }
 
+/* The axis of a key, made if there is none. NULL without memory. */
+static grid_axis *find_axis(grid_axes *axes, const char *key, bool *made)
+{
+    *made = false;
+    for (size_t i = 0; i < axes->count; i++) {
+        if (strcmp(axes->items[i].key, key) == 0) {
+            return &axes->items[i];
+        }
+    }
+    grid_axis *larger = realloc(axes->items, (axes->count + 1) * sizeof *larger);
+    if (!larger) {
+        return NULL;
+    }
+    axes->items = larger;
+    *made = true;
+    larger[axes->count] = (grid_axis){.key = key};
+    return &larger[axes->count++];
+}
+
 static bool add_axis(reader *r, grid_axes *axes, const yaml_node_t *key_node, const yaml_node_t *value)
 {
     grid_key key;
@@ -221,17 +244,13 @@ static bool add_axis(reader *r, grid_axes *axes, const yaml_node_t *key_node, co
     if (!find_key(name, &key)) {
         return fail_at(r, line_of(key_node), "unknown key '%.60s', see docs/sweep.md", name);
     }
-    for (size_t i = 0; i < axes->count; i++) {
-        if (strcmp(axes->items[i].key, key.name) == 0) {
-            return fail_at(r, line_of(key_node), "%s: given twice", key.name);
-        }
+    bool made;
+    grid_axis *axis = find_axis(axes, key.name, &made);
+    if (!axis || !made) {
+        return fail_at(r, line_of(key_node), axis ? "%s: given twice" : "%s: out of memory", key.name);
     }
-    grid_axis *larger = realloc(axes->items, (axes->count + 1) * sizeof *larger);
-    if (!larger) {
-        return fail_at(r, line_of(key_node), "out of memory");
-    }
-    axes->items = larger;
-    axes->items[axes->count++] = (grid_axis){key.name, line_of(key_node), choices_of(r, value, &key)};
+    axis->line = line_of(key_node);
+    axis->choices = choices_of(r, value, &key);
     return !r->failed;
 }
 
@@ -413,6 +432,29 @@ int grid_file_load(const char *path, grid_file *out)
     return EXIT_DONE;
 }
 
+/* The value is what a scalar of the file would be; of a list of texts it is the one text. */
+int grid_file_set(grid_file *file, const char *key, const char *value)
+{
+    grid_key known;
+    bool made;
+    if (!find_key(key, &known) || known.kind == GRID_OVERRIDES) {
+        return fail_usage("--set %.60s: unknown key, see docs/sweep.md", key);
+    }
+    yaml_node_t node = {.type = YAML_SCALAR_NODE};
+    node.data.scalar.value = (yaml_char_t *)value;
+    node.data.scalar.length = strlen(value);
+    reader r = {.path = NULL};
+    json_t *choice = known.kind == GRID_LIST ? scalar_list(&r, &node, &known) : scalar_value(&r, &node, &known);
+    grid_axis *axis = r.failed ? NULL : find_axis(&file->given, known.name, &made);
+    if (!axis) {
+        json_decref(choice);
+        return r.failed ? EXIT_USAGE : fail_input("out of memory");
+    }
+    axis->choices = made ? json_array() : axis->choices;
+    json_array_append_new(axis->choices, choice);
+    return EXIT_DONE;
+}
+
 static void clear_axes(grid_axes *axes)
 {
     for (size_t i = 0; i < axes->count; i++) {
@@ -436,6 +478,7 @@ static void clear_section(grid_section *section)
 void grid_file_clear(grid_file *file)
 {
     clear_section(&file->base);
+    clear_axes(&file->given);
     for (size_t i = 0; i < file->count; i++) {
         clear_section(&file->sections[i]);
     }

@@ -10,9 +10,7 @@
 #include <sys/resource.h>
 #include <time.h>
 
-#include <sqf/cost.h>
 #include <sqf/eval.h>
-#include <sqf/inspect.h>
 
 #include "../output.h"
 
@@ -154,27 +152,6 @@ static sqf_status quantize_point(const sweep_job *job, sqf_context *context, sqf
                         summary, err);
 }
 
-/* Work of the decoder's linear layers, those that were left alone included. */
-static sqf_status predict_cost(sqf_context *context, const char *directory, double *cost, sqf_error *err)
-{
-    sqf_inspection *inspection;
-    const sqf_status status = sqf_inspection_open(context, directory, &inspection, err);
-    if (status != SQF_OK) {
-        return status;
-    }
-    sqf_cost sum = {0};
-    for (size_t i = 0; i < sqf_inspection_count(inspection); i++) {
-        const sqf_inspect_entry *entry = sqf_inspection_at(inspection, i);
-        if (entry->linear && entry->dimensions == 2) {
-            const sqf_cost part = sqf_cost_linear(&entry->scheme, entry->shape[0], entry->shape[1]);
-            sqf_cost_add(&sum, &part);
-        }
-    }
-    *cost = sqf_cost_per_product(&sum, NULL);
-    sqf_inspection_close(inspection);
-    return SQF_OK;
-}
-
 static void set_number(json_t *object, const char *key, double value)
 {
     json_object_set_new(object, key, json_number(value));
@@ -265,7 +242,6 @@ static sqf_status evaluate_point(const sweep_job *job, const bench *b, json_t *f
 static sqf_status open_point(const sweep_job *job, bench *b, json_t *figures, sqf_error *err)
 {
     const char *original = settings_text(job->point->settings, "model");
-    double cost = 0;
     sqf_status status = sqf_model_open(b->context, job->directory, &b->model, err);
     if (status == SQF_OK) {
         status = sqf_tokenizer_load(original, &b->tokenizer, err);
@@ -274,14 +250,11 @@ static sqf_status open_point(const sweep_job *job, bench *b, json_t *figures, sq
         status = sqf_model_open(b->context, original, &b->original, err);
     }
     if (status == SQF_OK) {
-        status = predict_cost(b->context, job->directory, &cost, err);
-    }
-    if (status == SQF_OK) {
         const sqf_model_info info = sqf_model_info_get(b->model);
         set_number(figures, "stored_bits", info.bits_per_weight);
         set_number(figures, "weights_equivalent_bits", info.weights_equivalent_bits);
         set_number(figures, "activations_equivalent_bits", info.activations_equivalent_bits);
-        set_number(figures, "predicted_cost", cost);
+        set_number(figures, "predicted_cost", info.predicted_cost);
     }
     return status;
 }

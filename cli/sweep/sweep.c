@@ -112,8 +112,8 @@ static int copy_line(sweep *s, sweep_task *task, const json_t *done)
     return code;
 }
 
-/* What is done already, what another grid has, and what an earlier point of this sweep stands for. */
-static int sort_out(sweep *s)
+/* Reads every model and text once: one that is not there ends the sweep here. */
+static int identify(sweep *s)
 {
     content_hashes hashes = {0};
     int code = EXIT_DONE;
@@ -121,9 +121,17 @@ static int sort_out(sweep *s)
         sweep_task *task = &s->work.tasks[s->work.task_count++];
         *task = (sweep_task){.point = &s->points.items[i], .twin = i};
         code = point_identify(task->point, &hashes, task->id);
-        if (code != EXIT_DONE) {
-            break;
-        }
+    }
+    content_hashes_clear(&hashes);
+    return code;
+}
+
+/* What is done already, what another grid has, and what an earlier point of this sweep stands for. */
+static int sort_out(sweep *s)
+{
+    int code = EXIT_DONE;
+    for (size_t i = 0; i < s->work.task_count && code == EXIT_DONE; i++) {
+        sweep_task *task = &s->work.tasks[i];
         const json_t *other = store_find(&s->store, task->id, NULL);
         if (store_find(&s->store, task->id, task->point->grid)) {
             task->state = WORK_FINISHED;
@@ -137,7 +145,6 @@ static int sort_out(sweep *s)
             s->to_do++;
         }
     }
-    content_hashes_clear(&hashes);
     return code;
 }
 
@@ -234,13 +241,37 @@ static int make_directories(sweep *s)
     return EXIT_DONE;
 }
 
+/* MODEL, and --set KEY=VALUE. */
+static int apply_given(sweep *s)
+{
+    const cli_arguments *arguments = s->arguments;
+    int code = arguments->operand_count > 1 ? grid_file_set(&s->grid, "model", arguments->operands[1]) : EXIT_DONE;
+    for (size_t i = 0; i < arguments->value_count && code == EXIT_DONE; i++) {
+        char key[64];
+        const option_value *value = &arguments->values[i];
+        const char *equals = value->text ? strchr(value->text, '=') : NULL;
+        if (strcmp(value->option->name, "set") != 0) {
+            continue;
+        }
+        if (!equals || (size_t)(equals - value->text) >= sizeof key) {
+            return fail_usage("--set %.100s: expected KEY=VALUE", value->text);
+        }
+        snprintf(key, sizeof key, "%.*s", (int)(equals - value->text), value->text);
+        code = grid_file_set(&s->grid, key, equals + 1);
+    }
+    return code;
+}
+
 /* All that can be wrong before the first point. */
 static int prepare(sweep *s)
 {
     const cli_arguments *arguments = s->arguments;
     int code = grid_file_load(arguments->operands[0], &s->grid);
     if (code == EXIT_DONE) {
-        code = grid_expand(&s->grid, arguments->operand_count > 1 ? arguments->operands[1] : NULL, &s->points);
+        code = apply_given(s);
+    }
+    if (code == EXIT_DONE) {
+        code = grid_expand(&s->grid, &s->points);
     }
     if (code == EXIT_DONE) {
         code = choose_limits(s);
@@ -248,7 +279,10 @@ static int prepare(sweep *s)
     if (code == EXIT_DONE) {
         s->listed = s->points.count;
         s->work.tasks = calloc(s->points.count + 1, sizeof *s->work.tasks);
-        code = s->work.tasks ? store_open(arguments_text(arguments, "output"), &s->store) : fail_input("out of memory");
+        code = s->work.tasks ? identify(s) : fail_input("out of memory");
+    }
+    if (code == EXIT_DONE) {
+        code = store_open(arguments_text(arguments, "output"), &s->store);
     }
     return code;
 }
@@ -328,6 +362,11 @@ const cli_command *sweep_command(void)
          .required = true,
          .value = "RESULTS",
          .text = "file of results, one line of JSON a point; points that it holds are not measured again"},
+        {.name = "set",
+         .kind = OPTION_TEXT,
+         .value = "KEY=VALUE",
+         .text =
+             "in place of all that the file says of a key, in every grid; given several times for one key: an axis"},
         {.name = "jobs",
          .kind = OPTION_COUNT,
          .value = "N",
