@@ -26,10 +26,10 @@ typedef enum sqf_mask_score {
     SQF_MASK_SCORE_L2,        /**< rms(x_j) * ||W_:,j||_2 */
     SQF_MASK_SCORE_MAX,       /**< max|x_j| */
     SQF_MASK_SCORE_MAXL2,     /**< max|x_j| * ||W_:,j||_2 */
-    SQF_MASK_SCORE_RANDOM
+    SQF_MASK_SCORE_RANDOM,
+    SQF_MASK_SCORE_BEST /**< l2, then exchanges that lower the output error of sampled calibration tokens */
 } sqf_mask_score;
 
-/** Which errors the weights to come make up for. docs/algorithms.md */
 /** Whether something is searched on calibration tokens. */
 typedef enum sqf_search {
     SQF_SEARCH_AUTO = 0, /**< where a static mask is chosen by `best` */
@@ -37,6 +37,7 @@ typedef enum sqf_search {
     SQF_SEARCH_ON
 } sqf_search;
 
+/** Which errors the weights to come make up for. docs/algorithms.md */
 typedef enum sqf_compensate {
     SQF_COMPENSATE_GPTQ = 0, /**< rounding errors of the weights before them */
     SQF_COMPENSATE_NONE,
@@ -63,9 +64,11 @@ typedef enum sqf_rotate_part {
     SQF_ROTATE_PART_HADAMARD,
     SQF_ROTATE_PART_RANDOM,
     SQF_ROTATE_PART_PCA,
-    SQF_ROTATE_PART_BLOCKS
+    SQF_ROTATE_PART_BLOCKS /**< only of down_proj: Hadamard inside blocks of a power of two, nothing between them */
 } sqf_rotate_part;
 
+/** The order of the dense factor in the Hadamard rotation of an input of this many channels (sqf_cost_rotation): 1 for a
+ *  power of two. */
 SQF_API size_t sqf_hadamard_factor(size_t channels);
 
 /** How one module is quantized. */
@@ -78,6 +81,9 @@ typedef struct sqf_module_recipe {
     sqf_prune prune;
     float smooth;                  /**< alpha in 0..1, or one of the three values below */
     double damping;                /**< fraction of mean(diag H) */
+    sqf_search act_clip;           /**< clipping ratios of the activations, where the scheme says none */
+    sqf_search quota;              /**< high channels dealt out over the inputs of a layer, at equal cost */
+    uint32_t act_outliers;         /**< high channels of each input, its bank the whole row; 0 = as the scheme says */
     sqf_rotate rotate;             /**< of the whole model: only the base recipe may say it */
     sqf_rotate_part rotate_values; /**< the same */
     sqf_rotate_part rotate_down;   /**< the same */
@@ -85,21 +91,17 @@ typedef struct sqf_module_recipe {
 
 /** Values of `smooth`: no smoothing; AWQ's factors, searched for the least output error of rounded weights; and the
  *  default of docs/format.md section 10, which is 0.5 where the scheme
-    sqf_search act_clip;           /**< clipping ratios of the activations, where the scheme says none */
-sqf_search quota;      /**< high channels dealt out over the inputs of a layer, at equal cost */
-uint32_t act_outliers; /**< high channels of each input, its bank the whole row; 0 = as the scheme says */
-*quantizes activations or holds weights below 8 bits and there is calibration text,
-    else off.Modules that read the *same input share their factors : automatic ones follow one that says its alpha.* /
+ *  quantizes activations or holds weights below 8 bits and there is calibration text, else off. Modules that read the
+ *  same input share their factors: automatic ones follow one that says its alpha. */
 #define SQF_SMOOTH_OFF  (-1.0f)
 #define SQF_SMOOTH_AUTO (-2.0f)
+#define SQF_SMOOTH_AWQ  2.0f
 
-        /** The defaults of docs/format.md section 10 for a scheme: obs, paper, gptq, absmax, sparsegpt, automatic
-         * smoothing, damping 0.01. */
-        SQF_API sqf_module_recipe
-        sqf_module_recipe_default(const sqf_scheme *scheme);
+/** The defaults of docs/format.md section 10 for a scheme: obs, best, gptq, absmax, sparsegpt, automatic smoothing,
+ *  damping 0.01. */
+SQF_API sqf_module_recipe sqf_module_recipe_default(const sqf_scheme *scheme);
 
 /** One key of a recipe: a key of the YAML file and, with '-' for '_', a flag of the command line. */
-#define SQF_SMOOTH_AWQ 2.0f
 typedef struct sqf_recipe_key {
     const char *name;          /**< "mask_mode" */
     const char *values;        /**< what may be given: "static|dynamic|dynamic-weighted" or "a number from 0 to 1" */
