@@ -13,8 +13,9 @@
 
 #include "command.h"
 #include "output.h"
+#include "quantize_budget.h"
 
-enum { FLAGS_MAX = 64, FLAG_NAME = 32, FLAG_TEXT = 512 };
+enum { FLAGS_MAX = 96, FLAG_NAME = 32, FLAG_TEXT = 512 };
 
 /* The key that a flag stands for; NULL if it is none of the recipe's. */
 static const sqf_recipe_key *find_key(const char *flag)
@@ -79,10 +80,11 @@ static int make_recipe(const cli_arguments *arguments, sqf_recipe **recipe)
         if (sqf_recipe_load(path, recipe, &err) != SQF_OK) {
             return fail_error(&err);
         }
-    } else if (!scheme_name) {
+    } else if (!scheme_name && !budget_is_wanted(arguments)) {
         return fail_usage("quantize: --scheme or --recipe is missing, see sqf quantize --help");
     } else {
         sqf_scheme scheme;
+        scheme_name = scheme_name ? scheme_name : "W4A8"; /* a target: candidates say others */
         if (sqf_scheme_parse(scheme_name, &scheme, &err) != SQF_OK) {
             return fail_usage("--scheme %.100s: %s", scheme_name, err.text);
         }
@@ -109,6 +111,7 @@ static sqf_quantize_options read_options(const cli_arguments *arguments)
     options.calibration_field = arguments_text(arguments, "calib-field");
     options.samples = arguments_count(arguments, "calib-samples");
     options.length = arguments_count(arguments, "calib-length");
+    options.tokens = arguments_count(arguments, "calib-tokens");
     options.random_windows = arguments_given(arguments, "calib-random");
     options.special = arguments_given(arguments, "special");
     options.seed = arguments_count(arguments, "seed");
@@ -158,27 +161,50 @@ static void print_summary(const cli_arguments *arguments, const sqf_quantize_sum
     }
 }
 
+/* What came of it, on standard output. `budget` is NULL without a target. */
+static int print_result(const cli_arguments *arguments, sqf_recipe *recipe, const sqf_quantize_summary *summary,
+                        const sqf_budget *budget)
+{
+    if (arguments_given(arguments, "json")) {
+        json_t *object = summary_json(arguments, recipe, summary);
+        if (budget) {
+            json_object_set_new(object, "budget", budget_json(budget));
+        }
+        return print_json(object);
+    }
+    if (!arguments_given(arguments, "quiet")) {
+        if (budget) {
+            budget_print(budget);
+        }
+        print_summary(arguments, summary);
+    }
+    return EXIT_DONE;
+}
+
 /* Runs the library and prints what came of it. The output directory is the library's to make and to remove. */
 static int quantize(const cli_arguments *arguments, sqf_recipe *recipe)
 {
+    const char *model = arguments->operands[0], *output = arguments_text(arguments, "output");
+    const bool target = budget_is_wanted(arguments);
+    sqf_budget_options wishes;
     sqf_context *context;
-    int code = context_open(arguments, &context);
+    int code = target ? budget_read(arguments, &wishes) : EXIT_DONE;
+    if (code == EXIT_DONE) {
+        code = context_open(arguments, &context);
+    }
     if (code != EXIT_DONE) {
         return code;
     }
     const sqf_quantize_options options = read_options(arguments);
     sqf_quantize_summary summary;
+    sqf_budget *budget = NULL;
     sqf_error err = {0};
-    const sqf_status status = sqf_quantize(context, arguments->operands[0], arguments_text(arguments, "output"), recipe,
-                                           &options, &summary, &err);
+    const sqf_status status =
+        target ? sqf_quantize_budget(context, model, output, recipe, &options, &wishes, &summary, &budget, &err)
+               : sqf_quantize(context, model, output, recipe, &options, &summary, &err);
     progress_clear();
-    if (status != SQF_OK) {
-        code = fail_error(&err);
-    } else if (arguments_given(arguments, "json")) {
-        code = print_json(summary_json(arguments, recipe, &summary));
-    } else if (!arguments_given(arguments, "quiet")) {
-        print_summary(arguments, &summary);
-    }
+    code = status == SQF_OK ? print_result(arguments, recipe, &summary, budget) : fail_error(&err);
+    sqf_budget_destroy(budget);
     sqf_context_destroy(context);
     return code;
 }
@@ -225,6 +251,12 @@ static const cli_option file_options[] = {
      .value = "NAME",
      .standard = "text",
      .text = "member of each line of a .jsonl file that holds the text"},
+    {.name = "calib-tokens",
+     .kind = OPTION_COUNT,
+     .value = "N",
+     .standard = "0",
+     .most = SIZE_MAX,
+     .text = "take windows from the first N tokens of the text alone; 0 means all"},
     {.name = "calib-random", .text = "draw where windows start with the seed in place of spacing them evenly"},
     {.name = "special", .text = "encode the calibration text with the special tokens that the tokenizer prescribes"},
     {.name = "seed",
@@ -278,6 +310,9 @@ static size_t build_options(cli_option options[FLAGS_MAX])
     options[count++] = key_option(&keys[0], 0);
     for (size_t i = 1; i < FILE_OPTIONS; i++) {
         options[count++] = file_options[i];
+    }
+    for (size_t i = 0; i < budget_option_count && count < FLAGS_MAX; i++) {
+        options[count++] = budget_options[i];
     }
     for (size_t i = 1; i < key_count && count < FLAGS_MAX; i++) {
         options[count++] = key_option(&keys[i], i);
