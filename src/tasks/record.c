@@ -110,10 +110,10 @@ static sqf_status make_line(const sqf_record *record, const sqf_task_run *run, s
     bool failed = false;
     put_item(object, record, run, index, &failed);
     sqf_status status = put_answer(object, run->task, item, &outcome->model, &failed, err);
-    if (status == SQF_OK && reference) {
+    if (status == SQF_OK && record->compared) {
         status = put_answer(reference, run->task, item, &outcome->reference, &failed, err);
     }
-    if (reference) {
+    if (record->compared) {
         put(object, "reference", reference, &failed);
     }
     if (status == SQF_OK) {

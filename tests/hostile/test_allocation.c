@@ -14,6 +14,7 @@
 #include <sqf/generate.h>
 #include <sqf/inspect.h>
 #include <sqf/quantize.h>
+#include <sqf/tasks.h>
 
 #include "base/file.h"
 #include "base/json.h"
@@ -210,6 +211,50 @@ static sqf_status score(const subject *s, sqf_error *err)
     return status;
 }
 
+/* Choices and a generated answer, written to an items file that outlives a failure by intent. */
+static sqf_status run_items(const subject *s, const sqf_model *model, const sqf_tokenizer *tokenizer, sqf_error *err)
+{
+    static const char *const paths[] = {SQF_SOURCE_DIR "/tests/tasks/data/winogrande.jsonl",
+                                        SQF_SOURCE_DIR "/tests/tasks/data/gsm8k.jsonl"};
+    char items[VICTIM_PATH + 16];
+    sqf_task *tasks[2] = {NULL, NULL};
+    sqf_task_result results[2];
+    sqf_tasks_options options = sqf_tasks_options_default();
+    snprintf(items, sizeof items, "%s-items", s->v.path[0]);
+    remove(items);
+    options.limit = options.few_shot = 1;
+    options.resamples = options.max_new_tokens = 2;
+    options.items = items;
+    sqf_status status = sqf_task_load(paths[0], NULL, &tasks[0], err);
+    if (status == SQF_OK) {
+        status = sqf_task_load(paths[1], NULL, &tasks[1], err);
+    }
+    if (status == SQF_OK) {
+        status = sqf_tasks_run(s->context, model, model, tokenizer, (const sqf_task *const *)tasks, 2, &options,
+                               results, err);
+    }
+    sqf_task_destroy(tasks[0]);
+    sqf_task_destroy(tasks[1]);
+    remove(items);
+    return status;
+}
+
+static sqf_status tasks(const subject *s, sqf_error *err)
+{
+    sqf_tokenizer *tokenizer;
+    sqf_model *model = NULL;
+    sqf_status status = sqf_tokenizer_load(s->v.path[0], &tokenizer, err);
+    if (status == SQF_OK) {
+        status = sqf_model_open(s->context, s->v.path[0], &model, err);
+    }
+    if (status == SQF_OK) {
+        status = run_items(s, model, tokenizer, err);
+    }
+    sqf_model_destroy(model);
+    sqf_tokenizer_destroy(tokenizer);
+    return status;
+}
+
 static sqf_status check_model(const subject *s, sqf_error *err)
 {
     return sqf_check_model(s->context, s->v.path[2], NULL, NULL, NULL, err);
@@ -252,7 +297,7 @@ static const struct {
 } operations[] = {
     {"context", make_context}, {"original", run_original}, {"weights", run_weights}, {"activations", run_activations},
     {"shards", run_shards},    {"encode", encode},         {"score", score},         {"check", check_model},
-    {"compare", compare},      {"quantize", quantize},
+    {"compare", compare},      {"quantize", quantize},     {"tasks", tasks},
 };
 
 /* ---- the test ---- */
