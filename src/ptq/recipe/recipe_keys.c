@@ -150,28 +150,28 @@ static sqf_status set_act_bank(const sqf_recipe_key *key, sqf_module_recipe *rec
     return SQF_OK;
 }
 
+static sqf_status set_act_outliers(const sqf_recipe_key *key, sqf_module_recipe *recipe, const char *value,
+                                   sqf_error *err)
+{
+    uint32_t count = 0;
+    if (strcasecmp(value, "off") != 0) {
+        SQF_TRY(parse_bank(key, value, &count, err));
+    }
+    recipe->act_outliers = count;
+    return SQF_OK;
+}
+
+static void print_act_outliers(const sqf_module_recipe *recipe, char text[SQF_RECIPE_VALUE])
+{
+    if (recipe->act_outliers) {
+        snprintf(text, SQF_RECIPE_VALUE, "%u", recipe->act_outliers);
+    } else {
+        snprintf(text, SQF_RECIPE_VALUE, "off");
+    }
+}
+
 static sqf_status set_bank(const sqf_recipe_key *key, sqf_module_recipe *recipe, const char *value, sqf_error *err)
 {
-    static sqf_status set_act_outliers(const sqf_recipe_key *key, sqf_module_recipe *recipe, const char *value,
-                                       sqf_error *err)
-    {
-        uint32_t count = 0;
-        if (strcasecmp(value, "off") != 0) {
-            SQF_TRY(parse_bank(key, value, &count, err));
-        }
-        recipe->act_outliers = count;
-        return SQF_OK;
-    }
-
-    static void print_act_outliers(const sqf_module_recipe *recipe, char text[SQF_RECIPE_VALUE])
-    {
-        if (recipe->act_outliers) {
-            snprintf(text, SQF_RECIPE_VALUE, "%u", recipe->act_outliers);
-        } else {
-            snprintf(text, SQF_RECIPE_VALUE, "off");
-        }
-    }
-
     if (speaks_of_activations(recipe)) {
         return set_act_bank(key, recipe, value, err);
     }
@@ -312,6 +312,8 @@ static sqf_status set_smooth(const sqf_recipe_key *key, sqf_module_recipe *recip
         recipe->smooth = SQF_SMOOTH_OFF;
     } else if (strcasecmp(value, "auto") == 0) {
         recipe->smooth = SQF_SMOOTH_AUTO;
+    } else if (strcasecmp(value, "awq") == 0) {
+        recipe->smooth = SQF_SMOOTH_AWQ;
     } else if (parse_real(value, 0.0, 1.0, &alpha)) {
         recipe->smooth = (float)alpha;
     } else {
@@ -330,13 +332,7 @@ static void print_smooth(const sqf_module_recipe *recipe, char text[SQF_RECIPE_V
         do {
             digits++;
             snprintf(text, SQF_RECIPE_VALUE, "%.*g", digits, (double)recipe->smooth);
-        }
-        else if (strcasecmp(value, "awq") == 0)
-        {
-            recipe->smooth = SQF_SMOOTH_AWQ;
-        }
-        while (digits < 9 && strtof(text, NULL) != recipe->smooth)
-            ;
+        } while (digits < 9 && strtof(text, NULL) != recipe->smooth);
     } else {
         snprintf(text, SQF_RECIPE_VALUE, "%s", recipe->smooth > SQF_SMOOTH_AUTO ? "off" : "auto");
     }
@@ -381,6 +377,7 @@ enum {
     KEY_ACT_HIGH,
     KEY_ACT_BANK,
     KEY_ACT_SPARSITY,
+    KEY_ACT_OUTLIERS,
     KEY_MASK_MODE,
     KEY_ACT_SCALE,
     KEY_ACT_GROUP,
@@ -397,7 +394,6 @@ enum {
     KEY_ROTATE,
     KEY_ROTATE_VALUES,
     KEY_ROTATE_DOWN,
-    KEY_ACT_OUTLIERS,
     KEY_COUNT
 };
 _Static_assert((int)KEY_COUNT <= (int)SQF_RECIPE_KEY_MAX, "sqf_recipe_values has room for every key");
@@ -419,6 +415,9 @@ static const sqf_recipe_key keys[KEY_COUNT] = {
     [KEY_ACT_HIGH] = {"act_high", TYPES, "", "high type of the activations"},
     [KEY_ACT_BANK] = {"act_bank", "row, or " BANK, "16", "bank size of the activations; the sparsity stays"},
     [KEY_ACT_SPARSITY] = {"act_sparsity", SHARE, "", "part of a bank of activations that is held low"},
+    [KEY_ACT_OUTLIERS] = {"act_outliers", "off or " BANK, "off",
+                          "so many channels of each input are held high, wherever they are, in place of act_bank and "
+                          "act_sparsity"},
     [KEY_MASK_MODE] = {"mask_mode", "static, dynamic or dynamic-weighted", "static",
                        "high activations: fixed channels, or the largest of each token, or the largest times the "
                        "norm of the weights that they meet"},
@@ -436,9 +435,6 @@ static const sqf_recipe_key keys[KEY_COUNT] = {
          "the code of 0 beside it"},
     [KEY_ACT_CLIP] = {"act_clip", "a number from 0.001 to 1", "1",
                       "activation scales are made for this part of the largest magnitude"},
-    [KEY_ACT_OUTLIERS] = {"act_outliers", "off or " BANK, "off",
-                          "so many channels of each input are held high, wherever they are, in place of act_bank and "
-                          "act_sparsity"},
     [KEY_IMPORTANCE] = {"importance", "obs, hinv, gain, magnitude or random", "obs",
                         "which weights are held high (without calibration obs, hinv and gain see no Hessian)"},
     [KEY_MASK] = {"mask", "paper, l1, l2, max, maxl2 or random", "paper",
@@ -460,7 +456,7 @@ static const sqf_recipe_key keys[KEY_COUNT] = {
     [KEY_ROTATE_VALUES] = {"rotate_values", "auto, off, hadamard, random or pca", "auto",
                            "the basis of the values of each key head, folded into v_proj and o_proj; for the whole "
                            "model; auto goes with rotate"},
-    [KEY_ROTATE_DOWN] = {"rotate_down", "auto, off, hadamard, random or pca", "auto",
+    [KEY_ROTATE_DOWN] = {"rotate_down", "auto, off, hadamard, random, pca or blocks", "auto",
                          "the basis of down_proj's input, computed at run time; for the whole model; auto goes with "
                          "rotate"},
 };
@@ -488,6 +484,7 @@ static const key_action actions[KEY_COUNT] = {
     [KEY_ACT_HIGH] = {.set = set_act_high},
     [KEY_ACT_BANK] = {.set = set_act_bank},
     [KEY_ACT_SPARSITY] = {.set = set_act_sparsity},
+    [KEY_ACT_OUTLIERS] = {.set = set_act_outliers, .print = print_act_outliers, .printed = true},
     [KEY_MASK_MODE] = {.set = set_mask_mode},
     [KEY_ACT_SCALE] = SCHEME_CHOICE(activations.scale, act_scale_names),
     [KEY_ACT_GROUP] = {.set = set_act_group},
@@ -512,8 +509,7 @@ const sqf_recipe_key *sqf_recipe_key_list(size_t *count)
     return keys;
 }
 
-[KEY_ACT_OUTLIERS] = {.set = set_act_outliers, .print = print_act_outliers, .printed = true},
-    static sqf_status find_key(const char *name, size_t *index, sqf_error *err)
+static sqf_status find_key(const char *name, size_t *index, sqf_error *err)
 {
     for (size_t i = 0; i < KEY_COUNT; i++) {
         if (strcmp(keys[i].name, name) == 0) {
