@@ -20,6 +20,7 @@ const cli_command *survey_command(void);
 const cli_command *sweep_command(void);
 const cli_command *report_command(void);
 const cli_command *bed_command(void);
+const cli_command *diagnose_command(void);
 const cli_command *schemes_command(void);
 const cli_command *bench_command(void);
 const cli_command *version_command(void);

@@ -1,0 +1,277 @@
+/* Float layers in a quantized model's frame. Smoothing multiplied columns by t and divided what produces them: for the
+ * inputs of norms t is the quotient of the two norms; for o and down it sits in the rows of v and up, where
+ * quantization stands over it, and is fitted. */
+#include "diagnose/swap.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "kernels/rotation.h"
+
+static const sqf_act_spec float_activations = {.low = SQF_TYPE_FP32, .bank = 1, .clip = 1.0f};
+
+/* What making one layer needs at every step. */
+typedef struct maker {
+    sqf_context *context;
+    const sqf_model *original, *quantized;
+    const sqf_layer *from, *into; /* the original's and the quantized model's layer */
+    size_t index;
+    sqf_float_layer *out;
+} maker;
+
+static void module_shape(const maker *m, sqf_linear_kind kind, char name[SQF_MODULE_NAME], size_t *rows,
+                         size_t *columns)
+{
+    sqf_linear_name(m->index, kind, name);
+    sqf_linear_shape(&m->original->checkpoint.config, kind, rows, columns);
+}
+
+static sqf_status load_weights(maker *m, sqf_linear_kind kind, sqf_error *err)
+{
+    char module[SQF_MODULE_NAME], name[SQF_MODULE_NAME];
+    size_t rows, columns;
+    module_shape(m, kind, module, &rows, &columns);
+    sqf_tensor_name(module, "weight", name);
+    return sqf_checkpoint_floats(&m->original->checkpoint, name, rows, columns, &m->out->weights[kind], err);
+}
+
+/* Columns of the modules that read a norm take over what the norm lost. */
+static void follow_norm(maker *m, sqf_input_kind input)
+{
+    const float *before = input == SQF_INPUT_QKV ? m->from->attention_norm : m->from->mlp_norm;
+    const float *after = input == SQF_INPUT_QKV ? m->into->attention_norm : m->into->mlp_norm;
+    for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
+        char name[SQF_MODULE_NAME];
+        size_t rows, columns;
+        if (sqf_linear_input((sqf_linear_kind)kind) != input) {
+            continue;
+        }
+        module_shape(m, (sqf_linear_kind)kind, name, &rows, &columns);
+        for (size_t i = 0; i < rows * columns; i++) {
+            const size_t k = i % columns;
+            m->out->weights[kind][i] *= after[k] != 0.0f ? before[k] / after[k] : 1.0f;
+        }
+    }
+}
+
+/* s with b = s * a up to noise that has nothing to do with a: (a . b) / (a . a). */
+static float fitted(const float *a, const float *b, size_t n)
+{
+    double product = 0.0, square = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        product += (double)a[i] * (double)b[i];
+        square += (double)a[i] * (double)a[i];
+    }
+    return square > 0.0 && product > 0.0 ? (float)(product / square) : 1.0f;
+}
+
+/* Rows of a producer (v or up) scaled as the stored ones are; factors [rows] receives by how much. */
+static sqf_status follow_rows(maker *m, sqf_linear_kind kind, float *factors, sqf_error *err)
+{
+    char name[SQF_MODULE_NAME];
+    size_t rows, columns;
+    sqf_stored_linear stored;
+    sqf_row row = {0};
+    float *values = NULL;
+    module_shape(m, kind, name, &rows, &columns);
+    sqf_status status = sqf_checkpoint_linear(&m->quantized->checkpoint, m->context, name, rows, columns, &stored, err);
+    SQF_TRY_GOTO(status, status, done);
+    SQF_TRY_GOTO(status, sqf_row_create(&stored.matrix, &row, err), done);
+    SQF_TRY_GOTO(status, SQF_ALLOC(&values, columns, "a row", err), done);
+    for (size_t n = 0; n < rows; n++) {
+        float *weights = m->out->weights[kind] + n * columns;
+        sqf_matrix_dequantize_row(&stored.matrix, n, &row, values);
+        factors[n] = fitted(weights, values, columns);
+        for (size_t k = 0; k < columns; k++) {
+            weights[k] *= factors[n];
+        }
+    }
+done:
+    sqf_row_clear(&row);
+    sqf_stored_linear_clear(&stored);
+    free(values);
+    return status;
+}
+
+/* Columns of the reader divided by what its producer's rows were multiplied with; query heads of a group share rows. */
+static void divide_columns(maker *m, sqf_linear_kind reader, const float *factors)
+{
+    const sqf_config *config = &m->original->checkpoint.config;
+    const size_t width = config->head_dim, shared = config->heads / config->kv_heads;
+    char name[SQF_MODULE_NAME];
+    size_t rows, columns;
+    module_shape(m, reader, name, &rows, &columns);
+    for (size_t i = 0; i < rows * columns; i++) {
+        const size_t k = i % columns;
+        m->out->weights[reader][i] /= factors[reader == SQF_LINEAR_O ? k / width / shared * width + k % width : k];
+    }
+}
+
+static sqf_status follow_producer(maker *m, sqf_linear_kind producer, sqf_linear_kind reader, sqf_error *err)
+{
+    char name[SQF_MODULE_NAME];
+    size_t rows, columns;
+    float *factors;
+    module_shape(m, producer, name, &rows, &columns);
+    const sqf_scheme scheme = sqf_module_schemes_get(m->quantized->checkpoint.schemes, name);
+    if (sqf_weight_spec_is_dense(&scheme.weights)) {
+        return SQF_OK; /* what is left dense is left as it was */
+    }
+    SQF_TRY(SQF_ALLOC(&factors, rows, "smoothing factors", err));
+    const sqf_status status = follow_rows(m, producer, factors, err);
+    if (status == SQF_OK) {
+        divide_columns(m, reader, factors);
+    }
+    free(factors);
+    return status;
+}
+
+/* rows n of `values` [rows, columns] become rows order[n]. */
+static sqf_status order_rows(float **values, const int32_t *order, size_t rows, size_t columns, sqf_error *err)
+{
+    float *ordered;
+    SQF_TRY(SQF_ALLOC(&ordered, rows * columns, "weights", err));
+    for (size_t n = 0; n < rows; n++) {
+        memcpy(ordered + n * columns, *values + (size_t)order[n] * columns, columns * sizeof *ordered);
+    }
+    free(*values);
+    *values = ordered;
+    return SQF_OK;
+}
+
+static sqf_status order_columns(float *values, const int32_t *order, size_t rows, size_t columns, sqf_error *err)
+{
+    float *row;
+    SQF_TRY(SQF_ALLOC(&row, columns, "a row", err));
+    for (size_t n = 0; n < rows; n++) {
+        memcpy(row, values + n * columns, columns * sizeof *row);
+        for (size_t k = 0; k < columns; k++) {
+            values[n * columns + k] = row[order[k]];
+        }
+    }
+    free(row);
+    return SQF_OK;
+}
+
+/* The order in which gate and up deliver and down reads, and down's rotation. */
+static sqf_status follow_order(maker *m, sqf_error *err)
+{
+    const sqf_config *config = &m->original->checkpoint.config;
+    const int32_t *order = m->into->down_order;
+    if (m->into->down_rotation.factor > 0) {
+        /* y = W x = (W Q) (Q^T x): rows of W turn as activations do */
+        SQF_TRY(sqf_rotation_apply(m->context, &m->into->down_rotation, m->out->weights[SQF_LINEAR_DOWN],
+                                   config->hidden, err));
+    }
+    if (!order) {
+        return SQF_OK;
+    }
+    SQF_TRY(order_rows(&m->out->weights[SQF_LINEAR_GATE], order, config->intermediate, config->hidden, err));
+    SQF_TRY(order_rows(&m->out->weights[SQF_LINEAR_UP], order, config->intermediate, config->hidden, err));
+    return order_columns(m->out->weights[SQF_LINEAR_DOWN], order, config->hidden, config->intermediate, err);
+}
+
+/* The quantized model's bias of a module in the order of its outputs; NULL if it has none. */
+static sqf_status load_bias(const sqf_model *quantized, size_t index, sqf_linear_kind kind, float **out, sqf_error *err)
+{
+    char module[SQF_MODULE_NAME], name[SQF_MODULE_NAME];
+    size_t rows, columns;
+    *out = NULL;
+    if (!sqf_linear_has_bias(&quantized->checkpoint.config, kind)) {
+        return SQF_OK;
+    }
+    sqf_linear_name(index, kind, module);
+    sqf_linear_shape(&quantized->checkpoint.config, kind, &rows, &columns);
+    sqf_tensor_name(module, "bias", name);
+    SQF_TRY(sqf_checkpoint_floats(&quantized->checkpoint, name, rows, 0, out, err));
+    const int32_t *order = quantized->layers[index].down_order;
+    return order && sqf_linear_input(kind) == SQF_INPUT_GATE_UP ? order_rows(out, order, rows, 1, err) : SQF_OK;
+}
+
+static sqf_status make_linear(maker *m, sqf_linear_kind kind, sqf_error *err)
+{
+    char name[SQF_MODULE_NAME];
+    float *bias;
+    sqf_linear_params params = {
+        .name = name, .dense = m->out->weights[kind], .dense_type = SQF_TYPE_FP32, .activations = float_activations};
+    module_shape(m, kind, name, &params.rows, &params.columns);
+    sqf_status status = load_bias(m->quantized, m->index, kind, &bias, err);
+    if (status == SQF_OK) {
+        params.bias = bias;
+        status = sqf_linear_create(m->context, &params, &m->out->linear[kind], err);
+    }
+    free(bias);
+    return status;
+}
+
+static sqf_status make_layer(maker *m, const bool smoothed[SQF_INPUT_COUNT], sqf_error *err)
+{
+    for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
+        SQF_TRY(load_weights(m, (sqf_linear_kind)kind, err));
+    }
+    follow_norm(m, SQF_INPUT_QKV);
+    follow_norm(m, SQF_INPUT_GATE_UP);
+    if (smoothed[SQF_INPUT_O]) {
+        SQF_TRY(follow_producer(m, SQF_LINEAR_V, SQF_LINEAR_O, err));
+    }
+    if (smoothed[SQF_INPUT_DOWN]) {
+        SQF_TRY(follow_producer(m, SQF_LINEAR_UP, SQF_LINEAR_DOWN, err));
+    }
+    SQF_TRY(follow_order(m, err));
+    for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
+        SQF_TRY(make_linear(m, (sqf_linear_kind)kind, err));
+    }
+    return SQF_OK;
+}
+
+sqf_status sqf_float_layer_create(sqf_context *context, const sqf_model *original, const sqf_model *quantized,
+                                  size_t index, const bool smoothed[SQF_INPUT_COUNT], sqf_float_layer *out,
+                                  sqf_error *err)
+{
+    maker m = {.context = context,
+               .original = original,
+               .quantized = quantized,
+               .from = &original->layers[index],
+               .into = &quantized->layers[index],
+               .index = index,
+               .out = out};
+    *out = (sqf_float_layer){0};
+    return make_layer(&m, smoothed, err);
+}
+
+void sqf_float_layer_clear(sqf_float_layer *layer)
+{
+    for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
+        sqf_linear_destroy(layer->linear[kind]);
+        free(layer->weights[kind]);
+    }
+    *layer = (sqf_float_layer){0};
+}
+
+sqf_status sqf_weights_alone_create(sqf_context *context, const sqf_model *quantized, size_t index,
+                                    sqf_linear_kind kind, sqf_linear **out, sqf_error *err)
+{
+    const int32_t *order = quantized->layers[index].down_order;
+    char name[SQF_MODULE_NAME];
+    sqf_stored_linear stored;
+    float *bias = NULL;
+    sqf_linear_params params = {.name = name, .activations = float_activations};
+    *out = NULL;
+    sqf_linear_name(index, kind, name);
+    sqf_linear_shape(&quantized->checkpoint.config, kind, &params.rows, &params.columns);
+    sqf_status status = sqf_checkpoint_linear(&quantized->checkpoint, quantized->context, name, params.rows,
+                                              params.columns, &stored, err);
+    if (status == SQF_OK) {
+        status = load_bias(quantized, index, kind, &bias, err);
+    }
+    if (status == SQF_OK) {
+        params.matrix = &stored.matrix;
+        params.bias = bias;
+        params.row_order = order && sqf_linear_input(kind) == SQF_INPUT_GATE_UP ? order : NULL;
+        params.input_in_stored_order = order && kind == SQF_LINEAR_DOWN;
+        status = sqf_linear_create(context, &params, out, err);
+    }
+    sqf_stored_linear_clear(&stored);
+    free(bias);
+    return status;
+}
