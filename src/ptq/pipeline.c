@@ -1,13 +1,13 @@
 /* From a checkpoint to a quantized model: the recipe is checked, then layer by layer load, collect, smooth, quantize,
  * write, run, free. Memory: the calibration activations and one layer. docs/format.md section 10, docs/algorithms.md */
-#include "ptq/pipeline.h"
+#include "ptq/mask/layer.h"
 
 #include <math.h>
 #include <string.h>
 
 #include "kernels/ops.h"
-#include "ptq/rotation/rotation.h"
 #include "ptq/correct/passes.h"
+#include "ptq/rotation/rotation.h"
 
 sqf_quantize_options sqf_quantize_options_default(void)
 {
@@ -92,6 +92,7 @@ static sqf_status collect_statistics(sqf_pipeline *pipeline, sqf_layer_work *wor
     for (int input = 0; input < SQF_INPUT_COUNT; input++) {
         const size_t channels = input_channels(&pipeline->checkpoint.config, (sqf_input_kind)input);
         SQF_TRY(sqf_statistics_create(channels, true, &work->statistics[input], err));
+        SQF_TRY(sqf_layer_work_keep_sample(pipeline, work, (sqf_input_kind)input, err));
     }
     SQF_TRY(sqf_pipeline_run_windows(pipeline, &work->layer, pipeline->hidden, &tap, err));
     for (int input = 0; input < SQF_INPUT_COUNT; input++) {
@@ -138,8 +139,8 @@ static sqf_status measure_layer(sqf_pipeline *pipeline, sqf_layer_work *work, sq
 static sqf_status report_inputs(sqf_pipeline *pipeline, const sqf_layer_work *work, sqf_error *err)
 {
     for (int input = 0; input < SQF_INPUT_COUNT; input++) {
-        SQF_TRY(sqf_report_add_input(&pipeline->report, work->index, (sqf_input_kind)input, &work->statistics[input],
-                                     err));
+        SQF_TRY(
+            sqf_report_add_input(&pipeline->report, work->index, (sqf_input_kind)input, &work->statistics[input], err));
     }
     return SQF_OK;
 }
@@ -163,6 +164,7 @@ static sqf_status work_on_layer(sqf_pipeline *pipeline, sqf_layer_work *work, sq
     if (work->forward && work->plan->quantized) {
         SQF_TRY(sqf_layer_work_smooth(pipeline, work, err));
         SQF_TRY(report_inputs(pipeline, work, err));
+        SQF_TRY(sqf_layer_work_allot(pipeline, work, err));
     }
     SQF_TRY(sqf_layer_work_write_norms(pipeline, work, err));
     for (int input = 0; input < SQF_INPUT_COUNT; input++) {

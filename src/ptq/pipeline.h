@@ -54,7 +54,7 @@ sqf_status sqf_pipeline_measure(sqf_context *context, const char *model_director
 /* One decoder layer at work. Zero-initialise; release with sqf_layer_work_clear. */
 typedef struct sqf_layer_work {
     size_t index;
-    const sqf_layer_plan *plan;
+    sqf_layer_plan *plan;             /* quotas and clipping ratios of the activations go into it */
     bool forward;                     /* calibration text runs through this layer */
     bool feeds;                       /* ... and its outputs are the inputs of another pass */
     bool chained;                     /* ... or a module compensates errors of its input: quantized ones stand in */

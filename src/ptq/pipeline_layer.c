@@ -4,7 +4,7 @@
 
 #include "format/zero_point.h"
 #include "ptq/correct/passes.h"
-#include "ptq/pipeline.h"
+#include "ptq/mask/layer.h"
 
 const sqf_act_spec sqf_float_activations = {.low = SQF_TYPE_FP32, .bank = 1, .clip = 1.0f};
 
@@ -271,28 +271,6 @@ static void group_init(const sqf_pipeline *pipeline, const sqf_layer_work *work,
         }
     }
     group->border = group->columns;
-}
-
-/* A seed of its own for each input of each layer. */
-static uint64_t mask_seed(const sqf_pipeline *pipeline, const sqf_layer_work *work, sqf_input_kind input)
-{
-    return pipeline->options->seed + 0x9e3779b97f4a7c15u * (1 + work->index * SQF_INPUT_COUNT + (uint64_t)input);
-}
-
-/* All members have equal activations (the plan checked): the first one speaks for them. */
-static sqf_status choose_channels(const sqf_pipeline *pipeline, const sqf_layer_work *work, input_group *group,
-                                  sqf_error *err)
-{
-    const sqf_module_recipe *recipe = group_recipe(work, group, 0);
-    const sqf_act_spec *act = &recipe->scheme.activations;
-    if (!sqf_act_spec_is_split(act) || act->mask != SQF_MASK_STATIC) {
-        return SQF_OK;
-    }
-    const sqf_statistics none = {.channels = group->columns}; /* enough for a random mask */
-    SQF_TRY(SQF_ALLOC(&group->channels, group->columns, "channels", err));
-    return sqf_activation_mask(group->statistics ? group->statistics : &none, act, recipe->mask, group->weights,
-                               group->rows, group->count, mask_seed(pipeline, work, group->input), group->channels,
-                               &group->border, err);
 }
 
 static sqf_status find_input_norm(input_group *group, sqf_error *err)
@@ -590,7 +568,7 @@ static sqf_status quantize_group(sqf_pipeline *pipeline, sqf_layer_work *work, i
         return SQF_OK;
     }
     const sqf_act_spec *act = &group_recipe(work, group, 0)->scheme.activations;
-    SQF_TRY(choose_channels(pipeline, work, group, err));
+    SQF_TRY(sqf_layer_work_mask(pipeline, work, group->input, &group->channels, &group->border, err));
     if (!sqf_act_spec_is_float(act) && act->scale == SQF_ACT_STATIC) {
         find_static_scale(act, group);
     }

@@ -40,23 +40,30 @@ void sqf_output_error_clear(sqf_output_error *measure);
 sqf_status sqf_output_error_measure(const sqf_output_error *measure, const sqf_act_spec *act, const int32_t *order,
                                     size_t border, double *error, sqf_error *err);
 
-/* The choice for one input: mask [channels] 1 = high, and the clipping ratio of the low part. */
-typedef struct sqf_mask_choice {
-    int32_t *order; /* [channels] stored order */
-    size_t border;
-    double error; /* on the sample */
-} sqf_mask_choice;
-
-/* Stored order from a mask: low channels, then high ones, ascending inside each part. Returns the border. */
+/* Stored order from a mask, 1 = high: low channels, then high ones, ascending inside each part. Returns the border. */
 size_t sqf_mask_order(const uint8_t *mask, size_t channels, int32_t *order);
 
-/* Exchanges channels within the banks of a mask as long as the measured error falls. order, *border: a mask that keeps
- * the quota, and the better one; *error its error. Never raises it. */
-sqf_status sqf_mask_exchange(const sqf_output_error *measure, const sqf_act_spec *act, int32_t *order, size_t *border,
+/* Exchanges channels within the banks of a mask as long as the measured error falls. order [channels] with `border` low
+ * channels: a mask that keeps the quota, and then the better one; *error its error, before and after. */
+sqf_status sqf_mask_exchange(const sqf_output_error *measure, const sqf_act_spec *act, int32_t *order, size_t border,
                              double *error, sqf_error *err);
 
-/* The clipping ratio of the low (or only) part with the least measured error, from 1 down in steps of 1/20. */
-sqf_status sqf_clip_search(const sqf_output_error *measure, const sqf_act_spec *act, const int32_t *order,
-                           size_t border, float *clip, double *error, sqf_error *err);
+/* Sets act->clip (and act->high_clip) to the ratios with the least measured error, from 1 down in steps of 1/20, first
+ * for the low (or only) part, then for a high part of at most 6 bits; one of more bits has no use for it. *error is the
+ * error with them. The error is never larger than without clipping. */
+sqf_status sqf_clip_search(const sqf_output_error *measure, sqf_act_spec *act, const int32_t *order, size_t border,
+                           double *error, sqf_error *err);
+
+/* What is to be chosen for one input beside the number of high channels. */
+typedef struct sqf_mask_wishes {
+    sqf_mask_score score;
+    bool search_clip;
+    uint64_t seed; /* of random masks */
+} sqf_mask_wishes;
+
+/* Chooses the stored order where `act` has a static mask (order, *border untouched elsewhere), and the clipping ratios,
+ * which go into *act. Without sampled tokens `best` is `l2` and nothing is clipped. */
+sqf_status sqf_mask_choose(const sqf_mask_input *input, const sqf_mask_wishes *wishes, sqf_act_spec *act,
+                           int32_t *order, size_t *border, sqf_error *err);
 
 #endif

@@ -3,7 +3,7 @@
 
 #include "base/memory.h"
 #include "base/random.h"
-#include "ptq/algorithm.h"
+#include "ptq/mask/mask.h"
 
 /* What a score asks of the stacked weights' column j: the sum of W, |W| or W^2. */
 static double column_term(sqf_mask_score score, double w)
@@ -43,8 +43,7 @@ static double channel_score(const sqf_statistics *s, sqf_mask_score score, size_
     }
 }
 
-/* Stored order from the mask: low channels, then high ones, ascending inside each part. */
-static size_t order_channels(const uint8_t *mask, size_t channels, int32_t *order)
+size_t sqf_mask_order(const uint8_t *mask, size_t channels, int32_t *order)
 {
     size_t n = 0;
     for (int high = 0; high < 2; high++) {
@@ -87,7 +86,7 @@ sqf_status sqf_activation_mask(const sqf_statistics *statistics, const sqf_act_s
         const size_t width = n - begin < spec->bank ? n - begin : spec->bank;
         sqf_select_top(scores + begin, width, sqf_bank_high(spec->bank, spec->high_per_bank, width), mask + begin);
     }
-    *border = order_channels(mask, n, channels);
+    *border = sqf_mask_order(mask, n, channels);
 done:
     free(sums);
     free(scores);

@@ -14,7 +14,8 @@ static const char *const rotate_names[] = {"off", "hadamard", "random", "pca", "
 static const char *const rotate_values_names[] = {"auto", "off", "hadamard", "random", "pca", NULL};
 static const char *const rotate_down_names[] = {"auto", "off", "hadamard", "random", "pca", "blocks", NULL};
 static const char *const importance_names[] = {"obs", "hinv", "gain", "magnitude", "random", NULL};
-static const char *const mask_names[] = {"paper", "l1", "l2", "max", "maxl2", "random", NULL};
+static const char *const mask_names[] = {"paper", "l1", "l2", "max", "maxl2", "random", "best", NULL};
+static const char *const quota_names[] = {"auto", "equal", "allotted", NULL};
 static const char *const compensate_names[] = {"gptq", "none", "gptq-input", "gptq-model", NULL};
 static const char *const clip_names[] = {"absmax", "mse", NULL};
 static const char *const prune_names[] = {"sparsegpt", "wanda", "magnitude", NULL};
@@ -297,12 +298,26 @@ static sqf_status set_act_group(const sqf_recipe_key *key, sqf_module_recipe *re
 
 static sqf_status set_act_clip(const sqf_recipe_key *key, sqf_module_recipe *recipe, const char *value, sqf_error *err)
 {
-    double clip;
-    if (!parse_real(value, 0.001, 1.0, &clip)) {
+    double clip = 1.0;
+    const bool automatic = strcasecmp(value, "auto") == 0, search = strcasecmp(value, "search") == 0;
+    if (!automatic && !search && !parse_real(value, 0.001, 1.0, &clip)) {
         return fail_value(key, value, err);
     }
+    recipe->act_clip = automatic ? SQF_SEARCH_AUTO : search ? SQF_SEARCH_ON : SQF_SEARCH_OFF;
     recipe->scheme.activations.clip = (float)clip;
+    recipe->scheme.activations.high_clip = 0.0f;
     return SQF_OK;
+}
+
+/* A ratio other than 1 is in the long form of the scheme, and setting it there leaves `auto` nothing to do. */
+static void print_act_clip(const sqf_module_recipe *recipe, char text[SQF_RECIPE_VALUE])
+{
+    const sqf_act_spec *act = &recipe->scheme.activations;
+    const bool none = act->clip == 1.0f && act->high_clip == 0.0f;
+    snprintf(text, SQF_RECIPE_VALUE, "%s",
+             !none || recipe->act_clip == SQF_SEARCH_AUTO ? "auto"
+             : recipe->act_clip == SQF_SEARCH_ON          ? "search"
+                                                          : "1");
 }
 
 static sqf_status set_smooth(const sqf_recipe_key *key, sqf_module_recipe *recipe, const char *value, sqf_error *err)
@@ -386,6 +401,7 @@ enum {
     KEY_ACT_ZERO,
     KEY_IMPORTANCE,
     KEY_MASK,
+    KEY_QUOTA,
     KEY_COMPENSATE,
     KEY_CLIP,
     KEY_PRUNE,
@@ -433,12 +449,19 @@ static const sqf_recipe_key keys[KEY_COUNT] = {
         {"act_zero_point", "none or point", "none",
          "point: activation codes cover the range from the lowest to the largest value, and each scale has "
          "the code of 0 beside it"},
-    [KEY_ACT_CLIP] = {"act_clip", "a number from 0.001 to 1", "1",
-                      "activation scales are made for this part of the largest magnitude"},
+    [KEY_ACT_CLIP] =
+        {"act_clip", "auto, search or a number from 0.001 to 1", "auto",
+         "activation scales are made for this part of the largest magnitude; search: the part of each input "
+         "with the least output error on calibration tokens; auto: search with mask best, else 1"},
     [KEY_IMPORTANCE] = {"importance", "obs, hinv, gain, magnitude or random", "obs",
                         "which weights are held high (without calibration obs, hinv and gain see no Hessian)"},
-    [KEY_MASK] = {"mask", "paper, l1, l2, max, maxl2 or random", "paper",
-                  "which channels a static activation mask holds high"},
+    [KEY_MASK] = {"mask", "paper, l1, l2, max, maxl2, random or best", "best",
+                  "which channels a static activation mask holds high; best: those with the least output error on "
+                  "calibration tokens"},
+    [KEY_QUOTA] =
+        {"quota", "auto, equal or allotted", "auto",
+         "high channels of a static mask: equally many of each input, or dealt out over the inputs of a layer "
+         "at equal cost; auto: allotted with mask best"},
     [KEY_COMPENSATE] =
         {"compensate", "gptq, gptq-input, gptq-model or none", "gptq",
          "errors that the weights to come make up for: of weights, of the quantized input too, of all layers "
@@ -489,10 +512,11 @@ static const key_action actions[KEY_COUNT] = {
     [KEY_ACT_SCALE] = SCHEME_CHOICE(activations.scale, act_scale_names),
     [KEY_ACT_GROUP] = {.set = set_act_group},
     [KEY_ACT_SCALE_TYPE] = {.set = set_act_scale_type},
-    [KEY_ACT_CLIP] = {.set = set_act_clip},
+    [KEY_ACT_CLIP] = {.set = set_act_clip, .print = print_act_clip, .printed = true},
     [KEY_ACT_ZERO] = SCHEME_CHOICE(activations.zero, act_zero_names),
     [KEY_IMPORTANCE] = CHOICE(importance, importance_names),
     [KEY_MASK] = CHOICE(mask, mask_names),
+    [KEY_QUOTA] = CHOICE(quota, quota_names),
     [KEY_COMPENSATE] = CHOICE(compensate, compensate_names),
     [KEY_CLIP] = CHOICE(clip, clip_names),
     [KEY_PRUNE] = CHOICE(prune, prune_names),

@@ -1,0 +1,149 @@
+/* How many channels each input of a decoder layer may hold high. docs/algorithms.md, "Quotas"
+ *
+ * A channel held high costs every product that reads it twice; what it saves differs from input to input by an order
+ * of magnitude. The error of each input is measured for every quota from none to all, and the layer's share of products
+ * that the scheme holds high is dealt out where it saves most. */
+#include "base/memory.h"
+#include "format/partition.h"
+#include "ptq/mask/layer.h"
+
+/* Steps of a quota, and tokens of the sample that are looked at. */
+enum { LEVELS = 32, TOKENS = 256 };
+
+/* The choices of one input. */
+typedef struct input_curve {
+    bool takes_part;
+    size_t levels;            /* steps from none to all */
+    double error[LEVELS + 1]; /* measured, for each step */
+    double products;          /* of a token, all readers */
+    size_t level;             /* that it was given */
+} input_curve;
+
+static uint32_t high_at(const sqf_act_spec *act, size_t level, size_t levels)
+{
+    return (uint32_t)((act->bank * (uint64_t)level + levels / 2) / levels);
+}
+
+/* An activation specification with k of each bank high: uniform if that is none or all. */
+static sqf_act_spec with_quota(const sqf_act_spec *act, uint32_t high_per_bank)
+{
+    sqf_act_spec out = *act;
+    out.high_per_bank = high_per_bank;
+    if (high_per_bank == 0 || high_per_bank == act->bank) {
+        out.low = high_per_bank == 0 ? act->low : act->high;
+        out.high = SQF_TYPE_NONE;
+        out.high_per_bank = 0;
+        out.high_clip = 0.0f;
+    }
+    return out;
+}
+
+/* The error of every quota with the mask of norms; the clipping ratio of one quota is where the search for the next
+ * begins. */
+static sqf_status measure_curve(const sqf_mask_input *input, const sqf_mask_wishes *wishes, const sqf_act_spec *act,
+                                input_curve *curve, sqf_error *err)
+{
+    const size_t n = input->statistics->channels;
+    sqf_statistics few = *input->statistics; /* borrowed */
+    few.sample_tokens = few.sample_tokens < TOKENS ? few.sample_tokens : TOKENS;
+    sqf_mask_input small = *input;
+    small.statistics = &few;
+    sqf_output_error measure;
+    int32_t *order = NULL;
+    sqf_status status;
+    SQF_TRY(sqf_output_error_create(&small, &measure, err));
+    SQF_TRY_GOTO(status, SQF_ALLOC(&order, n, "channels", err), done);
+    for (size_t level = 0; level <= curve->levels; level++) {
+        sqf_act_spec spec = with_quota(act, high_at(act, level, curve->levels));
+        const bool split = sqf_act_spec_is_split(&spec);
+        size_t border = n;
+        if (split) {
+            SQF_TRY_GOTO(status,
+                         sqf_activation_mask(&few, &spec, SQF_MASK_SCORE_L2, input->weights, input->rows, input->count,
+                                             0, order, &border, err),
+                         done);
+        }
+        const int32_t *stored = split ? order : NULL;
+        SQF_TRY_GOTO(status,
+                     wishes->search_clip
+                         ? sqf_clip_search(&measure, &spec, stored, border, &curve->error[level], err)
+                         : sqf_output_error_measure(&measure, &spec, stored, border, &curve->error[level], err),
+                     done);
+    }
+done:
+    free(order);
+    sqf_output_error_clear(&measure);
+    return status;
+}
+
+/* Deals out `budget` products: the step, of any length and any input, that saves most error a product comes first. */
+static void deal(input_curve curve[SQF_INPUT_COUNT], double budget)
+{
+    for (;;) {
+        input_curve *best = NULL;
+        size_t best_level = 0;
+        double best_rate = 0.0, best_price = 0.0;
+        for (int input = 0; input < SQF_INPUT_COUNT; input++) {
+            input_curve *c = &curve[input];
+            for (size_t level = c->level + 1; c->takes_part && level <= c->levels; level++) {
+                const double price = c->products * (double)(level - c->level) / (double)c->levels;
+                const double rate = (c->error[c->level] - c->error[level]) / price;
+                if (price <= budget && rate > best_rate) {
+                    best = c;
+                    best_level = level;
+                    best_rate = rate;
+                    best_price = price;
+                }
+            }
+        }
+        if (!best) {
+            return;
+        }
+        best->level = best_level;
+        budget -= best_price;
+    }
+}
+
+static bool wants_quota(const sqf_module_plan *module)
+{
+    const sqf_module_recipe *recipe = &module->recipe;
+    const sqf_act_spec *act = &recipe->scheme.activations;
+    const bool masked = module->quantized && sqf_act_spec_is_split(act) && act->mask == SQF_MASK_STATIC &&
+                        act->high_per_bank < act->bank && act->scale != SQF_ACT_STATIC;
+    return masked && sqf_search_wanted(recipe->quota, recipe);
+}
+
+sqf_status sqf_layer_work_allot(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_error *err)
+{
+    input_curve curve[SQF_INPUT_COUNT] = {0};
+    double budget = 1e-6; /* of one product: sums of shares are not exact */
+    for (int input = 0; input < SQF_INPUT_COUNT; input++) {
+        sqf_mask_readers readers;
+        sqf_mask_readers_find(pipeline, work, (sqf_input_kind)input, &readers);
+        const sqf_module_plan *first = readers.count > 0 ? &work->plan->module[readers.member[0]] : NULL;
+        input_curve *c = &curve[input];
+        c->takes_part = first && wants_quota(first) && readers.input.statistics->sample_tokens > 0;
+        if (!c->takes_part) {
+            continue;
+        }
+        const sqf_act_spec *act = &first->recipe.scheme.activations;
+        c->levels = act->bank < LEVELS ? act->bank : LEVELS;
+        for (size_t i = 0; i < readers.count; i++) {
+            c->products += (double)readers.rows[i] * (double)readers.input.statistics->channels;
+        }
+        budget += c->products * act->high_per_bank / act->bank;
+        SQF_TRY(measure_curve(&readers.input, &readers.wishes, act, c, err));
+    }
+    deal(curve, budget);
+    for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
+        const input_curve *c = &curve[sqf_linear_input((sqf_linear_kind)kind)];
+        sqf_act_spec *act = &work->plan->module[kind].recipe.scheme.activations;
+        if (c->takes_part && work->plan->module[kind].quantized) {
+            sqf_module_recipe *recipe = &work->plan->module[kind].recipe;
+            const bool clipped = sqf_search_wanted(recipe->act_clip, recipe);
+            recipe->act_clip = clipped ? SQF_SEARCH_ON : SQF_SEARCH_OFF; /* also where nothing is split any more */
+            *act = with_quota(act, high_at(act, c->level, c->levels));
+        }
+    }
+    return SQF_OK;
+}
