@@ -44,6 +44,13 @@ static const expectation expectations[] = {
     {"W(SQ5)A(SQ5)", NULL, NULL, 34.2888, 1},
     {"W(64-(8/2)-0.75)A8", NULL, NULL, 34.9903, 1},
     {"W(64-(fp8/fp4)-0.75)A8", NULL, NULL, 32.4021, 0.3},
+    {"MXFP4", NULL, NULL, 33.6204, 0.5},
+    {"NVFP4", NULL, NULL, 32.8538, 0.6},
+    {"MXFP6", NULL, NULL, 32.4197, 0.25},
+    {"MXFP6E3M2", NULL, NULL, 32.5454, 0.25},
+    {"MXFP8", NULL, NULL, 32.4158, 0.25},
+    {"W(MXFP4)A(MXFP8)", NULL, NULL, 32.5287, 0.6},
+    {"W(MXFP4)A(32-(mxfp8/mxfp4)-0.75)", "mask", "paper", 33.2371, 1},
     {"W8A8-2:4", NULL, NULL, 35.8844, 1},
     {"W4A8-2:4", NULL, NULL, 36.2107, 2},
 };
