@@ -127,7 +127,8 @@ typedef struct sqf_task_result {
  * @param tokenizer  of both.
  * @param tasks      [count]
  * @param results    [count] written on success.
- * @return SQF_OK; SQF_E_ARG (options; max_new_tokens not below a model's positions; too few items for the examples);
+ * @return SQF_OK; SQF_E_ARG (options; vocabularies that differ; max_new_tokens not below a model's positions; too few
+ *         items for the examples; two tasks of one name);
  *         SQF_E_VALUE (an item's choice without a token of its own, or with more than the model has positions; file and
  *         line are named); SQF_E_EXISTS (the items file is there and `resume` false); SQF_E_FORMAT (a line of it is of
  *         another model or task: both hashes are named); SQF_E_IO; SQF_E_MEMORY; SQF_E_CANCELLED (the items file keeps

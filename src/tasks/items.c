@@ -264,60 +264,82 @@ static sqf_status set_names(sqf_task *task, const char *path, sqf_error *err)
     return sqf_copy_text(&task->name, base, length, err);
 }
 
-static sqf_status read_definition(sqf_task *task, const char *task_file, sqf_buffer *text, sqf_error *err)
-{
-    if (task_file) {
-        SQF_TRY(sqf_file_read(task_file, TASK_FILE_MAX, text, err));
-        return sqf_definition_parse(text->data, text->size, task_file, &task->definition, err);
-    }
-    const sqf_task_builtin *builtin = sqf_builtin_find(task->name);
-    if (!builtin) {
-        return sqf_fail(err, SQF_E_ARG,
-                        "%s: no built-in task has a name that this file's begins with: expected a task "
-                        "file for it, see sqf eval --list-tasks",
-                        task->path);
-    }
-    SQF_TRY(sqf_buffer_append(text, builtin->definition, strlen(builtin->definition), err));
-    return sqf_definition_parse(text->data, text->size, builtin->name, &task->definition, err);
-}
-
 /* Two hashes, of which a third is made: texts cannot flow into each other. */
-static void hash_task(sqf_task *task, const sqf_buffer *definition, const sqf_mapping *items)
+static void hash_task(sqf_task *task, const sqf_task_text *text)
 {
     char parts[2 * SQF_HASH_TEXT];
-    sqf_hash_bytes(definition->data, definition->size, parts);
-    sqf_hash_bytes(items->data, items->size, parts + SQF_HASH_TEXT);
+    sqf_hash_bytes(text->definition, text->definition_size, parts);
+    sqf_hash_bytes(text->items, text->items_size, parts + SQF_HASH_TEXT);
     sqf_hash_bytes(parts, sizeof parts, task->hash);
 }
 
-static sqf_status load(sqf_task *task, const char *path, const char *task_file, sqf_error *err)
+sqf_status sqf_task_parse(const char *path, const sqf_task_text *text, sqf_task **out, sqf_error *err)
 {
-    sqf_buffer definition = {0};
-    sqf_mapping items = {0};
-    sqf_status status;
-    SQF_TRY_GOTO(status, set_names(task, path, err), done);
-    SQF_TRY_GOTO(status, read_definition(task, task_file, &definition, err), done);
-    SQF_TRY_GOTO(status, sqf_mapping_open(path, &items, err), done);
-    SQF_TRY_GOTO(status, read_lines(task, (const char *)items.data, items.size, err), done);
-    hash_task(task, &definition, &items);
-done:
-    sqf_mapping_close(&items);
-    free(definition.data);
+    *out = NULL;
+    sqf_task *task;
+    SQF_TRY(SQF_ALLOC(&task, 1, "a task", err));
+    sqf_status status = set_names(task, path, err);
+    if (status == SQF_OK) {
+        status = sqf_definition_parse(text->definition, text->definition_size, text->name, &task->definition, err);
+    }
+    if (status == SQF_OK) {
+        status = read_lines(task, text->items, text->items_size, err);
+    }
+    if (status != SQF_OK) {
+        sqf_task_destroy(task);
+        return status;
+    }
+    hash_task(task, text);
+    *out = task;
+    return SQF_OK;
+}
+
+/* The built-in definition for a path. */
+static sqf_status find_builtin(const char *path, sqf_task_text *text, sqf_error *err)
+{
+    sqf_task names = {0};
+    sqf_status status = set_names(&names, path, err);
+    const sqf_task_builtin *builtin = status == SQF_OK ? sqf_builtin_find(names.name) : NULL;
+    if (builtin) {
+        text->name = builtin->name;
+        text->definition = builtin->definition;
+        text->definition_size = strlen(builtin->definition);
+    } else if (status == SQF_OK) {
+        status = sqf_fail(err, SQF_E_ARG,
+                          "%s: no built-in task has a name that this file's begins with: expected a "
+                          "task file for it, see sqf eval --list-tasks",
+                          path);
+    }
+    free(names.path);
+    free(names.name);
     return status;
 }
 
 sqf_status sqf_task_load(const char *path, const char *task_file, sqf_task **out, sqf_error *err)
 {
+    sqf_buffer definition = {0};
+    sqf_mapping items = {0};
+    sqf_task_text text = {.name = task_file};
+    sqf_status status = SQF_OK;
     *out = NULL;
-    sqf_task *task;
-    SQF_TRY(SQF_ALLOC(&task, 1, "a task", err));
-    const sqf_status status = load(task, path, task_file, err);
-    if (status != SQF_OK) {
-        sqf_task_destroy(task);
-        return status;
+    if (task_file) {
+        status = sqf_file_read(task_file, TASK_FILE_MAX, &definition, err);
+        text.definition = definition.data;
+        text.definition_size = definition.size;
+    } else {
+        status = find_builtin(path, &text, err);
     }
-    *out = task;
-    return SQF_OK;
+    if (status == SQF_OK) {
+        status = sqf_mapping_open(path, &items, err);
+    }
+    if (status == SQF_OK) {
+        text.items = (const char *)items.data;
+        text.items_size = items.size;
+        status = sqf_task_parse(path, &text, out, err);
+    }
+    sqf_mapping_close(&items);
+    free(definition.data);
+    return status;
 }
 
 sqf_task_info sqf_task_info_get(const sqf_task *task)

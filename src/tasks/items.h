@@ -26,6 +26,16 @@ struct sqf_task {
     char hash[SQF_HASH_TEXT]; /* of the definition's text and of the items' */
 };
 
+/* What a task is read from; borrowed. */
+typedef struct sqf_task_text {
+    const char *name; /* of the definition, for messages */
+    const char *definition, *items;
+    size_t definition_size, items_size;
+} sqf_task_text;
+
+/* sqf_task_load on texts; `path` gives the name. */
+sqf_status sqf_task_parse(const char *path, const sqf_task_text *text, sqf_task **out, sqf_error *err);
+
 static inline size_t sqf_item_options(const sqf_item *item)
 {
     return item->contexts.count > item->continuations.count ? item->contexts.count : item->continuations.count;

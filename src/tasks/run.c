@@ -66,6 +66,17 @@ static sqf_status hash_model(const sqf_model *model, char hash[SQF_HASH_TEXT], s
     return SQF_OK;
 }
 
+/* Token ids of the one tokenizer go into both. */
+static sqf_status check_vocabularies(const sqf_model *model, const sqf_model *reference, sqf_error *err)
+{
+    const sqf_model_info a = sqf_model_info_get(model), b = sqf_model_info_get(reference);
+    if (a.vocabulary != b.vocabulary) {
+        return sqf_fail(err, SQF_E_ARG, "%s: a vocabulary of %zu tokens, expected %zu as in %s", b.directory,
+                        b.vocabulary, a.vocabulary, a.directory);
+    }
+    return SQF_OK;
+}
+
 static sqf_status check_options(const session *s, sqf_error *err)
 {
     if (s->options->resamples < 2) {
@@ -144,6 +155,7 @@ static sqf_status open_session(session *s, const sqf_model *model, const sqf_mod
 {
     SQF_TRY(sqf_scorer_create(&s->model, s->context, model, tokenizer, err));
     if (reference) {
+        SQF_TRY(check_vocabularies(model, reference, err));
         SQF_TRY(sqf_scorer_create(&s->reference, s->context, reference, tokenizer, err));
     }
     SQF_TRY(SQF_ALLOC(&s->runs, s->run_count, "tasks", err));
