@@ -435,6 +435,10 @@ static void test_quantized_models_compute_their_dequantized_weights(void **state
         {"low=int4,high=int8,bank=16,high_per_bank=5,group=16,layout=bitmask;low=fp32", "model.layers.0.mlp.up_proj",
          1e-5, false},
         {"low=none,high=int8,bank=4,high_per_bank=2,group=16,layout=bitmask;low=fp32", NULL, 1e-5, false},
+        {"low=fp4,group=16,scale_type=fp8;low=fp32", NULL, 1e-5, false},
+        {"low=fp6,group=32,scale_type=e8m0;low=fp32", NULL, 1e-5, false},
+        {"low=fp6e3m2,high=fp8e5m2,bank=32,high_per_bank=3,group=16,scale_type=e8m0;low=fp32", NULL, 1e-5, false},
+        {"low=fp6,group=16,scale_type=e8m0;low=int8,scale_type=e8m0", NULL, 6e-2, true},
         {"low=int4,high=int8,bank=16,high_per_bank=5,group=16,scales=tied;low=int8", NULL, 3e-2, true},
         {"low=int8,group=16;low=int8,high=int8,bank=16,high_per_bank=4", NULL, 3e-2, true},
         {"low=int8,group=16;low=int8,high=int8,bank=16,high_per_bank=4", "model.layers.0.mlp.gate_proj", 3e-2, true},
@@ -487,6 +491,71 @@ static bool rename_scale(sqf_tensor *tensor)
         tensor->dtype = SQF_DTYPE_BF16;
     }
     return true;
+}
+
+static bool damage_named(sqf_tensor *tensor, const char *suffix, size_t at, const void *bytes, size_t count)
+{
+    char name[SQF_MODULE_NAME];
+    sqf_tensor_name("model.layers.0.self_attn.k_proj", suffix, name);
+    if (strcmp(tensor->name, name) == 0) {
+        memcpy((uint8_t *)(uintptr_t)tensor->data + at, bytes, count);
+    }
+    return true;
+}
+
+static bool spoil_scale(sqf_tensor *tensor)
+{
+    return damage_named(tensor, "sq_scale_low", 0, "\xff", 1); /* a NaN of fp8 and of e8m0 */
+}
+
+static bool spoil_fp8_scale(sqf_tensor *tensor)
+{
+    return damage_named(tensor, "sq_scale_low", 0, "\x80", 1); /* negative zero */
+}
+
+static bool spoil_unit(sqf_tensor *tensor)
+{
+    return damage_named(tensor, "sq_scale_unit", 4, "\0\0\xc0\x7f", 4); /* NaN */
+}
+
+static bool enlarge_unit(sqf_tensor *tensor)
+{
+    damage_named(tensor, "sq_scale_low", 0, "\x7e", 1); /* 448 */
+    return damage_named(tensor, "sq_scale_unit", 0, "\xff\xff\x7f\x7f", 4); /* the largest float */
+}
+
+static bool drop_unit(sqf_tensor *tensor)
+{
+    return strcmp(tensor->name, "model.layers.0.self_attn.k_proj.sq_scale_unit") != 0;
+}
+
+/* Scales of one byte: NaN, signs, and a unit that is no number or too large for its scales. */
+static void test_damaged_scales_of_block_formats_are_refused(void **state)
+{
+    static const char nv[] = "low=fp4,group=16,scale_type=fp8;low=fp32";
+    static const char mx[] = "low=fp4,group=32,scale_type=e8m0;low=fp32";
+    static const struct {
+        const char *scheme;
+        bool (*change)(sqf_tensor *tensor);
+        sqf_status status;
+        const char *message;
+    } cases[] = {
+        {nv, spoil_scale, SQF_E_VALUE, "k_proj.sq_scale_low: row 0 group 0: scale nan"},
+        {nv, spoil_fp8_scale, SQF_E_VALUE, "k_proj.sq_scale_low: row 0 group 0: scale -0"},
+        {nv, spoil_unit, SQF_E_VALUE, "k_proj.sq_scale_unit: element 1: expected a finite number from 0, found nan"},
+        {nv, enlarge_unit, SQF_E_VALUE, "k_proj.sq_scale_low: row 0 group 0: scale inf"},
+        {nv, drop_unit, SQF_E_FORMAT, "k_proj.sq_scale_unit: expected it, found nothing"},
+        {mx, spoil_scale, SQF_E_VALUE, "k_proj.sq_scale_low: row 0 group 0: scale nan"},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        tiny quantized, dense;
+        make_pair(&quantized, &dense, cases[i].scheme, NULL);
+        rewrite(&quantized, cases[i].change, NULL);
+        expect_refusal(&quantized, cases[i].status, cases[i].message);
+        tiny_remove(&quantized);
+        tiny_remove(&dense);
+    }
 }
 
 static void test_damaged_quantized_models_are_refused(void **state)
@@ -618,6 +687,7 @@ int main(void)
         cmocka_unit_test(test_bad_generation_configs_are_refused),
         cmocka_unit_test(test_quantized_models_compute_their_dequantized_weights),
         cmocka_unit_test(test_damaged_quantized_models_are_refused),
+        cmocka_unit_test(test_damaged_scales_of_block_formats_are_refused),
         cmocka_unit_test(test_facts_of_a_quantized_model),
         cmocka_unit_test(test_overrides_must_name_modules),
         cmocka_unit_test(test_unaligned_files_compute_the_same),
