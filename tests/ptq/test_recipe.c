@@ -72,7 +72,8 @@ static void test_defaults_are_those_of_the_format(void **state)
     const sqf_module_recipe r = resolve("scheme: W4A(SQ6)", MODULE, &ignored);
     const sqf_module_recipe standard = sqf_module_recipe_default(&r.scheme);
     assert_true(recipes_equal(&r, &standard));
-    assert_true(r.importance == SQF_IMPORTANCE_OBS && r.mask == SQF_MASK_SCORE_PAPER);
+    assert_true(r.importance == SQF_IMPORTANCE_OBS && r.mask == SQF_MASK_SCORE_BEST);
+    assert_true(r.act_clip == SQF_SEARCH_AUTO && r.quota == SQF_SEARCH_AUTO);
     assert_true(r.compensate == SQF_COMPENSATE_GPTQ && r.clip == SQF_CLIP_ABSMAX && r.prune == SQF_PRUNE_SPARSEGPT);
     assert_true(r.smooth == SQF_SMOOTH_AUTO && r.damping == 0.01);
 }
@@ -223,7 +224,11 @@ static void random_value(sqf_random *random, const char *key, char *text, size_t
     } else if (strcmp(key, "importance") == 0) {
         snprintf(text, room, "%s", CHOOSE(random, "obs", "hinv", "gain", "magnitude", "random"));
     } else if (strcmp(key, "mask") == 0) {
-        snprintf(text, room, "%s", CHOOSE(random, "paper", "l1", "l2", "max", "maxl2", "random"));
+        snprintf(text, room, "%s", CHOOSE(random, "paper", "l1", "l2", "max", "maxl2", "random", "best"));
+    } else if (strcmp(key, "quota") == 0) {
+        snprintf(text, room, "%s", CHOOSE(random, "auto", "equal", "allotted"));
+    } else if (strcmp(key, "act_clip") == 0 && sqf_random_below(random, 2)) {
+        snprintf(text, room, "%s", CHOOSE(random, "auto", "search"));
     } else if (strcmp(key, "compensate") == 0) {
         snprintf(text, room, "%s", CHOOSE(random, "gptq", "none"));
     } else if (strcmp(key, "clip") == 0) {

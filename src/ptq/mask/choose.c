@@ -51,7 +51,7 @@ static sqf_status refine(const sqf_mask_input *input, const sqf_mask_wishes *wis
     const bool exchange = order && wishes->score == SQF_MASK_SCORE_BEST;
     double error;
     sqf_output_error measure;
-    SQF_TRY(sqf_output_error_create(input, &measure, err));
+    SQF_TRY(sqf_output_error_create(input, SQF_MASK_SAMPLE, &measure, err));
     sqf_status status = wishes->search_clip ? sqf_clip_search(&measure, act, order, border, &error, err)
                                             : sqf_output_error_measure(&measure, act, order, border, &error, err);
     if (status == SQF_OK && exchange) {

@@ -161,12 +161,12 @@ static void error_task(void *user, size_t task, unsigned thread)
     const sqf_output_error *measure = work->measure;
     const sqf_statistics *statistics = measure->input->statistics;
     const size_t n = statistics->channels, begin = task * TOKENS;
-    const size_t count = smaller(TOKENS, statistics->sample_tokens - begin);
+    const size_t count = smaller(TOKENS, measure->tokens - begin);
     error_scratch scratch;
     work->status[task] = scratch_create(work, &scratch);
     if (work->status[task] == SQF_OK) {
         for (size_t t = 0; t < count; t++) {
-            token_error(work, statistics->sample + (begin + t) * n, &scratch, scratch.error + t * n);
+            token_error(work, sqf_output_error_token(measure, begin + t), &scratch, scratch.error + t * n);
         }
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)count, (int)measure->outputs, (int)n, 1.0f,
                     scratch.error, (int)n, measure->weights, (int)n, 0.0f, scratch.product, (int)measure->outputs);
@@ -183,7 +183,7 @@ static void error_task(void *user, size_t task, unsigned thread)
 static sqf_status run(error_work *work, double *sum, sqf_error *err)
 {
     const sqf_mask_input *input = work->measure->input;
-    const size_t tasks = sqf_ceil_div(input->statistics->sample_tokens, TOKENS);
+    const size_t tasks = sqf_ceil_div(work->measure->tokens, TOKENS);
     sqf_status status;
     *sum = 0.0;
     SQF_TRY_GOTO(status, SQF_ALLOC(&work->sums, tasks, "errors", err), done);
@@ -202,9 +202,15 @@ done:
     return status;
 }
 
-sqf_status sqf_output_error_create(const sqf_mask_input *input, sqf_output_error *out, sqf_error *err)
+const float *sqf_output_error_token(const sqf_output_error *measure, size_t t)
 {
-    *out = (sqf_output_error){.input = input};
+    const sqf_statistics *statistics = measure->input->statistics;
+    return statistics->sample + t * statistics->sample_tokens / measure->tokens * statistics->channels;
+}
+
+sqf_status sqf_output_error_create(const sqf_mask_input *input, size_t tokens, sqf_output_error *out, sqf_error *err)
+{
+    *out = (sqf_output_error){.input = input, .tokens = smaller(tokens, input->statistics->sample_tokens)};
     sqf_status status = find_outputs(out, err);
     error_work work = {.measure = out};
     status = status == SQF_OK ? run(&work, &out->size, err) : status;

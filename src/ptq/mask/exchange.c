@@ -54,7 +54,7 @@ static void token_task(void *user, size_t task, unsigned thread)
     exchange *work = user;
     const size_t n = work->channels;
     for (size_t t = task * TOKENS; t < (task + 1) * TOKENS && t < work->tokens; t++) {
-        const float *x = work->measure->input->statistics->sample + t * n;
+        const float *x = sqf_output_error_token(work->measure, t);
         token_state state = {0};
         for (size_t j = 0; j < n; j++) {
             const float magnitude = work->mask[j] ? 0.0f : fabsf(x[j]);
@@ -98,7 +98,7 @@ static void price_task(void *user, size_t task, unsigned thread)
     const size_t begin = task * STRIP, end = begin + STRIP < work->channels ? begin + STRIP : work->channels;
     memset(work->price + begin, 0, (end - begin) * sizeof *work->price);
     for (size_t t = 0; t < work->tokens; t++) {
-        const float *x = work->measure->input->statistics->sample + t * work->channels;
+        const float *x = sqf_output_error_token(work->measure, t);
         for (size_t j = begin; j < end; j++) {
             work->price[j] += channel_price(work, &work->state[t], x[j], j);
         }
@@ -209,8 +209,7 @@ sqf_status sqf_mask_exchange(const sqf_output_error *measure, const sqf_act_spec
                              double *error, sqf_error *err)
 {
     const sqf_statistics *statistics = measure->input->statistics;
-    exchange work = {
-        .measure = measure, .act = act, .channels = statistics->channels, .tokens = statistics->sample_tokens};
+    exchange work = {.measure = measure, .act = act, .channels = statistics->channels, .tokens = measure->tokens};
     sqf_status status = exchange_create(&work, err);
     if (status == SQF_OK) {
         find_norms(&work);

@@ -28,12 +28,16 @@ typedef struct sqf_mask_input {
  * memory independent of the number of rows. */
 typedef struct sqf_output_error {
     const sqf_mask_input *input; /* borrowed */
+    size_t tokens;               /* of the sample, evenly spaced */
     size_t outputs;
     float *weights; /* [outputs, channels] */
     double size;    /* the denominator */
 } sqf_output_error;
 
-sqf_status sqf_output_error_create(const sqf_mask_input *input, sqf_output_error *out, sqf_error *err);
+/* Looks at `tokens` tokens of the sample at most. */
+sqf_status sqf_output_error_create(const sqf_mask_input *input, size_t tokens, sqf_output_error *out, sqf_error *err);
+/* Token t of them, [channels]. */
+const float *sqf_output_error_token(const sqf_output_error *measure, size_t t);
 void sqf_output_error_clear(sqf_output_error *measure);
 /* order [channels] = stored order with `border` low channels, or NULL; 0 if the sample is 0. act->scale static is
  * measured with scales of its own (SQF_E_ARG with zero points). */

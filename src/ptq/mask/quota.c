@@ -3,6 +3,8 @@
  * A channel held high costs every product that reads it twice; what it saves differs from input to input by an order
  * of magnitude. The error of each input is measured for every quota from none to all, and the layer's share of products
  * that the scheme holds high is dealt out where it saves most. */
+#include <math.h>
+
 #include "base/memory.h"
 #include "format/partition.h"
 #include "ptq/mask/layer.h"
@@ -38,39 +40,56 @@ static sqf_act_spec with_quota(const sqf_act_spec *act, uint32_t high_per_bank)
     return out;
 }
 
-/* The error of every quota with the mask of norms; the clipping ratio of one quota is where the search for the next
- * begins. */
+/* One quota: with the ratio that was best for fewer high channels, or larger ones, as long as they serve better. The
+ * more channels are high, the less there is to clip. */
+static sqf_status measure_level(const sqf_output_error *measure, sqf_act_spec *act, const int32_t *order, size_t border,
+                                bool search, float *clip, double *error, sqf_error *err)
+{
+    if (!search || *clip == 0.0f) {
+        SQF_TRY(search ? sqf_clip_search(measure, act, order, border, error, err)
+                       : sqf_output_error_measure(measure, act, order, border, error, err));
+        *clip = act->clip;
+        return SQF_OK;
+    }
+    act->clip = *clip;
+    act->high_clip = sqf_act_spec_is_split(act) ? 1.0f : 0.0f;
+    SQF_TRY(sqf_output_error_measure(measure, act, order, border, error, err));
+    while (act->clip < 1.0f) {
+        double tried;
+        act->clip = fminf(act->clip + 0.05f, 1.0f);
+        SQF_TRY(sqf_output_error_measure(measure, act, order, border, &tried, err));
+        if (tried >= *error) {
+            break;
+        }
+        *error = tried;
+        *clip = act->clip;
+    }
+    return SQF_OK;
+}
+
+/* The error of every quota, with the mask by norms. */
 static sqf_status measure_curve(const sqf_mask_input *input, const sqf_mask_wishes *wishes, const sqf_act_spec *act,
                                 input_curve *curve, sqf_error *err)
 {
     const size_t n = input->statistics->channels;
-    sqf_statistics few = *input->statistics; /* borrowed */
-    few.sample_tokens = few.sample_tokens < TOKENS ? few.sample_tokens : TOKENS;
-    sqf_mask_input small = *input;
-    small.statistics = &few;
     sqf_output_error measure;
     int32_t *order = NULL;
-    sqf_status status;
-    SQF_TRY(sqf_output_error_create(&small, &measure, err));
-    SQF_TRY_GOTO(status, SQF_ALLOC(&order, n, "channels", err), done);
-    for (size_t level = 0; level <= curve->levels; level++) {
+    float clip = 0.0f;
+    SQF_TRY(sqf_output_error_create(input, TOKENS, &measure, err));
+    sqf_status status = SQF_ALLOC(&order, n, "channels", err);
+    for (size_t level = 0; level <= curve->levels && status == SQF_OK; level++) {
         sqf_act_spec spec = with_quota(act, high_at(act, level, curve->levels));
         const bool split = sqf_act_spec_is_split(&spec);
         size_t border = n;
         if (split) {
-            SQF_TRY_GOTO(status,
-                         sqf_activation_mask(&few, &spec, SQF_MASK_SCORE_L2, input->weights, input->rows, input->count,
-                                             0, order, &border, err),
-                         done);
+            status = sqf_activation_mask(input->statistics, &spec, SQF_MASK_SCORE_L2, input->weights, input->rows,
+                                         input->count, 0, order, &border, err);
         }
-        const int32_t *stored = split ? order : NULL;
-        SQF_TRY_GOTO(status,
-                     wishes->search_clip
-                         ? sqf_clip_search(&measure, &spec, stored, border, &curve->error[level], err)
-                         : sqf_output_error_measure(&measure, &spec, stored, border, &curve->error[level], err),
-                     done);
+        if (status == SQF_OK) {
+            status = measure_level(&measure, &spec, split ? order : NULL, border, wishes->search_clip, &clip,
+                                   &curve->error[level], err);
+        }
     }
-done:
     free(order);
     sqf_output_error_clear(&measure);
     return status;

@@ -298,26 +298,37 @@ static sqf_status set_act_group(const sqf_recipe_key *key, sqf_module_recipe *re
 
 static sqf_status set_act_clip(const sqf_recipe_key *key, sqf_module_recipe *recipe, const char *value, sqf_error *err)
 {
-    double clip = 1.0;
-    const bool automatic = strcasecmp(value, "auto") == 0, search = strcasecmp(value, "search") == 0;
-    if (!automatic && !search && !parse_real(value, 0.001, 1.0, &clip)) {
+    double clip;
+    if (strcasecmp(value, "auto") == 0) {
+        recipe->act_clip = SQF_SEARCH_AUTO;
+    } else if (strcasecmp(value, "search") == 0) {
+        recipe->act_clip = SQF_SEARCH_ON;
+    } else if (parse_real(value, 0.001, 1.0, &clip)) {
+        recipe->act_clip = SQF_SEARCH_OFF;
+        recipe->scheme.activations.clip = (float)clip;
+    } else {
         return fail_value(key, value, err);
     }
-    recipe->act_clip = automatic ? SQF_SEARCH_AUTO : search ? SQF_SEARCH_ON : SQF_SEARCH_OFF;
-    recipe->scheme.activations.clip = (float)clip;
-    recipe->scheme.activations.high_clip = 0.0f;
     return SQF_OK;
 }
 
-/* A ratio other than 1 is in the long form of the scheme, and setting it there leaves `auto` nothing to do. */
+/* The fewest digits that read back as the same float: 0.6, not 0.600000024. */
+static void print_real(float value, char text[SQF_RECIPE_VALUE])
+{
+    int digits = 0;
+    do {
+        digits++;
+        snprintf(text, SQF_RECIPE_VALUE, "%.*g", digits, (double)value);
+    } while (digits < 9 && strtof(text, NULL) != value);
+}
+
 static void print_act_clip(const sqf_module_recipe *recipe, char text[SQF_RECIPE_VALUE])
 {
-    const sqf_act_spec *act = &recipe->scheme.activations;
-    const bool none = act->clip == 1.0f && act->high_clip == 0.0f;
-    snprintf(text, SQF_RECIPE_VALUE, "%s",
-             !none || recipe->act_clip == SQF_SEARCH_AUTO ? "auto"
-             : recipe->act_clip == SQF_SEARCH_ON          ? "search"
-                                                          : "1");
+    if (recipe->act_clip == SQF_SEARCH_OFF) {
+        print_real(recipe->scheme.activations.clip, text);
+    } else {
+        snprintf(text, SQF_RECIPE_VALUE, "%s", recipe->act_clip == SQF_SEARCH_AUTO ? "auto" : "search");
+    }
 }
 
 static sqf_status set_smooth(const sqf_recipe_key *key, sqf_module_recipe *recipe, const char *value, sqf_error *err)
@@ -337,17 +348,12 @@ static sqf_status set_smooth(const sqf_recipe_key *key, sqf_module_recipe *recip
     return SQF_OK;
 }
 
-/* The fewest digits that read back as the same float: 0.6, not 0.600000024. */
 static void print_smooth(const sqf_module_recipe *recipe, char text[SQF_RECIPE_VALUE])
 {
     if (recipe->smooth == SQF_SMOOTH_AWQ) {
         snprintf(text, SQF_RECIPE_VALUE, "awq");
     } else if (recipe->smooth >= 0.0f) {
-        int digits = 0;
-        do {
-            digits++;
-            snprintf(text, SQF_RECIPE_VALUE, "%.*g", digits, (double)recipe->smooth);
-        } while (digits < 9 && strtof(text, NULL) != recipe->smooth);
+        print_real(recipe->smooth, text);
     } else {
         snprintf(text, SQF_RECIPE_VALUE, "%s", recipe->smooth > SQF_SMOOTH_AUTO ? "off" : "auto");
     }
