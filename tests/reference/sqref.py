@@ -424,6 +424,8 @@ class Llama:
         h = inp('gu', self.rms(x, w['n2']))
         g = h @ w['gate'].T
         a = g / (1 + np.exp(-g)) * (h @ w['up'].T)
+        if 'R' in w:
+            a = a @ w['R']
         return x + r(inp('down', a) @ w['down'].T)
 
     def nll(self, x, ids):
@@ -437,6 +439,82 @@ class Llama:
 
 
 GROUPS = {'qkv': ['q', 'k', 'v'], 'o': ['o'], 'gu': ['gate', 'up'], 'down': ['down']}
+
+
+# ------------------------------------------------------------------------------------------------ rotations
+
+def orthogonal(n, rng):
+    q, r = np.linalg.qr(rng.standard_normal((n, n)))
+    return q * np.sign(np.diag(r))
+
+
+def hadamard(n, rng):
+    """Orthonormal with elements alike: Sylvester's doubling of 1 or of the matrix of order 12; else of a random odd factor."""
+    if n % 2 == 0 and n not in (12,):
+        half = hadamard(n // 2, rng)
+        return np.block([[half, half], [half, -half]]) / math.sqrt(2)
+    if n == 12:                                     # quadratic residues modulo 11, bordered
+        squares = {i * i % 11 for i in range(1, 11)}
+        chi = lambda a: 0 if a % 11 == 0 else 1 if a % 11 in squares else -1
+        core = np.array([[chi(i - j) for j in range(11)] for i in range(11)])
+        s = np.block([[np.zeros((1, 1)), np.ones((1, 11))], [-np.ones((11, 1)), core]])
+        return (s + np.eye(12)) / math.sqrt(12)
+    return np.eye(1) if n == 1 else orthogonal(n, rng)
+
+
+def basis(kind, n, rng, aspec, covariance):
+    """[n, n]: columns are the new channels."""
+    if kind == 'random':
+        return orthogonal(n, rng)
+    if kind == 'hadamard':
+        return rng.choice([-1.0, 1.0], (n, 1)) * hadamard(n, rng)
+    vectors = np.linalg.eigh(covariance)[1]         # ascending variance
+    high = np.zeros(n, bool)
+    if aspec and aspec['kind'] == 'sq':
+        for a, z in spans([n], aspec['b']):
+            high[z - bank_k(aspec, z - a):z] = True
+    out, low = np.empty((n, n)), int((~high).sum())
+    out[:, ~high] = vectors[:, :low] @ orthogonal(low, rng)
+    if low < n:
+        out[:, high] = vectors[:, low:] @ orthogonal(n - low, rng)
+    return out
+
+
+def stream_covariance(m, x):
+    """Second moments of the norms' outputs before their gains, over all layers of the original model."""
+    total = 0
+    for w in m.layers:
+        rec = Stats()
+        x = m.layer(x, w, record=rec)
+        for g, gain in (('qkv', w['n1']), ('gu', w['n2'])):
+            total = total + rec.g[g]['H'] / np.outer(gain, gain).astype(np.float64)
+    return total
+
+
+def rotate_model(m, opt, aspec, x, rng):
+    """Turns residual stream, values and down_proj's input; x = calibration windows as rows of the embedding, or None.
+    Weights stay the same function: the model's logits do not change."""
+    D = m.embed.shape[1]
+    Q = basis(opt.rotate, D, rng, aspec, stream_covariance(m, x) if opt.rotate == 'pca' else None)
+    values = 'random' if opt.rotate == 'random' else 'hadamard'
+    for w in m.layers:
+        w.update({k: v.astype(np.float64) for k, v in w.items()})
+        for n, g in (('q', 'n1'), ('k', 'n1'), ('v', 'n1'), ('gate', 'n2'), ('up', 'n2')):
+            w[n] = w[n] * w[g] @ Q
+        for n in ('o', 'down'):
+            w[n] = Q.T @ w[n]
+        w['n1'], w['n2'] = np.ones(D), np.ones(D)
+        for h in range(m.heads):
+            if h % (m.heads // m.kv) == 0:          # a basis for each key head
+                R, g = basis(values, m.hd, rng, None, None), h // (m.heads // m.kv)
+                w['v'][g * m.hd:(g + 1) * m.hd] = R.T @ w['v'][g * m.hd:(g + 1) * m.hd]
+            w['o'][:, h * m.hd:(h + 1) * m.hd] = w['o'][:, h * m.hd:(h + 1) * m.hd] @ R
+        w['R'] = hadamard(w['down'].shape[1], rng)
+        w['down'] = w['down'] @ w['R']
+        w.update({k: v.astype(np.float32) for k, v in w.items()})
+    m.head = (m.head.astype(np.float64) * m.norm @ Q).astype(np.float32)
+    m.embed = (m.embed.astype(np.float64) @ Q).astype(np.float32)
+    m.norm = np.ones(D, np.float32)
 
 
 # ------------------------------------------------------------------------------------------------ one layer
@@ -572,9 +650,14 @@ def run(opt):
     ids = tokens(opt.eval, opt.eval_tokens)
     L = opt.window
     ids = ids[:len(ids) // L * L].reshape(-1, L)
+    if opt.rotate != 'off':
+        c = tokens(opt.calib)
+        windows = np.stack([c[i * (len(c) - opt.calib_len) // max(1, opt.calib_n - 1):][:opt.calib_len]
+                            for i in range(opt.calib_n)])
+        rotate_model(m, opt, aspec, m.embed[windows], rng)
     x = m.embed[ids]
     below8 = (wspec is not None and not (wspec['kind'] == 'uniform' and wspec['type'] in ('int8', 'fp8', 'fp8e5m2'))) or aspec is not None
-    opt.smooth_on = {'auto': below8 and not opt.no_calib, 'on': True, 'off': False}[opt.smooth]
+    opt.smooth_on = {'auto': below8 and not opt.no_calib and opt.rotate == 'off', 'on': True, 'off': False}[opt.smooth]
     if wspec or aspec:
         if opt.no_calib:
             assert aspec is None or aspec['kind'] == 'uniform' or opt.act_mask == 'dynamic'
@@ -634,6 +717,7 @@ def parser():
     a('--nm-scale', choices=['all', 'survivors'], default='all')
     a('--norm-type', choices=['float', 'bf16'], default='float')
     a('--group', type=int, default=128)
+    a('--rotate', choices=['off', 'hadamard', 'random', 'pca'], default='off')
     a('--perturb', type=float, default=0, help='relative noise on the weights: the noise floor of a scheme')
     a('--seed', type=int, default=0)
     return p
