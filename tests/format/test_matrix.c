@@ -160,6 +160,38 @@ static void test_stored_bytes_agree_with_the_scheme_bits(void **state)
     }
 }
 
+/* docs/format.md section 11: one row with scales of one byte. */
+static void test_block_formats_have_the_documented_bytes(void **state)
+{
+    (void)state;
+    static const float x[4] = {5.5f, -0.3f, 2.1f, 0.9f};
+    static const sqf_type scale_types[2] = {SQF_TYPE_E8M0, SQF_TYPE_FP8};
+    static const uint8_t low[2] = {0x97, 0x24}, codes[2] = {0x7f, 0x6b};
+    for (int i = 0; i < 2; i++) {
+        const sqf_weight_spec spec = {.low = SQF_TYPE_FP4, .bank = 4, .group = 4, .scale_type = scale_types[i]};
+        sqf_error err;
+        sqf_matrix m;
+        sqf_row row;
+        float back[4];
+        assert_ok(sqf_matrix_create(&spec, 1, 4, 4, NULL, &m, &err), &err);
+        assert_ok(sqf_row_create(&m, &row, &err), &err);
+        m.scale_unit[0] = i ? 0.01f : 1.0f;
+        row.scale_low[0] = sqf_group_scales_choose_in(&spec, m.scale_unit, x, NULL, NULL, 4, false).low;
+        for (int j = 0; j < 4; j++) {
+            row.value[j] = sqf_type_round(SQF_TYPE_FP4, x[j], row.scale_low[0]);
+        }
+        sqf_matrix_pack_row(&m, 0, &row);
+        assert_memory_equal(m.low, low, 2);
+        assert_int_equal(m.scale_low[0], codes[i]);
+        assert_ok(sqf_matrix_check_row(&m, 0, "P", &err), &err);
+        sqf_matrix_dequantize_row(&m, 0, &row, back);
+        const float scale = i ? 0.01f * 88.0f : 1.0f;
+        assert_true(back[0] == 6.0f * scale && back[1] == -0.5f * scale && back[2] == 2.0f * scale);
+        sqf_row_clear(&row);
+        sqf_matrix_clear(&m);
+    }
+}
+
 static void test_impossible_shapes_are_refused(void **state)
 {
     (void)state;
@@ -349,6 +381,7 @@ int main(void)
         cmocka_unit_test(test_parts_have_the_documented_shapes),
         cmocka_unit_test(test_high_elements_narrower_than_a_byte_are_packed),
         cmocka_unit_test(test_stored_bytes_agree_with_the_scheme_bits),
+        cmocka_unit_test(test_block_formats_have_the_documented_bytes),
         cmocka_unit_test(test_impossible_shapes_are_refused),
         cmocka_unit_test(test_wrong_sentinel_counts_are_refused),
         cmocka_unit_test(test_wrong_mask_counts_are_refused),
