@@ -1,5 +1,5 @@
 # The front door. Each target wraps a CMake preset; `make help` lists them.
-.PHONY: all help packages demo test test-levels lint format bench fuzz asan tsan coverage valgrind docs install clean
+.PHONY: all help packages demo findings findings-short test test-levels lint format bench fuzz asan tsan coverage valgrind docs install clean
 
 PRESET := $(if $(CI),ci,release)
 PREFIX ?= /usr/local
@@ -11,6 +11,7 @@ all: packages build/build.ninja
 help:
 	@echo "make            build build/bin/sqf and the library"
 	@echo "make demo       quantize the demo model under every scheme and print the table"
+	@echo "make findings   measure the grids of findings/ on the demo model; make findings-short: with one seed"
 	@echo "make test       build and run all tests;  make test-levels: once for each CPU level"
 	@echo "make bench      time the kernels and GPTQ on this machine"
 	@echo "make fuzz       run each fuzz target for a minute (clang)"
@@ -31,6 +32,10 @@ demo: packages build/build.ninja
 	@echo "Building sqf"
 	@cmake --build build --parallel $(JOBS) --target sqf >build/demo-build.log || { cat build/demo-build.log; exit 1; }
 	@scripts/demo
+
+findings findings-short: packages build/build.ninja
+	@cmake --build build --parallel $(JOBS) --target sqf >build/findings-build.log || { cat build/findings-build.log; exit 1; }
+	@scripts/findings $(if $(filter findings-short,$@),short)
 
 test: all
 	@ctest --test-dir build --output-on-failure --parallel $(JOBS)
@@ -70,4 +75,4 @@ install: all
 	@cmake --install build --prefix $(PREFIX)
 
 clean:
-	@rm -rf build build-* demo-output
+	@rm -rf build build-* demo-output findings-output

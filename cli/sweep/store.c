@@ -61,7 +61,7 @@ static int read_lines(store *s)
     int code = EXIT_DONE;
     for (ssize_t n; code == EXIT_DONE && (n = getline(&text, &room, s->file)) > 0;) {
         if (text[n - 1] != '\n') {
-            code = cut_torn_line(s, whole);
+            code = s->look ? EXIT_DONE : cut_torn_line(s, whole);
             break;
         }
         code = read_line(s, text, (size_t)n, ++number);
@@ -75,15 +75,18 @@ static int read_lines(store *s)
                                                                  : code;
 }
 
-int store_open(const char *path, store *out)
+int store_open(const char *path, bool look, store *out)
 {
-    *out = (store){.path = path, .lines = json_array()};
-    out->file = fopen(path, "a+");
+    *out = (store){.path = path, .look = look, .lines = json_array()};
+    out->file = fopen(path, look ? "r" : "a+");
+    if (!out->file && look && errno == ENOENT) {
+        return EXIT_DONE;
+    }
     if (!out->file) {
         return fail_input("%s: cannot open: %s", path, strerror(errno));
     }
     rewind(out->file);
-    const int code = lock_file(out);
+    const int code = look ? EXIT_DONE : lock_file(out);
     return code == EXIT_DONE ? read_lines(out) : code;
 }
 

@@ -25,12 +25,14 @@ int point_identify(const sweep_point *point, content_hashes *hashes, char id[ID_
 
 typedef struct store {
     const char *path;
+    bool look;     /* nothing may be written */
     FILE *file;    /* at its end */
     json_t *lines; /* of points that are done, as they are in the file */
 } store;
 
-/* Opens or creates the file, takes a lock on it, reads its lines and cuts off a last one that was torn. */
-int store_open(const char *path, store *out);
+/* Opens or creates the file, takes a lock on it, reads its lines and cuts off a last one that was torn. look: only
+ * reads what is there, if it is. */
+int store_open(const char *path, bool look, store *out);
 void store_close(store *s);
 
 /* The line of a point that is done: under this grid's name, or (grid NULL) any. Borrowed. */

@@ -282,9 +282,38 @@ static int prepare(sweep *s)
         code = s->work.tasks ? identify(s) : fail_input("out of memory");
     }
     if (code == EXIT_DONE) {
-        code = store_open(arguments_text(arguments, "output"), &s->store);
+        code = store_open(arguments_text(arguments, "output"), arguments_given(arguments, "list"), &s->store);
     }
     return code;
+}
+
+/* What the file asks for, with what is there already. */
+static int list_points(const sweep *s)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < s->work.task_count; i++) {
+        const sweep_task *task = &s->work.tasks[i];
+        const bool done = store_find(&s->store, task->id, NULL) != NULL;
+        if (arguments_given(s->arguments, "json")) {
+            json_t *row = json_object();
+            json_object_set_new(row, "id", json_string(task->id));
+            json_object_set_new(row, "grid", json_string_or_null(task->point->grid));
+            json_object_set_new(row, "label", json_string_or_null(task->point->label));
+            json_object_set_new(row, "done", json_boolean(done));
+            json_object_set(row, "settings", task->point->settings);
+            json_array_append_new(list, row);
+        } else {
+            printf("%s  %-7s  %s: %s\n", task->id, done ? "done" : "to do", task->point->grid, task->point->label);
+        }
+    }
+    json_t *object = json_object();
+    json_object_set(object, "points", list);
+    json_decref(list);
+    if (arguments_given(s->arguments, "json")) {
+        return print_json(object);
+    }
+    json_decref(object);
+    return EXIT_DONE;
 }
 
 static int measure(sweep *s)
@@ -344,9 +373,9 @@ static int run_sweep(const cli_arguments *arguments)
     s.work.user = &s;
     int code = prepare(&s);
     if (code == EXIT_DONE) {
-        code = measure(&s);
+        code = arguments_given(arguments, "list") ? list_points(&s) : measure(&s);
     }
-    if (code == EXIT_DONE) {
+    if (code == EXIT_DONE && !arguments_given(arguments, "list")) {
         code = print_summary(&s);
     }
     clear(&s);
@@ -367,6 +396,7 @@ const cli_command *sweep_command(void)
          .value = "KEY=VALUE",
          .text =
              "in place of all that the file says of a key, in every grid; given several times for one key: an axis"},
+        {.name = "list", .text = "list the points and whether they are done; measure nothing"},
         {.name = "jobs",
          .kind = OPTION_COUNT,
          .value = "N",
