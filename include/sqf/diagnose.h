@@ -43,7 +43,8 @@ typedef struct sqf_diagnose_input {
     double alone_perplexity;
     double share;       /**< of the damage that restoring it takes away: 1 - restored_kl / kl */
     double activations; /**< of the most responsible inputs: what float activations alone take away, as `share` */
-    double drift;       /**< distance of calibration and evaluation text, see sqf_diagnosis */
+    double drift;       /**< typical relative difference of the channels' sizes between calibration and this text:
+                             the root of the mean squared logarithm of quotients of root mean squares */
     double outlier;     /**< the original's input: largest channel's root mean square over the median one's */
 } sqf_diagnose_input;
 
@@ -85,7 +86,8 @@ typedef struct sqf_diagnosis {
     size_t finding_count;
     bool evaluated; /**< there was a text: the next members hold something */
     sqf_eval_result eval;
-    double calibration_drift;      /**< mean over inputs; NaN without calibration statistics in report.json */
+    double calibration_drift;      /**< mean over the inputs of q, k and v, where calibration and text meet the same
+                                      layers before them; NaN without calibration statistics in report.json */
     double calibration_perplexity; /**< of the original on the calibration text; NaN if that was not there */
     sqf_diagnose_input *inputs;    /**< in order of computation, 4 a layer */
     size_t input_count;

@@ -5,10 +5,11 @@
 #include "diagnose/work.h"
 
 /* Thresholds, measured on the demo model (docs/diagnose.md): texts of one domain lie below them, others above. */
-static const double drift_most = 0.15;    /* typical relative difference of the channels' sizes */
+static const double drift_most = 0.06;    /* typical relative difference of the channels' sizes */
 static const double text_factor = 2.5;    /* of the two texts' perplexities, either way */
 static const double share_least = 0.15;   /* of the damage, for an input to be called responsible */
 static const double bad_share = 0.5;      /* ... and to be called bad */
+enum { RESPONSIBLE = 5 };                 /* so many are listed; the table has all */
 static const double cause_share = 0.5;    /* of what restoring takes away, for activations to be the cause */
 static const double outlier_least = 10.0; /* largest channel over the median one, for 4-bit inputs */
 
@@ -106,7 +107,7 @@ static sqf_status find_responsible(sqf_diagnose_work *work, sqf_error *err)
 {
     const sqf_diagnosis *d = work->out;
     double below = INFINITY;
-    for (;;) {
+    for (int left = RESPONSIBLE; left > 0; left--) {
         size_t best = d->input_count;
         for (size_t i = 0; i < d->input_count; i++) {
             const double share = d->inputs[i].share;
@@ -115,7 +116,7 @@ static sqf_status find_responsible(sqf_diagnose_work *work, sqf_error *err)
             }
         }
         if (best == d->input_count) {
-            return SQF_OK;
+            break;
         }
         const sqf_diagnose_input *input = &d->inputs[best];
         below = input->share;
@@ -135,6 +136,7 @@ static sqf_status find_responsible(sqf_diagnose_work *work, sqf_error *err)
         }
         write_remedy(work, best, f);
     }
+    return SQF_OK;
 }
 
 static sqf_status find_outliers(sqf_diagnose_work *work, sqf_error *err)
@@ -151,7 +153,6 @@ static sqf_status find_outliers(sqf_diagnose_work *work, sqf_error *err)
         return SQF_OK;
     }
     SQF_TRY(sqf_diagnose_add(work, "outliers", SQF_SEVERITY_WARNING, d->inputs[worst].outlier, &f, err));
-    snprintf(f->where, sizeof f->where, "%zu inputs", count);
     snprintf(f->text, sizeof f->text,
              "%zu inputs of 4 bits with one scale hold channels far above the rest, unsmoothed; worst layer %zu %s: "
              "%.0f times the median channel",
@@ -170,15 +171,14 @@ static sqf_status find_drift(sqf_diagnose_work *work, sqf_error *err)
     if (!(d->calibration_drift > drift_most)) {
         return SQF_OK;
     }
-    for (size_t i = 1; i < d->input_count; i++) {
+    for (size_t i = SQF_INPUT_QKV; i < d->input_count; i += SQF_INPUT_COUNT) {
         worst = !(d->inputs[i].drift <= d->inputs[worst].drift) ? i : worst;
     }
     SQF_TRY(sqf_diagnose_add(work, "calibration-drift", SQF_SEVERITY_WARNING, d->calibration_drift, &f, err));
     snprintf(f->text, sizeof f->text,
-             "the channels of the inputs differ in size by %.0f %% (typical) between calibration and this text, texts "
-             "of one kind by less than %.0f %%; most at layer %zu %s: %.0f %%",
-             100 * d->calibration_drift, 100 * drift_most, d->inputs[worst].layer, d->inputs[worst].input,
-             100 * d->inputs[worst].drift);
+             "the channels that q, k and v read differ in size by typically %.0f %% between calibration and this text, "
+             "for texts of one kind by less than %.0f %%; most in layer %zu: %.0f %%",
+             100 * d->calibration_drift, 100 * drift_most, d->inputs[worst].layer, 100 * d->inputs[worst].drift);
     snprintf(f->remedy, sizeof f->remedy,
              "calibrate on text of the kind that the model will see: --calib FILE, "
              "--calib-random");

@@ -64,7 +64,6 @@ static sqf_status find_left_out(sqf_diagnose_work *work, const work_sums *sums, 
         return SQF_OK;
     }
     SQF_TRY(sqf_diagnose_add(work, "left-dense", SQF_SEVERITY_WARNING, share, &f, err));
-    snprintf(f->where, sizeof f->where, "%zu modules", sums->left_out);
     snprintf(f->text, sizeof f->text, "%.1f %% of the products are in %zu modules that are not quantized, first %.100s",
              100 * share, sums->left_out, sums->first_left_out);
     snprintf(f->remedy, sizeof f->remedy,

@@ -116,6 +116,8 @@ static sqf_status outlier_ratio(const sqf_statistics *s, double *out, sqf_error 
     return SQF_OK;
 }
 
+/* The drift of the whole is that of the inputs of q, k and v: only there does calibration see what a text sees, through
+ * the very same quantized layers. Inside a layer it saw the inputs that original modules make. */
 static sqf_status compare_statistics(sqf_diagnose_work *work, sqf_error *err)
 {
     double sum = 0.0;
@@ -128,8 +130,10 @@ static sqf_status compare_statistics(sqf_diagnose_work *work, sqf_error *err)
             sqf_profile seen;
             sqf_profile_make(&place->quantized, &seen);
             input->drift = sqf_profile_distance(&place->calibration, &seen);
-            sum += input->drift;
-            count++;
+            if (i % SQF_INPUT_COUNT == SQF_INPUT_QKV) {
+                sum += input->drift;
+                count++;
+            }
         }
     }
     work->out->calibration_drift = count > 0 ? sum / (double)count : (double)NAN;
