@@ -36,6 +36,7 @@ static json_t *entry_json(const sqf_inspect_entry *entry)
     if (entry->linear) {
         json_object_set_new(object, "activation_bits_equivalent", json_number(entry->activations_equivalent_bits));
         json_object_set_new(object, "cost", json_number(entry->cost));
+        json_object_set_new(object, "low_rate_share", json_number(entry->low_rate_share));
     }
     if (entry->quantized) {
         char text[SQF_SCHEME_TEXT];
@@ -83,8 +84,8 @@ static void print_entry(const sqf_inspect_entry *entry)
     format_bytes(entry->bytes, bytes);
     printf("%-46s %-12s %-14s %10s", entry->name, shape, entry->dtype, bytes);
     if (entry->quantized) {
-        printf("  %.3f bits stored, %.4g equivalent, cost %.3f", entry->stored_bits, entry->weights_equivalent_bits,
-               entry->cost);
+        printf("  %.3f bits stored, %.4g equivalent, low rate %.0f %%, cost %.3f", entry->stored_bits,
+               entry->weights_equivalent_bits, 100 * entry->low_rate_share, entry->cost);
     }
     putchar('\n');
 }
@@ -109,6 +110,7 @@ static json_t *info_json(const sqf_model_info *info)
     json_object_set_new(object, "bits_per_weight", json_number(info->bits_per_weight));
     json_object_set_new(object, "weights_equivalent_bits", json_number(info->weights_equivalent_bits));
     json_object_set_new(object, "activations_equivalent_bits", json_number(info->activations_equivalent_bits));
+    json_object_set_new(object, "low_rate_share", json_number(sqf_cost_low_rate_share(&info->cost)));
     json_object_set_new(object, "cost", json_number(info->predicted_cost));
     json_object_set_new(object, "rotation",
                         json_pack("{s:s, s:s, s:s, s:o}", "residual", info->rotation, "values", info->rotation_values,
@@ -126,11 +128,10 @@ static void print_info(const sqf_model_info *info)
            info->layers, info->hidden, info->intermediate, info->heads, info->kv_heads, info->head_dim,
            info->vocabulary, info->positions);
     printf("  %" PRIu64 " parameters, %" PRIu64 " quantized, %s\n", info->parameters, info->quantized_weights, bytes);
-    printf("  linear layers: %.3f bits a weight stored; equivalent: weights %.4g, activations %.4g; predicted cost "
-           "%.3f of "
-           "an 8-bit product\n\n",
+    printf("  linear layers: %.3f bits a weight stored; equivalent: weights %.4g, activations %.4g; %.1f %% of the "
+           "products at the low rate; predicted cost %.3f of an 8-bit product\n\n",
            info->bits_per_weight, info->weights_equivalent_bits, info->activations_equivalent_bits,
-           info->predicted_cost);
+           100 * sqf_cost_low_rate_share(&info->cost), info->predicted_cost);
     if (strcmp(info->rotation, "off") != 0 || strcmp(info->rotation_values, "off") != 0 ||
         strcmp(info->rotation_down, "off") != 0) {
         printf("  rotated: residual stream %s, values %s, input of down_proj %s (%.0f float operations a token)\n\n",
@@ -297,7 +298,8 @@ const cli_command *inspect_command(void)
             "vocabulary, positions, parameters, quantized_weights, weight_bytes, bits_per_weight, "
             "weights_equivalent_bits, activations_equivalent_bits, cost, tensors (name, quantized, scheme or dtype, "
             "shape, "
-            "bytes, bits_stored, bits_equivalent, cost of linear layers, ...). With TENSOR the object of that tensor, "
+            "bytes, bits_stored, bits_equivalent, low_rate_share and cost of linear layers, ...). With TENSOR the "
+            "object of that tensor, "
             "and of a quantized "
             "module "
             "also high, high_share, columns_never_high, columns_always_high, busiest_share, low_zero_share, "

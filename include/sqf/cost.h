@@ -55,6 +55,10 @@ SQF_API sqf_cost sqf_cost_rotation(size_t channels, size_t factor, bool mixed);
 /** Add the work of another part of the model to a sum. */
 SQF_API void sqf_cost_add(sqf_cost *sum, const sqf_cost *part);
 
+/** The part of the multiply-accumulates that have both operands at 4 bits or fewer, dropped ones left out; 0 without
+ *  any. */
+SQF_API double sqf_cost_low_rate_share(const sqf_cost *cost);
+
 /** Cost per product: weighted work over `products`, so that 1 means "as 8-bit products without any scales".
  *  @param model  NULL for the defaults.
  *  @return 0 without products. */

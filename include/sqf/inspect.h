@@ -25,7 +25,8 @@ typedef struct sqf_inspect_entry {
     sqf_scheme scheme;  /**< of linear layers; dense for other tensors */
     double stored_bits; /**< bytes * 8 / elements */
     double weights_equivalent_bits, activations_equivalent_bits; /**< as sqf_scheme_bits_of; 16 or 32 if dense */
-    double cost; /**< predicted, per product, of linear layers (cost.h, default model); else 0 */
+    double cost;           /**< predicted, per product, of linear layers (cost.h, default model); else 0 */
+    double low_rate_share; /**< of linear layers: products with both operands at 4 bits or fewer; else 0 */
 } sqf_inspect_entry;
 
 /** Open a model directory for looking at it.

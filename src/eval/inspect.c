@@ -47,6 +47,7 @@ static void finish_entry(sqf_named_entry *e)
     if (entry->linear) {
         const sqf_cost cost = sqf_cost_linear(&entry->scheme, entry->shape[0], entry->shape[1]);
         entry->cost = sqf_cost_per_product(&cost, NULL);
+        entry->low_rate_share = sqf_cost_low_rate_share(&cost);
     }
     entry->stored_bits = entry->elements ? 8.0 * (double)entry->bytes / (double)entry->elements : 0;
 }

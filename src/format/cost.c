@@ -47,7 +47,7 @@ static double count_zeros(const sqf_act_spec *act, const sqf_partition *acts)
 {
     const sqf_partition before = sqf_partition_make(acts->border, acts->border, acts->size);
     const double low_section = (double)sqf_partition_count(&before), all = (double)sqf_partition_count(acts);
-    const double low = sqf_act_has_zero(act, act->low), high = sqf_act_has_zero(act, act->high);
+    const double low = sqf_act_has_zero(act, false), high = sqf_act_has_zero(act, true);
     if (!sqf_act_spec_is_split(act)) {
         return low * all;
     }
@@ -104,6 +104,12 @@ void sqf_cost_add(sqf_cost *sum, const sqf_cost *part)
     sum->high += part->high;
     sum->wide += part->wide;
     sum->operations += part->operations;
+}
+
+double sqf_cost_low_rate_share(const sqf_cost *cost)
+{
+    const double all = cost->low + cost->high + cost->wide;
+    return all > 0.0 ? cost->low / all : 0.0;
 }
 
 double sqf_cost_per_product(const sqf_cost *cost, const sqf_cost_model *model)
