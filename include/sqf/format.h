@@ -64,7 +64,7 @@ enum { SQF_BANK_MAX = 1 << 16 };
 
 typedef enum sqf_mask_mode { SQF_MASK_STATIC = 0, SQF_MASK_DYNAMIC } sqf_mask_mode;
 typedef enum sqf_act_scale { SQF_ACT_TOKEN = 0, SQF_ACT_GROUP, SQF_ACT_STATIC } sqf_act_scale;
-typedef enum sqf_act_zero { SQF_ACT_ZERO_NONE = 0, SQF_ACT_ZERO_POINT } sqf_act_zero;
+typedef enum sqf_act_zero { SQF_ACT_ZERO_NONE = 0, SQF_ACT_ZERO_POINT, SQF_ACT_ZERO_LOW } sqf_act_zero;
 
 /** How the input of a matrix product is held.
  *  - float: low = FP32 (written A16), high_per_bank = 0;
@@ -82,7 +82,8 @@ typedef struct sqf_act_spec {
     sqf_type scale_type; /**< what scales are rounded to: FP32 (NONE means it too), FP16, BF16, E8M0, or FP8 times one
                               FP32 scale a token and part; not with SQF_ACT_STATIC */
     sqf_act_zero zero; /**< SQF_ACT_ZERO_POINT: each scale of an integer part comes with the code that stands for 0, and
-                            the codes cover lowest to largest value; needs a scale_type of FP32 */
+                            the codes cover lowest to largest value; needs a scale_type of FP32. SQF_ACT_ZERO_LOW: of
+                            the low part of a split input alone */
 } sqf_act_spec;
 
 /** What a linear layer computes with. */

@@ -76,7 +76,7 @@ static void set_zeros(const sqf_act_spec *spec, int part, size_t begin, size_t e
                       const float *static_scale, const int32_t *static_zero, sqf_act_row *out)
 {
     const sqf_type type = part == HIGH ? spec->high : spec->low;
-    const bool has_zero = sqf_act_has_zero(spec, type);
+    const bool has_zero = sqf_act_has_zero(spec, part == HIGH);
     sqf_range range = {0.0f, 0.0f};
     for (size_t j = begin; has_zero && j < end; j++) {
         if ((out->mask[j] ? HIGH : LOW) == part) {
@@ -104,7 +104,7 @@ static float act_round(const sqf_act_spec *spec, const sqf_act_row *row, size_t 
     const bool high = row->mask[j];
     const sqf_type type = high ? spec->high : spec->low;
     const float scale = high ? row->scale_high[g] : row->scale_low[g];
-    if (sqf_act_has_zero(spec, type)) {
+    if (sqf_act_has_zero(spec, high)) {
         return sqf_zero_round(type, row->value[j], scale, high ? row->zero_high[g] : row->zero_low[g]);
     }
     return sqf_type_round(type, row->value[j], scale);

@@ -60,7 +60,7 @@ const char *const scheme_scales_names[2] = {"free", "tied"};
 const char *const scheme_layout_names[2] = {"vmask", "bitmask"};
 const char *const scheme_mask_names[3] = {"static", "dynamic", "dynamic_weighted"};
 const char *const scheme_scale_names[3] = {"token", "group", "static"};
-const char *const scheme_zero_names[2] = {"none", "point"};
+const char *const scheme_zero_names[3] = {"none", "point", "low"};
 
 #define BIT(field) (1u << (field))
 enum {
@@ -423,7 +423,7 @@ static sqf_status parse_value(cursor *c, bool weights, scheme_field field, wish 
     case FIELD_LAYOUT: return parse_word(c, scheme_layout_names, 2, "vmask or bitmask", &w->layout);
     case FIELD_MASK: return parse_word(c, scheme_mask_names, 3, "static, dynamic or dynamic_weighted", &w->mask);
     case FIELD_SCALE: return parse_word(c, scheme_scale_names, 3, "token, group or static", &w->scale);
-    case FIELD_ZERO: return parse_word(c, scheme_zero_names, 2, "none or point", &w->zero);
+    case FIELD_ZERO: return parse_word(c, scheme_zero_names, 3, "none, point or low", &w->zero);
     case FIELD_HIGH_CLIP: return parse_clip(c, &w->high_clip);
     default: return parse_clip(c, &w->clip);
     }

@@ -67,6 +67,6 @@ extern const char *const scheme_scales_names[2];
 extern const char *const scheme_layout_names[2];
 extern const char *const scheme_mask_names[3]; /* static, dynamic, dynamic_weighted */
 extern const char *const scheme_scale_names[3];
-extern const char *const scheme_zero_names[2]; /* none, point */
+extern const char *const scheme_zero_names[3]; /* none, point, low */
 
 #endif

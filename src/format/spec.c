@@ -125,6 +125,29 @@ static sqf_status check_weights(const sqf_weight_spec *spec, sqf_error *err)
     return SQF_OK;
 }
 
+static sqf_status check_zero(const sqf_act_spec *spec, sqf_error *err)
+{
+    const sqf_type scale_type = sqf_act_scale_type(spec);
+    if (spec->zero == SQF_ACT_ZERO_NONE) {
+        return SQF_OK;
+    }
+    if (spec->zero != SQF_ACT_ZERO_POINT && spec->zero != SQF_ACT_ZERO_LOW) {
+        return sqf_fail(err, SQF_E_ARG, "activations: zero=%d: expected none, point or low", (int)spec->zero);
+    }
+    if (spec->zero == SQF_ACT_ZERO_LOW && spec->high == SQF_TYPE_NONE) {
+        return sqf_fail(err, SQF_E_ARG, "activations: zero=low with high=none: expected none or point");
+    }
+    if (!sqf_act_has_zero(spec, false) && !sqf_act_has_zero(spec, true)) {
+        return sqf_fail(err, SQF_E_ARG, "activations: a zero point with low=%s, high=%s: expected an integer type",
+                        sqf_type_name(spec->low), sqf_type_name(spec->high));
+    }
+    if (scale_type != SQF_TYPE_FP32) {
+        return sqf_fail(err, SQF_E_ARG, "activations: a zero point with scale_type=%s: expected fp32",
+                        sqf_type_name(scale_type));
+    }
+    return SQF_OK;
+}
+
 /* A field that the types make meaningless is not looked at. */
 static sqf_status check_activations(const sqf_act_spec *spec, sqf_error *err)
 {
@@ -151,17 +174,7 @@ static sqf_status check_activations(const sqf_act_spec *spec, sqf_error *err)
         return sqf_fail(err, SQF_E_ARG, "activations: scale_type=%s with scale=static: expected fp32",
                         sqf_type_name(scale_type));
     }
-    if (spec->zero != SQF_ACT_ZERO_NONE && spec->zero != SQF_ACT_ZERO_POINT) {
-        return sqf_fail(err, SQF_E_ARG, "activations: zero=%d: expected none or point", (int)spec->zero);
-    }
-    if (spec->zero == SQF_ACT_ZERO_POINT && !sqf_act_has_zero(spec, spec->low) && !sqf_act_has_zero(spec, spec->high)) {
-        return sqf_fail(err, SQF_E_ARG, "activations: zero=point with low=%s, high=%s: expected an integer type",
-                        sqf_type_name(spec->low), sqf_type_name(spec->high));
-    }
-    if (spec->zero == SQF_ACT_ZERO_POINT && scale_type != SQF_TYPE_FP32) {
-        return sqf_fail(err, SQF_E_ARG, "activations: zero=point with scale_type=%s: expected fp32",
-                        sqf_type_name(scale_type));
-    }
+    SQF_TRY(check_zero(spec, err));
     if (!(spec->clip >= CLIP_MIN && spec->clip <= 1.0f)) {
         return sqf_fail(err, SQF_E_ARG, "activations: clip=%g: expected %g..1", (double)spec->clip, (double)CLIP_MIN);
     }

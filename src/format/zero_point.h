@@ -7,9 +7,10 @@
 #include "format/type.h"
 
 /* True for the parts that have one: integers whose codes are their grid values. */
-static inline bool sqf_act_has_zero(const sqf_act_spec *spec, sqf_type type)
+static inline bool sqf_act_has_zero(const sqf_act_spec *spec, bool high)
 {
-    return spec->zero == SQF_ACT_ZERO_POINT && sqf_type_multiplier(type) == 1;
+    const bool wanted = spec->zero == SQF_ACT_ZERO_POINT || (spec->zero == SQF_ACT_ZERO_LOW && !high);
+    return wanted && sqf_type_multiplier(high ? spec->high : spec->low) == 1;
 }
 
 /* The lowest code: all 2^bits of them are used but for int8, whose -128 the products of some machines cannot take. The

@@ -25,7 +25,7 @@
 static size_t segment_end(const sqf_partition *weights, const input_layout *layout, size_t at)
 {
     const sqf_partition *acts = &layout->scale_groups;
-    const size_t most = layout->spec.zero == SQF_ACT_ZERO_POINT ? SQF_SEGMENT_MAX_ZERO : SQF_SEGMENT_MAX;
+    const size_t most = layout->spec.zero != SQF_ACT_ZERO_NONE ? SQF_SEGMENT_MAX_ZERO : SQF_SEGMENT_MAX;
     size_t begin, end, act_end;
     sqf_partition_range(weights, sqf_partition_find(weights, at), &begin, &end);
     sqf_partition_range(acts, sqf_partition_find(acts, at), &begin, &act_end);
@@ -263,7 +263,7 @@ static sqf_status reserve(sqf_context *context, sqf_input *input, const float *x
     const bool copy =
         layout->float_part && (layout->planes > 0 || layout->channels || !sqf_act_spec_is_float(&layout->spec));
     size_t total = 0, codes[PARTS], scales[PARTS], sums[PARTS], zeros[PARTS], floats = 0, integers = 0;
-    const bool has_zeros = layout->spec.zero == SQF_ACT_ZERO_POINT;
+    const bool has_zeros = layout->spec.zero != SQF_ACT_ZERO_NONE;
     bool fits = true;
     for (unsigned p = 0; p < layout->planes; p++) {
         fits = fits && place(&total, &codes[p], tokens, input->code_stride, 1) &&
@@ -356,10 +356,10 @@ static float choose_scale(const prepare_job *job, int part, const float *x, size
     const float clip = sqf_act_part_clip(spec, part == HIGH);
     *zero = 0;
     if (spec->scale == SQF_ACT_STATIC) {
-        *zero = sqf_act_has_zero(spec, type) ? layout->static_zero[part] : 0;
+        *zero = sqf_act_has_zero(spec, part == HIGH) ? layout->static_zero[part] : 0;
         return layout->static_scale[part];
     }
-    if (sqf_act_has_zero(spec, type)) {
+    if (sqf_act_has_zero(spec, part == HIGH)) {
         sqf_range range;
         job->kernels->range(x, n, &range.lowest, &range.largest);
         const float scale = sqf_zero_scale(type, clip, range);
@@ -393,7 +393,7 @@ static void quantize_simple(const prepare_job *job, size_t token, const float *x
             plane->zeros[at] = scale > 0.0f ? zero : 0;
         }
         if (scale > 0.0f) {
-            const bool has_zero = sqf_act_has_zero(&layout->spec, type);
+            const bool has_zero = sqf_act_has_zero(&layout->spec, part == HIGH);
             const float largest = sqf_type_max(type), lowest = has_zero ? sqf_zero_lowest(type) : -largest;
             plane->sums[at] = job->kernels->quantize(x + segment->begin, length, scale, lowest - (float)zero,
                                                      largest - (float)zero, zero, codes + segment->offset);
@@ -539,7 +539,7 @@ static void prepare_token(void *user, size_t token, unsigned thread)
         row.scale_low = row.value + columns;
         row.scale_high = row.scale_low + layout->segment_count;
         int32_t *zeros = (int32_t *)(void *)(row.scale_high + layout->segment_count);
-        const bool has_zeros = layout->spec.zero == SQF_ACT_ZERO_POINT;
+        const bool has_zeros = layout->spec.zero != SQF_ACT_ZERO_NONE;
         row.zero_low = has_zeros ? zeros : NULL;
         row.zero_high = has_zeros ? zeros + layout->segment_count : NULL;
         row.mask = (uint8_t *)(zeros + 2 * layout->segment_count);

@@ -108,7 +108,7 @@ static sqf_status check_params(const sqf_linear_params *params, sqf_error *err)
     if (act->scale == SQF_ACT_STATIC && !sqf_act_spec_is_float(act) && !params->static_scale) {
         return sqf_fail(err, SQF_E_ARG, "%s: static activation scales are missing", params->name);
     }
-    if (act->scale == SQF_ACT_STATIC && act->zero == SQF_ACT_ZERO_POINT && !params->static_zero) {
+    if (act->scale == SQF_ACT_STATIC && act->zero != SQF_ACT_ZERO_NONE && !params->static_zero) {
         return sqf_fail(err, SQF_E_ARG, "%s: static zero points of activations are missing", params->name);
     }
     const bool dynamic = sqf_act_spec_is_split(act) && act->mask == SQF_MASK_DYNAMIC;

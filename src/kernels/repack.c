@@ -124,7 +124,7 @@ static sqf_status plane_alloc(const sqf_linear_params *params, const input_layou
     }
     out->panel_bytes = panel_bytes;
     SQF_TRY(sqf_alloc_bytes((void **)&out->data, panels, panel_bytes, "repacked weights", err));
-    if (layout->spec.zero == SQF_ACT_ZERO_POINT && sqf_type_is_integer(type)) {
+    if (layout->spec.zero != SQF_ACT_ZERO_NONE && sqf_type_is_integer(type)) {
         SQF_TRY(SQF_ALLOC(&out->column_sums, scales, "sums of weights", err));
     }
     return SQF_ALLOC(&out->scales, scales, "repacked scales", err);

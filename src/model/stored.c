@@ -182,7 +182,7 @@ static bool has_channels(const sqf_act_spec *spec)
 
 static bool has_static_zero(const sqf_act_spec *spec)
 {
-    return !sqf_act_spec_is_float(spec) && spec->scale == SQF_ACT_STATIC && spec->zero == SQF_ACT_ZERO_POINT;
+    return !sqf_act_spec_is_float(spec) && spec->scale == SQF_ACT_STATIC && spec->zero != SQF_ACT_ZERO_NONE;
 }
 
 static bool has_column_norm(const sqf_act_spec *spec)
@@ -259,7 +259,7 @@ static sqf_status check_zeros(const sqf_tensor *tensor, const sqf_act_spec *spec
 {
     const sqf_type types[2] = {spec->low, spec->high};
     for (size_t part = 0; part < 2; part++) {
-        const bool has_zero = sqf_act_has_zero(spec, types[part]);
+        const bool has_zero = sqf_act_has_zero(spec, part == 1);
         const int32_t lowest = has_zero ? (int32_t)sqf_zero_lowest(types[part]) : 0;
         const int32_t largest = has_zero ? (int32_t)sqf_type_max(types[part]) : 0;
         if (zeros[part] < lowest || zeros[part] > largest) {

@@ -303,7 +303,7 @@ static void find_static_scale(const sqf_act_spec *act, input_group *group)
             sqf_range_add(&range, statistics->largest[channel]);
         }
         group->static_scale[part] = most > 0.0f ? sqf_act_part_clip(act, part == 1) * largest / most : 0.0f;
-        if (sqf_act_has_zero(act, types[part])) {
+        if (sqf_act_has_zero(act, part == 1)) {
             const float scale = sqf_zero_scale(types[part], sqf_act_part_clip(act, part == 1), range);
             group->static_scale[part] = scale;
             group->static_zero[part] = sqf_zero_point(types[part], sqf_act_part_clip(act, part == 1), range, scale);

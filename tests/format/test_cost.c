@@ -35,6 +35,7 @@ static void worked_figures(void **state)
         {"W4A4;zero=point", 0.5 + 4 * 2.0 / 128}, /* once a row */
         {"W4A4;scale=group,group=128,zero=point", 0.5 + 4 * 5.0 / 128},
         {"W4A4,group=32;scale=group,group=128,zero=point", 0.5 + 4 * (2.0 / 32 + 3.0 / 128)},
+        {"W4A(SQ5);scale=group,zero=low", 0.625 + 4 * (3.0 + 2.0 * 0.75) / 128},
         {"W4A(SQ5);scale=group,mask=dynamic,zero=point", 0.625 + 4 * 9.0 / 128},
         {"W4A(16-(fp8/4)-0.75);scale=group,zero=point", 0.625 + 4 * (3.0 + 2.0 * 0.75) / 128},
         {"W4A(SQ6)", 0.75 + 4 * 2.0 / 128},

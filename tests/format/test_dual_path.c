@@ -19,7 +19,7 @@ static void begin_token(token *t, sqf_random *random, const sqf_act_spec *spec, 
     const float one_sided = sqf_random_below(random, 3) ? 0.0f : 1.0f;
     memset(t, 0, sizeof *t);
     t->row = (sqf_act_row){.mask = t->mask, .value = t->value, .scale_low = t->scale_low, .scale_high = t->scale_high};
-    if (spec->zero == SQF_ACT_ZERO_POINT) {
+    if (spec->zero != SQF_ACT_ZERO_NONE) {
         t->row.zero_low = t->zero_low;
         t->row.zero_high = t->zero_high;
     }
@@ -114,7 +114,8 @@ static void check_token(const sqf_act_spec *spec, const token *t, size_t columns
             sqf_partition_range(groups, g, &begin, &end);
         }
         const sqf_type type = high ? spec->high : spec->low;
-        if (spec->zero == SQF_ACT_ZERO_POINT && sqf_type_multiplier(type) == 1) {
+        const bool wanted = spec->zero == SQF_ACT_ZERO_POINT || (spec->zero == SQF_ACT_ZERO_LOW && !high);
+        if (wanted && sqf_type_multiplier(type) == 1) {
             check_zero(spec, t, j, g, begin, end, channels, static_scale, static_zero);
             continue;
         }

@@ -107,7 +107,7 @@ static void random_activations(sqf_random *random, const sqf_weight_spec *weight
         spec->mask = kind == 5 ? SQF_MASK_DYNAMIC : SQF_MASK_STATIC;
         spec->dynamic_weighted = kind == 5 && sqf_random_below(random, 2);
     }
-    spec->zero = sqf_random_below(random, 3) ? SQF_ACT_ZERO_NONE : SQF_ACT_ZERO_POINT;
+    spec->zero = sqf_random_below(random, 2) ? SQF_ACT_ZERO_NONE : (sqf_act_zero)(1 + sqf_random_below(random, 2));
 }
 
 /* Rows on the grid with masks of exactly k; a quarter of the time all extremes, or zero banks. */
@@ -422,6 +422,7 @@ static void groups_of_activations_agree_with_the_reference(void **state)
                                            "W4A5;zero=point",
                                            "W8A8;zero=point",
                                            "W4A(SQ5);zero=point",
+                                           "W4A(SQ6);zero=low",
                                            "W(SQ5)A(SQ5);mask=dynamic,zero=point"};
     static const char *const weights[] = {"", ",group=64", ",group=256", ",group=row"};
     sqf_random random = {test_seed("groups", 4)};

@@ -296,8 +296,8 @@ def quant_zero_rows(x, typ):
     return (np.where(s > 0, np.clip(np.rint(x / safe) + z, low, top) - z, 0) * s).astype(np.float32)
 
 
-def quant_int_rows(x, typ, opt):
-    if opt.act_zero == 'point':
+def quant_int_rows(x, typ, opt, is_high=False):
+    if opt.act_zero == 'point' or (opt.act_zero == 'low' and not is_high):
         return quant_zero_rows(x, typ)
     s = (np.max(np.abs(x), -1, keepdims=True) / np.float32(QMAX[typ])).astype(np.float32)
     if opt.act_scale == 'fp16':
@@ -318,7 +318,7 @@ def quant_acts(x, spec, static_high, opt):
             ch = np.flatnonzero(part)
             for i in range(0, len(ch), opt.act_group):
                 c = ch[i:i + opt.act_group]
-                y[:, c] = quant_int_rows(x[:, c], typ, opt)
+                y[:, c] = quant_int_rows(x[:, c], typ, opt, part is high)
         return y
     if spec['kind'] == 'uniform':
         return quant_int_rows(x, spec['type'], opt)
@@ -333,7 +333,7 @@ def quant_acts(x, spec, static_high, opt):
     lo, hi = np.where(high, np.float32(0), x), np.where(high, x, np.float32(0))
     y = np.empty_like(x)
     for a, z in spans([x.shape[1]], opt.act_group or x.shape[1]):      # groups only with dynamic masks, see above
-        y[:, a:z] = quant_int_rows(lo[:, a:z], spec['low'], opt) + quant_int_rows(hi[:, a:z], spec['high'], opt)
+        y[:, a:z] = quant_int_rows(lo[:, a:z], spec['low'], opt) + quant_int_rows(hi[:, a:z], spec['high'], opt, True)
     return y                                                           # disjoint supports: the sum is either
 
 
@@ -709,7 +709,7 @@ def parser():
     a('--scale-type', choices=['fp16', 'fp32'], default='fp16')
     a('--act-scale', choices=['fp32', 'fp16'], default='fp32')
     a('--act-group', type=int, default=0, help='activation scale per token and group of this many stored channels')
-    a('--act-zero', choices=['none', 'point'], default='none', help='zero points of integer activations')
+    a('--act-zero', choices=['none', 'point', 'low'], default='none', help='zero points of integer activations')
     a('--act-mask', choices=['static', 'dynamic'], default='static')
     a('--act-importance', choices=['paper', 'l1', 'l2', 'max', 'maxl2', 'random'], default='paper')
     a('--mask-weights', choices=['folded', 'columns'], default='folded')

@@ -22,7 +22,7 @@ static const char *const prune_names[] = {"sparsegpt", "wanda", "magnitude", NUL
 static const char *const scales_names[] = {"free", "tied", NULL};
 static const char *const layout_names[] = {"vmask", "bitmask", NULL};
 static const char *const act_scale_names[] = {"token", "group", "static", NULL};
-static const char *const act_zero_names[] = {"none", "point", NULL};
+static const char *const act_zero_names[] = {"none", "point", "low", NULL};
 static const char *const mask_mode_names[] = {"static", "dynamic", "dynamic-weighted", NULL};
 
 /* What setting and printing a key does. A choice is a field that holds an enumeration; it has names in place of `set`.
@@ -452,9 +452,9 @@ static const sqf_recipe_key keys[KEY_COUNT] = {
          "what the scales of the activations are rounded to; fp8 ones are multiples of an FP32 scale "
          "of the token"},
     [KEY_ACT_ZERO] =
-        {"act_zero_point", "none or point", "none",
+        {"act_zero_point", "none, point or low", "none",
          "point: activation codes cover the range from the lowest to the largest value, and each scale has "
-         "the code of 0 beside it"},
+         "the code of 0 beside it; low: in the low part of a split input alone"},
     [KEY_ACT_CLIP] =
         {"act_clip", "auto, search or a number from 0.001 to 1", "auto",
          "activation scales are made for this part of the largest magnitude; search: the part of each input "

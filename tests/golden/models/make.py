@@ -88,7 +88,7 @@ scheme: w4a4
 act_zero_point: point
 overrides:
   - {match: '.*o_proj', scheme: 'w-8-8-4-0.5-a8', act_zero_point: point, act_scale: group, act_group: 4}
-  - {match: '.*(gate|up)_proj', scheme: 'w5-a-16-6-5-0.75', act_zero_point: point, mask: random, act_clip: 0.9}
+  - {match: '.*(gate|up)_proj', scheme: 'w5-a-16-6-5-0.75', act_zero_point: low, mask: random, act_clip: 0.9}
   - {match: '.*down_proj', scheme: 'w4-a-8-fp8-4-0.75', act_zero_point: point, mask_mode: dynamic}
 """),
     "static-zero": ("scales and zero points from calibration, int8 and int6 over int4", """

@@ -188,7 +188,7 @@ class Linear:
                 chosen = stored[high[stored] == part]
                 if kind == "none" or not len(chosen):
                     continue
-                if spec.get("zero") == "point" and kind.startswith("int"):
+                if kind.startswith("int") and spec.get("zero", "none") in ("point", "low" if part == 0 else "point"):
                     constants = None if self.zeros is None else (self.constants[part], int(self.zeros[part]))
                     q, scale, close = to_codes(x[chosen], clip, kind, constants)
                     y[chosen], margin = q * np.float64(scale), min(margin, close)
