@@ -1,0 +1,183 @@
+/* The automatic budget from beginning to end, on a small model: targets, the recipe that repeats it, what is measured
+ * once and what is refused. */
+#include "ptq/small.h"
+
+#include <math.h>
+
+#include <sqf/budget.h>
+
+static const char candidates[] = "w8a8, w4a8, w4a-sq6 mask=l2 quota=equal, w4a4 act_scale=token|group act_group=16";
+
+static sqf_budget_options wishes_default(void)
+{
+    sqf_budget_options wishes = sqf_budget_options_default();
+    wishes.candidates = candidates;
+    wishes.windows = 3;
+    return wishes;
+}
+
+static sqf_status choose(const small *s, const char *output, const char *yaml, const sqf_budget_options *wishes,
+                         sqf_budget **budget, sqf_error *err)
+{
+    const sqf_quantize_options options = small_options(s);
+    sqf_recipe *recipe;
+    must(sqf_recipe_parse(yaml, strlen(yaml), "recipe", &recipe, err), err);
+    const sqf_status status =
+        sqf_quantize_budget(s->context, s->model.path, output, recipe, &options, wishes, NULL, budget, err);
+    sqf_recipe_destroy(recipe);
+    return status;
+}
+
+static bool same_file(const char *a, const char *b, const char *name)
+{
+    char command[512];
+    snprintf(command, sizeof command, "cmp -s '%s/%s' '%s/%s'", a, name, b, name);
+    return system(command) == 0;
+}
+
+static void test_a_target_of_speed_is_kept_exactly(void **state)
+{
+    (void)state;
+    small s;
+    sqf_error err = {0};
+    sqf_budget *budget;
+    sqf_budget_options wishes = wishes_default();
+    small_llama(&s);
+    wishes.cost_like = "W4A(SQ6)";
+    assert_ok(choose(&s, s.output, "scheme: w4a8", &wishes, &budget, &err), &err);
+    const sqf_budget_summary summary = sqf_budget_summary_get(budget);
+    double cost = 0.0, share = 0.0, loss = 0.0, worst = 0.0;
+    for (size_t i = 0; i < sqf_budget_count(budget); i++) {
+        const sqf_budget_choice choice = sqf_budget_at(budget, i);
+        cost += choice.share * choice.chosen.cost;
+        share += choice.share;
+        loss += choice.chosen.loss;
+        worst = fmax(worst, choice.chosen.loss);
+        assert_true(!choice.better.setting || choice.better.loss < choice.chosen.loss);
+        assert_true(!choice.cheaper.setting || choice.cheaper.cost <= choice.chosen.cost);
+    }
+    assert_int_equal(sqf_budget_count(budget), 12);
+    assert_true(fabs(share - 1.0) < 1e-9 && fabs(cost - summary.cost) < 1e-9);
+    assert_true(summary.rounds == 1 && summary.measured == 12 * 5);
+    assert_true(isfinite(summary.loss) && loss > 0.0 && worst < 10.0);
+    sqf_budget_destroy(budget);
+    small_remove(&s);
+}
+
+/* recipe.yaml with the same options makes the same tensors; threads change nothing; a second run measures nothing. */
+static void test_the_recipe_and_the_measurements_repeat(void **state)
+{
+    (void)state;
+    small s;
+    sqf_error err = {0};
+    sqf_budget *first, *second;
+    sqf_budget_options wishes = wishes_default();
+    sqf_quantize_options options;
+    sqf_recipe *recipe;
+    char again[96], path[128];
+    small_llama(&s);
+    snprintf(again, sizeof again, "%s/again", s.scratch);
+    wishes.speed = 1.2;
+    assert_ok(choose(&s, s.output, "scheme: w4a8\nclip: mse", &wishes, &first, &err), &err);
+    small_context(&s, 1);
+    assert_ok(choose(&s, again, "scheme: w4a8\nclip: mse", &wishes, &second, &err), &err);
+    assert_true(same_file(s.output, again, "model.safetensors") && same_file(s.output, again, "budget.json"));
+    sqf_budget_destroy(second);
+
+    snprintf(path, sizeof path, "%s/budget.json", s.output);
+    wishes.sensitivity = path;
+    assert_ok(choose(&s, again, "scheme: w4a8\nclip: mse", &wishes, &second, &err), &err);
+    assert_int_equal(sqf_budget_summary_get(second).measured, 0);
+    assert_true(same_file(s.output, again, "model.safetensors"));
+    assert_fails(choose(&s, again, "scheme: w4a8\nclip: absmax", &wishes, NULL, &err), SQF_E_ARG, &err, "another");
+
+    snprintf(path, sizeof path, "%s/recipe.yaml", s.output);
+    options = small_options(&s);
+    options.tokens = 1500 - 1500 / 4; /* a token is a byte here, and the last quarter is held out */
+    assert_ok(sqf_recipe_load(path, &recipe, &err), &err);
+    assert_ok(sqf_quantize(s.context, s.model.path, again, recipe, &options, NULL, &err), &err);
+    assert_true(same_file(s.output, again, "model.safetensors") && same_file(s.output, again, "config.json"));
+    sqf_recipe_destroy(recipe);
+    sqf_budget_destroy(first);
+    sqf_budget_destroy(second);
+    small_remove(&s);
+}
+
+static void test_slopes_stand_for_measurements(void **state)
+{
+    (void)state;
+    small s;
+    sqf_error err = {0};
+    sqf_budget *budget;
+    sqf_budget_options wishes = wishes_default();
+    small_llama(&s);
+    wishes.measure = SQF_BUDGET_MEASURE_SLOPE;
+    wishes.speed = 1.2;
+    assert_ok(choose(&s, s.output, "scheme: w4a8", &wishes, &budget, &err), &err);
+    for (size_t i = 0; i < sqf_budget_count(budget); i++) {
+        const sqf_budget_choice choice = sqf_budget_at(budget, i);
+        assert_true(choice.chosen.loss > 0.0 && isfinite(choice.chosen.loss));
+    }
+    sqf_budget_destroy(budget);
+    small_remove(&s);
+}
+
+static void test_ignored_modules_count_and_stay(void **state)
+{
+    (void)state;
+    small s;
+    sqf_error err = {0};
+    sqf_budget *budget;
+    sqf_budget_options wishes = wishes_default();
+    small_llama(&s);
+    wishes.bits = 9.0;
+    assert_ok(choose(&s, s.output, "scheme: w4a8\nsmooth: off\nignore:\n  - 're:.*layers\\.1\\..*'\n  - 're:.*k_proj'",
+                     &wishes, &budget, &err),
+              &err);
+    assert_int_equal(sqf_budget_count(budget), 8);
+    assert_true(sqf_budget_summary_get(budget).bits <= 9.0);
+    sqf_budget_destroy(budget);
+    small_remove(&s);
+}
+
+static void test_what_cannot_be_done_is_refused_in_one_line(void **state)
+{
+    (void)state;
+    small s;
+    sqf_error err;
+    sqf_budget_options wishes = wishes_default();
+    small_llama(&s);
+    assert_fails(choose(&s, s.output, "scheme: w4a8", &wishes, NULL, &err), SQF_E_ARG, &err, "found none");
+    wishes.speed = 9.0;
+    assert_fails(choose(&s, s.output, "scheme: w4a8", &wishes, NULL, &err), SQF_E_ARG, &err, "expected at most");
+    wishes.speed = NAN;
+    wishes.bits = 2.0;
+    assert_fails(choose(&s, s.output, "scheme: w4a8", &wishes, NULL, &err), SQF_E_ARG, &err, "expected at least");
+    wishes.bits = -1.0;
+    assert_fails(choose(&s, s.output, "scheme: w4a8", &wishes, NULL, &err), SQF_E_ARG, &err, "above 0");
+    wishes.bits = 8.0;
+    wishes.candidates = "w4a8, w4a9";
+    assert_fails(choose(&s, s.output, "scheme: w4a8", &wishes, NULL, &err), SQF_E_ARG, &err, "candidate 'w4a9'");
+    wishes.candidates = "w4a8 bnak=3";
+    assert_fails(choose(&s, s.output, "scheme: w4a8", &wishes, NULL, &err), SQF_E_ARG, &err, "bnak");
+    wishes.candidates = candidates;
+    assert_fails(choose(&s, s.output, "scheme: w4a8\nignore:\n  - 're:.*'", &wishes, NULL, &err), SQF_E_ARG, &err,
+                 "ignores every");
+    wishes.text = s.text;
+    wishes.sensitivity = s.text;
+    assert_fails(choose(&s, s.output, "scheme: w4a8", &wishes, NULL, &err), SQF_E_FORMAT, &err, "calib.txt");
+    assert_int_not_equal(access(s.output, F_OK), 0);
+    small_remove(&s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_target_of_speed_is_kept_exactly),
+        cmocka_unit_test(test_the_recipe_and_the_measurements_repeat),
+        cmocka_unit_test(test_slopes_stand_for_measurements),
+        cmocka_unit_test(test_ignored_modules_count_and_stay),
+        cmocka_unit_test(test_what_cannot_be_done_is_refused_in_one_line),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
