@@ -24,7 +24,8 @@ sqf_status sqf_recipe_values_apply(const sqf_recipe_values *values, sqf_module_r
 /* Room for a value that sqf_recipe_value_print writes. */
 enum { SQF_RECIPE_VALUE = SQF_SCHEME_TEXT };
 /* Writes the value of the key at `index` so that setting it gives the same field; false for keys that change a part of
- * the scheme, because the long form of `scheme` covers them. */
+ * the scheme, because the long form of `scheme` covers them, and for keys that the first recipes lack at their default.
+ */
 bool sqf_recipe_value_print(const sqf_module_recipe *recipe, size_t index, char text[SQF_RECIPE_VALUE]);
 
 /* A regular expression (PCRE2) that matches whole names. */

@@ -33,6 +33,7 @@ typedef struct key_action {
     const char *const *names; /* in the order of the enumeration */
     size_t offset;            /* of the choice in sqf_module_recipe */
     bool printed;             /* false = the long form of the scheme says it */
+    bool later;               /* came after the first recipes: left out at its default, so that they keep their bytes */
 } key_action;
 
 static sqf_status fail_value(const sqf_recipe_key *key, const char *value, sqf_error *err)
@@ -498,6 +499,10 @@ static const sqf_recipe_key keys[KEY_COUNT] = {
     {                                                                                                                  \
         .names = (choice_names), .offset = offsetof(sqf_module_recipe, field), .printed = true                         \
     }
+#define LATER_CHOICE(field, choice_names)                                                                              \
+    {                                                                                                                  \
+        .names = (choice_names), .offset = offsetof(sqf_module_recipe, field), .printed = true, .later = true          \
+    }
 
 static const key_action actions[KEY_COUNT] = {
     [KEY_SCHEME] = {.set = set_scheme, .print = print_scheme, .printed = true},
@@ -513,24 +518,24 @@ static const key_action actions[KEY_COUNT] = {
     [KEY_ACT_HIGH] = {.set = set_act_high},
     [KEY_ACT_BANK] = {.set = set_act_bank},
     [KEY_ACT_SPARSITY] = {.set = set_act_sparsity},
-    [KEY_ACT_OUTLIERS] = {.set = set_act_outliers, .print = print_act_outliers, .printed = true},
+    [KEY_ACT_OUTLIERS] = {.set = set_act_outliers, .print = print_act_outliers, .printed = true, .later = true},
     [KEY_MASK_MODE] = {.set = set_mask_mode},
     [KEY_ACT_SCALE] = SCHEME_CHOICE(activations.scale, act_scale_names),
     [KEY_ACT_GROUP] = {.set = set_act_group},
     [KEY_ACT_SCALE_TYPE] = {.set = set_act_scale_type},
-    [KEY_ACT_CLIP] = {.set = set_act_clip, .print = print_act_clip, .printed = true},
+    [KEY_ACT_CLIP] = {.set = set_act_clip, .print = print_act_clip, .printed = true, .later = true},
     [KEY_ACT_ZERO] = SCHEME_CHOICE(activations.zero, act_zero_names),
     [KEY_IMPORTANCE] = CHOICE(importance, importance_names),
     [KEY_MASK] = CHOICE(mask, mask_names),
-    [KEY_QUOTA] = CHOICE(quota, quota_names),
+    [KEY_QUOTA] = LATER_CHOICE(quota, quota_names),
     [KEY_COMPENSATE] = CHOICE(compensate, compensate_names),
     [KEY_CLIP] = CHOICE(clip, clip_names),
     [KEY_PRUNE] = CHOICE(prune, prune_names),
     [KEY_SMOOTH] = {.set = set_smooth, .print = print_smooth, .printed = true},
     [KEY_DAMPING] = {.set = set_damping, .print = print_damping, .printed = true},
-    [KEY_ROTATE] = CHOICE(rotate, rotate_names),
-    [KEY_ROTATE_VALUES] = CHOICE(rotate_values, rotate_values_names),
-    [KEY_ROTATE_DOWN] = CHOICE(rotate_down, rotate_down_names),
+    [KEY_ROTATE] = LATER_CHOICE(rotate, rotate_names),
+    [KEY_ROTATE_VALUES] = LATER_CHOICE(rotate_values, rotate_values_names),
+    [KEY_ROTATE_DOWN] = LATER_CHOICE(rotate_down, rotate_down_names),
 };
 
 const sqf_recipe_key *sqf_recipe_key_list(size_t *count)
@@ -590,7 +595,7 @@ bool sqf_recipe_value_print(const sqf_module_recipe *recipe, size_t index, char 
     } else {
         action->print(recipe, text);
     }
-    return true;
+    return !action->later || strcmp(text, keys[index].default_value) != 0;
 }
 
 void sqf_recipe_values_clear(sqf_recipe_values *values)
