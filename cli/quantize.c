@@ -339,10 +339,19 @@ static const char description[] =
     "        scheme: w8a8\n"
     "        clip: mse\n\n"
     "Embeddings, norms, biases and lm_head stay as they are.\n\n"
+    "With a target (--target-loss, --target-bits, --target-speed; several hold together) settings are chosen for every "
+    "input of every layer: the loss that each of --candidates causes there alone is measured on held-out text, a "
+    "choice "
+    "is made that keeps the target, and the model is verified on that text before it is written; otherwise the best "
+    "that "
+    "can be reached is named. What was measured and chosen stands in OUT/budget.json, the choice in OUT/recipe.yaml as "
+    "overrides; the latter makes the same model again with the same --calib options and --calib-tokens as text_tokens "
+    "in "
+    "OUT/report.json says. Flags of the recipe hold for all candidates that do not say otherwise.\n\n"
     "Calibration text is encoded without special tokens. From .jsonl the member --calib-field of every line is taken. "
     "JSON members: model, output, scheme, seconds, calibration_seconds, calibration_tokens, weights, bits_per_weight, "
     "weights_equivalent_bits, activations_equivalent_bits, file_bytes, mean_output_error, damped (factorizations that "
-    "needed more damping). The same by tensor stands in OUT/report.json.";
+    "needed more damping), and with a target budget. The same by tensor stands in OUT/report.json.";
 
 /* The only table that is built: the others are constant. */
 const cli_command *quantize_command(void)
@@ -351,7 +360,10 @@ const cli_command *quantize_command(void)
         "sqf quantize models/demo -o demo-sq6 --scheme w4a-sq6 --calib models/demo/text/calib.txt --calib-length 512",
         "sqf quantize models/demo -o demo-w4 --scheme w4a16 --calib none",
         "sqf quantize MODEL -o OUT --scheme 'W(SQ5)A8' --importance gain --calib data.jsonl --calib-field text",
-        "sqf quantize MODEL -o OUT --recipe recipe.yaml --calib calib.txt", NULL};
+        "sqf quantize MODEL -o OUT --recipe recipe.yaml --calib calib.txt",
+        "sqf quantize MODEL -o OUT --calib calib.txt --target-loss 1% --candidates 'w4a4, w4a-sq5|w4a-sq6 mask=l2, "
+        "w4a8'",
+        NULL};
     static cli_option options[FLAGS_MAX];
     static cli_command command = {
         .name = "quantize",
