@@ -64,6 +64,7 @@ static void add_scores(json_t *object, const sqf_diagnosis *d)
     json_object_set_new(object, "kl", d->evaluated ? json_number(d->eval.kl) : json_null());
     json_object_set_new(object, "calibration_drift", json_number(d->calibration_drift));
     json_object_set_new(object, "calibration_perplexity", json_number(d->calibration_perplexity));
+    json_object_set_new(object, "calibration_variety", json_number(d->calibration_variety));
     json_object_set_new(object, "low_rate_share", json_number(d->low_rate_share));
     json_object_set_new(object, "dense_share", json_number(d->dense_share));
     json_object_set_new(object, "float_share", json_number(d->float_share));
@@ -274,7 +275,8 @@ const cli_command *diagnose_command(void)
             "tail-banks, short-groups, padding, gather-not-folded, scattered-gather. What each means and where its "
             "threshold comes from: docs/diagnose.md.\n\n"
             "JSON members: original, quantized, text, healthy, tokens, perplexity, reference_perplexity, ratio, "
-            "ratio_error, kl, calibration_drift, calibration_perplexity, low_rate_share, dense_share, float_share, "
+            "ratio_error, kl, calibration_drift, calibration_perplexity, calibration_variety, low_rate_share, "
+            "dense_share, float_share, "
             "cost, scale_cost, cpu_level, findings (kind, severity, weight, where, text, remedy), inputs (layer, "
             "input, scheme, quantized, restored_kl, restored_perplexity, alone_kl, alone_perplexity, share, "
             "activations, drift, outlier), damaged_tokens (position, id, kl, nll, reference_nll, context).",

@@ -89,6 +89,7 @@ typedef struct sqf_diagnosis {
     double calibration_drift;      /**< mean over the inputs of q, k and v, where calibration and text meet the same
                                       layers before them; NaN without calibration statistics in report.json */
     double calibration_perplexity; /**< of the original on the calibration text; NaN if that was not there */
+    double calibration_variety;    /**< its different tokens over those of as many tokens of this text; NaN likewise */
     sqf_diagnose_input *inputs;    /**< in order of computation, 4 a layer */
     size_t input_count;
     sqf_diagnose_token *tokens; /**< largest damage first */

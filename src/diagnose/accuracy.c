@@ -7,6 +7,7 @@
 /* Thresholds, measured on the demo model (docs/diagnose.md): texts of one domain lie below them, others above. */
 static const double drift_most = 0.06;    /* typical relative difference of the channels' sizes */
 static const double text_factor = 2.5;    /* of the two texts' perplexities, either way */
+static const double variety_least = 0.5;  /* of the different tokens */
 static const double share_least = 0.15;   /* of the damage, for an input to be called responsible */
 static const double bad_share = 0.5;      /* ... and to be called bad */
 enum { RESPONSIBLE = 5 };                 /* so many are listed; the table has all */
@@ -189,15 +190,19 @@ static sqf_status find_text(sqf_diagnose_work *work, sqf_error *err)
 {
     const sqf_diagnosis *d = work->out;
     const double quotient = d->calibration_perplexity / d->eval.reference.perplexity;
+    const bool repeated = d->calibration_variety < variety_least;
     sqf_finding *f;
-    if (!(quotient > text_factor) && !(quotient < 1 / text_factor)) {
+    if (!repeated && !(quotient > text_factor) && !(quotient < 1 / text_factor)) {
         return SQF_OK;
     }
     SQF_TRY(sqf_diagnose_add(work, "calibration-text", SQF_SEVERITY_WARNING, quotient, &f, err));
     snprintf(f->text, sizeof f->text,
-             "the original finds the calibration text %s (perplexity %.4g) than this text (%.4g): %s",
-             quotient > 1 ? "much harder" : "much easier", d->calibration_perplexity, d->eval.reference.perplexity,
-             quotient > 1 ? "another language, shuffled or damaged text?" : "repeated text?");
+             "the calibration text is of another kind: the original's perplexity on it is %.4g, on this text %.4g; it "
+             "has %.0f %% as many different tokens: %s",
+             d->calibration_perplexity, d->eval.reference.perplexity, 100 * d->calibration_variety,
+             repeated       ? "does it repeat itself?"
+             : quotient > 1 ? "is it of another domain, shuffled or damaged?"
+                            : "is it much plainer?");
     snprintf(f->remedy, sizeof f->remedy,
              "calibrate on ordinary text of the kind that the model will see: --calib "
              "FILE");

@@ -251,7 +251,7 @@ static void work_clear(sqf_diagnose_work *work)
 sqf_status sqf_diagnose(sqf_context *context, const char *original, const char *quantized,
                         const sqf_diagnose_options *options, sqf_diagnosis *diagnosis, sqf_error *err)
 {
-    *diagnosis = (sqf_diagnosis){.calibration_drift = NAN, .calibration_perplexity = NAN};
+    *diagnosis = (sqf_diagnosis){.calibration_drift = NAN, .calibration_perplexity = NAN, .calibration_variety = NAN};
     sqf_diagnose_work work = {.context = context, .options = options, .out = diagnosis};
     const sqf_status status = run(&work, original, quantized, err);
     work_clear(&work);

@@ -207,28 +207,71 @@ static sqf_status list_tokens(sqf_diagnose_work *work, sqf_error *err)
 
 /* ---- the calibration text ---- */
 
-/* How hard the original finds the text that the model was calibrated on. Its absence is no failure. */
-static sqf_status measure_calibration(sqf_diagnose_work *work, sqf_error *err)
+/* Different ids among the first `count`. */
+static sqf_status count_distinct(const uint32_t *ids, size_t count, size_t vocabulary, size_t *out, sqf_error *err)
 {
-    const json_t *named = json_object_get(json_object_get(work->report, "calibration"), "file");
-    const char *path = work->options->calibration;
-    path = path ? path : json_string_value(named);
-    const size_t length = path ? strlen(path) : 0;
-    const bool lines = length > 6 && strcmp(path + length - 6, ".jsonl") == 0;
-    if (!path || lines || (!work->options->calibration && !sqf_path_exists(path))) {
-        return SQF_OK;
+    uint8_t *seen;
+    SQF_TRY(SQF_ALLOC(&seen, vocabulary, "vocabulary", err));
+    *out = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (ids[i] < vocabulary) {
+            *out += !seen[ids[i]];
+            seen[ids[i]] = 1;
+        }
     }
+    free(seen);
+    return SQF_OK;
+}
+
+/* How hard the original finds the text that the model was calibrated on, and how varied it is beside the evaluated one:
+ * as many tokens of each. */
+static sqf_status measure_ids(sqf_diagnose_work *work, const sqf_ids *ids, sqf_error *err)
+{
+    const size_t vocabulary = work->original->checkpoint.config.vocabulary;
+    const size_t most = work->engine.windows * work->engine.length, count = ids->count < most ? ids->count : most;
     sqf_eval_options options = sqf_eval_options_default();
     sqf_eval_result result;
+    size_t distinct[2];
     options.window = work->engine.length;
-    options.max_tokens = work->engine.windows * work->engine.length;
-    const sqf_status status = sqf_eval_file(work->context, work->original, NULL, work->tokenizer, path, &options,
-                                            &result, work->options->calibration ? err : NULL);
+    SQF_TRY(count_distinct(ids->data, count, vocabulary, &distinct[0], err));
+    SQF_TRY(count_distinct(work->ids.data, count, vocabulary, &distinct[1], err));
+    SQF_TRY(sqf_eval_ids(work->context, work->original, NULL, work->tokenizer, ids->data, count, NULL, &options,
+                         &result, err));
+    work->out->calibration_perplexity = result.model.perplexity;
+    work->out->calibration_variety = (double)distinct[0] / (double)distinct[1];
+    return SQF_OK;
+}
+
+static sqf_status measure_file(sqf_diagnose_work *work, const char *path, sqf_error *err)
+{
+    sqf_buffer text;
+    sqf_ids ids = {0};
+    SQF_TRY(sqf_file_read(path, (size_t)1 << 32, &text, err));
+    sqf_status status = sqf_tokenizer_encode(work->tokenizer, text.data ? text.data : "", text.size, false, &ids, err);
     if (status == SQF_OK) {
-        work->out->calibration_perplexity = result.model.perplexity;
+        status = measure_ids(work, &ids, err);
     }
-    const bool stop = work->options->calibration || status == SQF_E_CANCELLED || status == SQF_E_MEMORY;
-    return stop && status != SQF_OK ? sqf_fail_within(err, status, "calibration text") : SQF_OK;
+    sqf_ids_clear(&ids);
+    free(text.data);
+    return status;
+}
+
+/* The text that was given, else the one that report.json names; its absence, or lines of JSON, are no failure then. */
+static sqf_status measure_calibration(sqf_diagnose_work *work, sqf_error *err)
+{
+    const char *given = work->options->calibration;
+    const char *named = json_string_value(json_object_get(json_object_get(work->report, "calibration"), "file"));
+    const size_t length = named ? strlen(named) : 0;
+    if (given) {
+        const sqf_status status = measure_file(work, given, err);
+        return status == SQF_OK ? SQF_OK : sqf_fail_within(err, status, "calibration text");
+    }
+    if (!named || !sqf_path_exists(named) || (length > 6 && strcmp(named + length - 6, ".jsonl") == 0)) {
+        return SQF_OK;
+    }
+    sqf_error ignored = {0};
+    const sqf_status status = measure_file(work, named, &ignored);
+    return status == SQF_E_CANCELLED || status == SQF_E_MEMORY ? sqf_fail(err, status, "%s", ignored.text) : SQF_OK;
 }
 
 /* ---- all of it ---- */
