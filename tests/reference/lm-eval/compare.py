@@ -37,7 +37,9 @@ TASKS = {
                       process_docs="hellaswag"),
     "winogrande": {"output_type": "multiple_choice", "doc_to_text": "gold", "doc_to_choice": "context_options",
                    "doc_to_target": "continuation"},
-    "lambada": {"output_type": "loglikelihood", "doc_to_text": "context", "doc_to_target": "{{' ' + continuation}}"},
+    "lambada": {"output_type": "loglikelihood", "doc_to_text": "context", "doc_to_target": "{{' ' + continuation}}",
+                # of examples: lm-eval's own task leaves it at " " and so writes two blanks in them
+                "target_delimiter": ""},
     "gsm8k": {"output_type": "generate_until", "doc_to_text": "Question: {{question}}\nAnswer:",
               "doc_to_target": "{{answer}}"},
 }
