@@ -165,6 +165,9 @@ static bool add_group(report *r, json_t *members)
 void group_setting(const report_group *group, const char *key, char *text, size_t size)
 {
     const json_t *value = json_object_get(group->settings, key);
+    if (json_is_array(value) && json_array_size(value) == 1 && json_is_string(json_array_get(value, 0))) {
+        value = json_array_get(value, 0); /* a list of one text is that text */
+    }
     text[0] = '\0';
     if (json_is_integer(value)) {
         snprintf(text, size, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
