@@ -64,6 +64,7 @@ static void quantize(sqf_context *context, const expectation *row, const char *o
     sqf_recipe *recipe;
     assert_ok(sqf_scheme_parse(row->scheme, &scheme, &err), &err);
     sqf_module_recipe base = sqf_module_recipe_default(&scheme);
+    base.mask = SQF_MASK_SCORE_PAPER; /* the other implementation knows no other choice by measurement */
     if (row->key) {
         assert_ok(sqf_module_recipe_set(&base, row->key, row->value, &err), &err);
     }

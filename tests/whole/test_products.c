@@ -36,6 +36,9 @@ static const expectation expectations[] = {
     /* not in the list: masks that are chosen token by token */
     {"W4A(SQ5);mask=dynamic", 0, 0, 4, 12, 0},
     {"W(SQ5)A(SQ5);mask=dynamic_weighted", 0, 0, 7, 9, 0},
+    /* codes with zero points are as wide as codes without */
+    {"W4A4;zero=point", 0, 0, 0, 16, 0},
+    {"W4A(SQ5);scale=static,zero=point", 0, 0, 4, 12, 0},
 };
 
 static const char model_directory[] = SQF_SOURCE_DIR "/models/demo";
@@ -53,7 +56,8 @@ static void quantize(const char *name, const char *output)
     options.samples = 1;
     options.length = 64;
     assert_ok(sqf_scheme_parse(name, &scheme, &err), &err);
-    const sqf_module_recipe base = sqf_module_recipe_default(&scheme);
+    sqf_module_recipe base = sqf_module_recipe_default(&scheme);
+    base.quota = SQF_SEARCH_OFF; /* which spends the cost of the scheme to the last product */
     assert_ok(sqf_recipe_create(&base, &recipe, &err), &err);
     assert_ok(sqf_context_create(NULL, &context, &err), &err);
     assert_ok(sqf_quantize(context, model_directory, output, recipe, &options, NULL, &err), &err);

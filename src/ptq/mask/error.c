@@ -10,7 +10,7 @@
 #include "ptq/mask/mask.h"
 
 /* Tokens of one task, columns of one task of the outputs, and outputs at most: more are mixed into that many. */
-enum { TOKENS = 32, TILE = 256, OUTPUTS = 512 };
+enum { TOKENS = 32, TILE = 256, OUTPUTS = 256 };
 
 /* ---- the outputs that are looked at ---- */
 

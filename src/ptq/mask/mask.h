@@ -23,8 +23,8 @@ typedef struct sqf_mask_input {
  *
  *     sum_t ||W (q(x_t) - x_t)||^2 / sum_t ||W x_t||^2,
  *
- * over the sampled tokens, with the scalar reference as q. W are the stacked weights; where they have more than 512
- * rows, 512 sums of their rows with random signs stand in, which keeps the measure to a few percent and its time and
+ * over the sampled tokens, with the scalar reference as q. W are the stacked weights; where they have more than 256
+ * rows, 256 sums of their rows with random signs stand in, which keeps the measure to a few percent and its time and
  * memory independent of the number of rows. */
 typedef struct sqf_output_error {
     const sqf_mask_input *input; /* borrowed */
@@ -57,6 +57,19 @@ sqf_status sqf_mask_exchange(const sqf_output_error *measure, const sqf_act_spec
  * error with them. The error is never larger than without clipping. */
 sqf_status sqf_clip_search(const sqf_output_error *measure, sqf_act_spec *act, const int32_t *order, size_t border,
                            double *error, sqf_error *err);
+
+/* The error of an input for every quota from none to all of a bank, in equal steps. */
+enum { SQF_QUOTA_LEVELS = 32 };
+typedef struct sqf_quota_curve {
+    size_t levels;                      /* steps; 0 = the input takes no part */
+    double error[SQF_QUOTA_LEVELS + 1]; /* of 0 .. levels steps */
+    double products;                    /* of its readers, for one token */
+    size_t level;                       /* the steps that it is given */
+} sqf_quota_curve;
+
+/* Deals out `budget` products to be held high, on top of the levels that the curves have: the step, of any length and
+ * any input, that saves most error a product comes first, as long as there is one that fits and saves. */
+void sqf_quota_deal(sqf_quota_curve *curve, size_t count, double budget);
 
 /* What is to be chosen for one input beside the number of high channels. */
 typedef struct sqf_mask_wishes {

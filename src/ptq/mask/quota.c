@@ -9,17 +9,8 @@
 #include "format/partition.h"
 #include "ptq/mask/layer.h"
 
-/* Steps of a quota, and tokens of the sample that are looked at. */
-enum { LEVELS = 32, TOKENS = 256 };
-
-/* The choices of one input. */
-typedef struct input_curve {
-    bool takes_part;
-    size_t levels;            /* steps from none to all */
-    double error[LEVELS + 1]; /* measured, for each step */
-    double products;          /* of a token, all readers */
-    size_t level;             /* that it was given */
-} input_curve;
+/* Tokens of the sample that are looked at. */
+enum { TOKENS = 256 };
 
 static uint32_t high_at(const sqf_act_spec *act, size_t level, size_t levels)
 {
@@ -69,7 +60,7 @@ static sqf_status measure_level(const sqf_output_error *measure, sqf_act_spec *a
 
 /* The error of every quota, with the mask by norms. */
 static sqf_status measure_curve(const sqf_mask_input *input, const sqf_mask_wishes *wishes, const sqf_act_spec *act,
-                                input_curve *curve, sqf_error *err)
+                                sqf_quota_curve *curve, sqf_error *err)
 {
     const size_t n = input->statistics->channels;
     sqf_output_error measure;
@@ -95,16 +86,15 @@ static sqf_status measure_curve(const sqf_mask_input *input, const sqf_mask_wish
     return status;
 }
 
-/* Deals out `budget` products: the step, of any length and any input, that saves most error a product comes first. */
-static void deal(input_curve curve[SQF_INPUT_COUNT], double budget)
+void sqf_quota_deal(sqf_quota_curve *curve, size_t count, double budget)
 {
     for (;;) {
-        input_curve *best = NULL;
+        sqf_quota_curve *best = NULL;
         size_t best_level = 0;
         double best_rate = 0.0, best_price = 0.0;
-        for (int input = 0; input < SQF_INPUT_COUNT; input++) {
-            input_curve *c = &curve[input];
-            for (size_t level = c->level + 1; c->takes_part && level <= c->levels; level++) {
+        for (size_t i = 0; i < count; i++) {
+            sqf_quota_curve *c = &curve[i];
+            for (size_t level = c->level + 1; c->levels > 0 && level <= c->levels; level++) {
                 const double price = c->products * (double)(level - c->level) / (double)c->levels;
                 const double rate = (c->error[c->level] - c->error[level]) / price;
                 if (price <= budget && rate > best_rate) {
@@ -134,30 +124,29 @@ static bool wants_quota(const sqf_module_plan *module)
 
 sqf_status sqf_layer_work_allot(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_error *err)
 {
-    input_curve curve[SQF_INPUT_COUNT] = {0};
+    sqf_quota_curve curve[SQF_INPUT_COUNT] = {0};
     double budget = 1e-6; /* of one product: sums of shares are not exact */
     for (int input = 0; input < SQF_INPUT_COUNT; input++) {
         sqf_mask_readers readers;
         sqf_mask_readers_find(pipeline, work, (sqf_input_kind)input, &readers);
         const sqf_module_plan *first = readers.count > 0 ? &work->plan->module[readers.member[0]] : NULL;
-        input_curve *c = &curve[input];
-        c->takes_part = first && wants_quota(first) && readers.input.statistics->sample_tokens > 0;
-        if (!c->takes_part) {
+        sqf_quota_curve *c = &curve[input];
+        if (!first || !wants_quota(first) || readers.input.statistics->sample_tokens == 0) {
             continue;
         }
         const sqf_act_spec *act = &first->recipe.scheme.activations;
-        c->levels = act->bank < LEVELS ? act->bank : LEVELS;
+        c->levels = act->bank < SQF_QUOTA_LEVELS ? act->bank : SQF_QUOTA_LEVELS;
         for (size_t i = 0; i < readers.count; i++) {
             c->products += (double)readers.rows[i] * (double)readers.input.statistics->channels;
         }
         budget += c->products * act->high_per_bank / act->bank;
         SQF_TRY(measure_curve(&readers.input, &readers.wishes, act, c, err));
     }
-    deal(curve, budget);
+    sqf_quota_deal(curve, SQF_INPUT_COUNT, budget);
     for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
-        const input_curve *c = &curve[sqf_linear_input((sqf_linear_kind)kind)];
+        const sqf_quota_curve *c = &curve[sqf_linear_input((sqf_linear_kind)kind)];
         sqf_act_spec *act = &work->plan->module[kind].recipe.scheme.activations;
-        if (c->takes_part && work->plan->module[kind].quantized) {
+        if (c->levels > 0 && work->plan->module[kind].quantized) {
             sqf_module_recipe *recipe = &work->plan->module[kind].recipe;
             const bool clipped = sqf_search_wanted(recipe->act_clip, recipe);
             recipe->act_clip = clipped ? SQF_SEARCH_ON : SQF_SEARCH_OFF; /* also where nothing is split any more */
