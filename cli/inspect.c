@@ -129,14 +129,15 @@ static void print_info(const sqf_model_info *info)
            info->vocabulary, info->positions);
     printf("  %" PRIu64 " parameters, %" PRIu64 " quantized, %s\n", info->parameters, info->quantized_weights, bytes);
     printf("  linear layers: %.3f bits a weight stored; equivalent: weights %.4g, activations %.4g; %.1f %% of the "
-           "products at the low rate; predicted cost %.3f of an 8-bit product\n\n",
+           "products at the low rate; predicted cost %.3f of an 8-bit product\n",
            info->bits_per_weight, info->weights_equivalent_bits, info->activations_equivalent_bits,
            100 * sqf_cost_low_rate_share(&info->cost), info->predicted_cost);
     if (strcmp(info->rotation, "off") != 0 || strcmp(info->rotation_values, "off") != 0 ||
         strcmp(info->rotation_down, "off") != 0) {
-        printf("  rotated: residual stream %s, values %s, input of down_proj %s (%.0f float operations a token)\n\n",
+        printf("  rotated: residual stream %s, values %s, input of down_proj %s (%.0f float operations a token)\n",
                info->rotation, info->rotation_values, info->rotation_down, info->rotation_operations);
     }
+    putchar('\n');
 }
 
 /* One entry by the name of a module or tensor. */

@@ -126,7 +126,8 @@ typedef struct sqf_compare_summary {
  *
  * @param report   called once a tensor in the order of computation; may be NULL.
  * @param summary  may be NULL.
- * @return SQF_OK, also if they differ; SQF_E_SHAPE (the models do not have one shape: what differs is named); the
+ * @return SQF_OK, also if they differ; SQF_E_SHAPE (the models do not have one shape: what differs is named); SQF_E_ARG
+ * (their weights are in different bases); the
  * errors of sqf_model_open; SQF_E_CANCELLED. Reports progress in "tensors". */
 SQF_API sqf_status sqf_compare_models(sqf_context *context, const char *directory_a, const char *directory_b,
                                       sqf_compare_fn report, void *user, sqf_compare_summary *summary, sqf_error *err);

@@ -333,6 +333,22 @@ static sqf_status compare_layer(comparison *c, size_t layer, sqf_error *err)
     return SQF_OK;
 }
 
+/* Weights in different bases have nothing in common but the function that they compute. */
+static sqf_status check_bases(const sqf_checkpoint *a, const sqf_checkpoint *b, sqf_error *err)
+{
+    const sqf_rotation_spec left = sqf_module_schemes_rotation(a->schemes);
+    const sqf_rotation_spec right = sqf_module_schemes_rotation(b->schemes);
+    if (strcmp(left.residual, right.residual) == 0 && strcmp(left.values, right.values) == 0 &&
+        strcmp(left.down, right.down) == 0) {
+        return SQF_OK;
+    }
+    return sqf_fail(
+        err, SQF_E_ARG,
+        "%s: rotation: expected residual %s, values %s, down %s as in %s, found %s, %s, %s; weights in another "
+        "basis cannot be compared, outputs can (sqf eval --reference)",
+        b->directory, left.residual, left.values, left.down, a->directory, right.residual, right.values, right.down);
+}
+
 /* The sizes that fix every tensor's shape. */
 static sqf_status check_shapes(const sqf_checkpoint *a, const sqf_checkpoint *b, sqf_error *err)
 {
@@ -375,6 +391,7 @@ static sqf_status compare_all(comparison *c, sqf_error *err)
 {
     const sqf_config *config = &c->a.checkpoint->config;
     const unfold none = {0};
+    SQF_TRY(check_bases(c->a.checkpoint, c->b.checkpoint, err));
     SQF_TRY(check_shapes(c->a.checkpoint, c->b.checkpoint, err));
     c->total = config->layers * SQF_LINEAR_COUNT + (config->tied ? 1 : 2);
     SQF_TRY(compare_matrix(c, "model.embed_tokens", config->vocabulary, config->hidden, &none, err));
