@@ -98,6 +98,7 @@ static inline sqf_act_spec random_activations(sqf_random *random, uint32_t bank_
                              .scale_type = random_scale_type(random),
                              .clip = 1.0f - 0.9f * (float)sqf_random_unit(random) * (float)sqf_random_below(random, 2)};
         spec.high_per_bank = spec.high == SQF_TYPE_NONE ? 0 : (uint32_t)random_between(random, 0, spec.bank);
+        spec.high_clip = spec.high != SQF_TYPE_NONE && sqf_random_below(random, 2) ? 0.75f : 0.0f;
         spec.zero = sqf_random_below(random, 2) ? SQF_ACT_ZERO_NONE : (sqf_act_zero)random_between(random, 1, 2);
         const sqf_scheme scheme = {.weights = {.low = SQF_TYPE_INT4, .scale_type = SQF_TYPE_FP16}, .activations = spec};
         if (sqf_scheme_check(&scheme, NULL) == SQF_OK) {

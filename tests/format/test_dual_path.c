@@ -76,8 +76,9 @@ static void check_zero(const sqf_act_spec *spec, const token *t, size_t j, size_
     if (spec->scale == SQF_ACT_STATIC) {
         assert_true(scale == static_scale[high] && zero == static_zero[high]);
     } else {
-        assert_true(scale == spec->clip * (most / steps - least / steps));
-        const float code = rintf((float)bottom - spec->clip * least / scale);
+        const float clip = high && spec->high_clip > 0.0f ? spec->high_clip : spec->clip;
+        assert_true(scale == clip * (most / steps - least / steps));
+        const float code = rintf((float)bottom - clip * least / scale);
         assert_int_equal(zero, scale > 0 ? (int)fminf(fmaxf(code, (float)bottom), (float)top) : 0);
     }
     const float x = t->x[channels ? channels[j] : (int32_t)j];
@@ -119,9 +120,10 @@ static void check_token(const sqf_act_spec *spec, const token *t, size_t columns
             check_zero(spec, t, j, g, begin, end, channels, static_scale, static_zero);
             continue;
         }
-        const float max = spec->clip * part_max(t, j, begin, end, channels);
+        const float clip = high && spec->high_clip > 0.0f ? spec->high_clip : spec->clip;
+        const float max = clip * part_max(t, j, begin, end, channels);
         const sqf_type scale_type = sqf_act_scale_type(spec);
-        const float unit = sqf_scale_unit(scale_type, type, spec->clip * part_max(t, j, 0, columns, channels));
+        const float unit = sqf_scale_unit(scale_type, type, clip * part_max(t, j, 0, columns, channels));
         const float expected = type == SQF_TYPE_NONE           ? 0.0f
                                : !sqf_type_has_scale(type)     ? 1.0f
                                : spec->scale == SQF_ACT_STATIC ? static_scale[high]

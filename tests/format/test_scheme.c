@@ -61,13 +61,13 @@ static void test_long_forms_reach_every_field(void **state)
 
     static const char all[] = "low=int2,high=int4,bank=3,high_per_bank=1,group=6,scale_type=bf16,scales=tied,"
                               "layout=bitmask;low=int4,high=bf16,bank=7,high_per_bank=2,group=3,mask=dynamic_weighted,"
-                              "scale=group,clip=0.953";
+                              "scale=group,clip=0.953,high_clip=0.25";
     const sqf_scheme b = parse(all);
     assert_printed(&b, SQF_SPELLING_LONG, all);
     assert_printed(&b, SQF_SPELLING_SHORT, all); /* 1 - 1/3 is no decimal */
     assert_int_equal(b.weights.layout, SQF_LAYOUT_BITMASK);
     assert_int_equal(b.activations.high, SQF_TYPE_BF16);
-    assert_true(b.activations.dynamic_weighted && b.activations.clip == 0.953f);
+    assert_true(b.activations.dynamic_weighted && b.activations.clip == 0.953f && b.activations.high_clip == 0.25f);
 }
 
 static void assert_same(const char *a, const char *b)
@@ -276,6 +276,8 @@ static void test_names_that_mean_nothing_are_refused_with_the_place(void **state
         {"low=int4;low=fp32,high=int8", "activations: low=fp32 is unquantized"},
         {"low=int4;low=int8,clip=0", "clip=0: expected 0.001..1"},
         {"low=int4;low=int8,clip=1.01", "clip=1.01: expected 0.001..1"},
+        {"W4A8;high_clip=0.5", "activations: high_clip has no meaning with low=int8, high=none"},
+        {"W4A(SQ6);high_clip=1.5", "high_clip=1.5: expected 0.001..1"},
         {"BF16;low=int8", "low=int8 with unquantized weights"},
         {"W4A8,group=96;scale=group,group=64", "group=64: expected a divisor or a multiple of the weights' group, 96"},
         {"W4A8,group", "at \"group\": expected low="},
@@ -394,6 +396,7 @@ static void test_equality_looks_at_every_used_field(void **state)
                                         "W(SQ6)A(SQ6);scale=group",
                                         "W(SQ6)A(SQ6);scale=group,group=128",
                                         "W(SQ6)A(SQ6);clip=0.9",
+                                        "W(SQ6)A(SQ6);high_clip=0.9",
                                         "W(SQ6)A(SQ6);bank=8",
                                         "W(SQ6)A(SQ6);low=2",
                                         "W(SQ6)A(SQ6);high=6",

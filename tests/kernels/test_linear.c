@@ -102,6 +102,7 @@ static void random_activations(sqf_random *random, const sqf_weight_spec *weight
     }
     if (kind > 2) {
         spec->high = pick_type(random, high_types, COUNT(high_types));
+        spec->high_clip = sqf_random_below(random, 3) ? 0.0f : 0.9375f;
         spec->bank = pick(random, banks, COUNT(banks));
         spec->high_per_bank = (uint32_t)sqf_random_below(random, spec->bank + 1);
         spec->mask = kind == 5 ? SQF_MASK_DYNAMIC : SQF_MASK_STATIC;

@@ -27,6 +27,9 @@ static sqf_act_spec with_quota(const sqf_act_spec *act, uint32_t high_per_bank)
         out.high = SQF_TYPE_NONE;
         out.high_per_bank = 0;
         out.high_clip = 0.0f;
+        if (act->zero == SQF_ACT_ZERO_LOW) {
+            out.zero = high_per_bank == 0 ? SQF_ACT_ZERO_POINT : SQF_ACT_ZERO_NONE;
+        }
     }
     return out;
 }

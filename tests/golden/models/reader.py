@@ -181,11 +181,11 @@ class Linear:
         whole = spec["scale"] != "group"
         size = len(x) if whole else self.group if spec["group"] == "weights" else int(spec["group"])
         groups = [(0, len(x))] if whole else parts(len(x), size, self.border)
-        y, clip = np.zeros(len(x)), f32(spec["clip"])
+        y, clips = np.zeros(len(x)), [f32(spec["clip"]), f32(spec.get("high_clip", spec["clip"]))]
         for a, b in groups:
             stored = self.order[a:b]
             for part, kind in enumerate((spec["low"], spec["high"])):
-                chosen = stored[high[stored] == part]
+                chosen, clip = stored[high[stored] == part], clips[part]
                 if kind == "none" or not len(chosen):
                     continue
                 if kind.startswith("int") and spec.get("zero", "none") in ("point", "low" if part == 0 else "point"):
