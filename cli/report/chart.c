@@ -55,7 +55,7 @@ static void print_tick(FILE *svg, const chart_scale *scale, bool across, double 
 /* Powers of ten with 2 and 5 between them, or without where there are many powers. */
 static void print_logarithmic_ticks(FILE *svg, const chart_scale *scale, bool across, double start, double end)
 {
-    const bool dense = scale->high / scale->low < 3000;
+    const bool dense = scale->high / scale->low < 1e5;
     static const double parts[] = {1, 2, 5};
     for (double power = pow(10, floor(log10(scale->low))); power <= scale->high; power *= 10) {
         for (size_t i = 0; i < (dense ? 3 : 1); i++) {

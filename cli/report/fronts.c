@@ -7,10 +7,10 @@
 
 enum { WIDTH = 760, LEFT = 66, RIGHT = 16, TOP = 14, PLOT = 380, BELOW = 50 };
 
-/* One plot: the points of one model, with a front of their own. */
+/* One plot: points whose losses compare, with a front of their own. */
 typedef struct front_plot {
     const report *r;
-    const char *model;
+    const report_group *first; /* the others compare with it */
     report_metric x;
     chart_scale x_scale, y_scale;
     size_t *front; /* groups on the front, from the cheapest on */
@@ -19,8 +19,7 @@ typedef struct front_plot {
 
 static bool belongs(const front_plot *p, const report_group *group)
 {
-    return strcmp(group_model(group), p->model) == 0 && isfinite(group->mean[p->x]) &&
-           isfinite(group->mean[METRIC_LOSS]);
+    return groups_compare(group, p->first) && isfinite(group->mean[p->x]) && isfinite(group->mean[METRIC_LOSS]);
 }
 
 /* Scales that hold all points. False where all stand at one x: nothing is to be seen there. */
@@ -36,8 +35,13 @@ static bool choose_scales(front_plot *p)
             y_high = fmax(y_high, group->mean[METRIC_LOSS]);
         }
     }
+    /* costs that lie far apart would crowd the cheap ones, where the choice is */
+    const bool logarithmic = p->x == METRIC_COST && x_low > 0 && x_high > 4 * x_low;
     const double margin = 0.05 * (x_high - x_low);
     p->x_scale = (chart_scale){x_low - margin, x_high + margin, false, LEFT, WIDTH - RIGHT};
+    if (logarithmic) {
+        p->x_scale = (chart_scale){x_low / 1.1, x_high * 1.1, true, LEFT, WIDTH - RIGHT};
+    }
     p->y_scale = chart_loss_scale(y_low, y_high, TOP + PLOT, TOP);
     return x_high > x_low;
 }
@@ -172,12 +176,14 @@ static void draw_front(const front_plot *p, figures *out)
     draw_points(svg, p);
     draw_numbers(svg, p);
     chart_legend(svg, LEFT, TOP + PLOT + BELOW + 4, WIDTH - LEFT, names, count);
+    char text[512];
+    group_setting(p->first, "text", text, sizeof text);
     figure_end(out, svg, format_text("Loss against %s", metric_rows[p->x].heading),
                format_text("Loss of perplexity against the unquantized model, mean over seeds, with standard errors "
                            "(over seeds; of the paired difference on the text where there is one seed). Losses of "
                            "%.2f %% and less stand at the bottom. The line is the front: nothing left of it loses "
-                           "less. Model: %s.",
-                           chart_loss_floor, p->model),
+                           "less. Model: %s; text: %s.",
+                           chart_loss_floor, group_model(p->first), text),
                list_front(p));
 }
 
@@ -188,10 +194,10 @@ void draw_fronts(const report *r, figures *out)
     for (size_t i = 0; i < r->group_count; i++) {
         bool seen = false;
         for (size_t j = 0; j < i && !seen; j++) {
-            seen = strcmp(group_model(&r->groups[j]), group_model(&r->groups[i])) == 0;
+            seen = groups_compare(&r->groups[j], &r->groups[i]);
         }
         for (size_t m = 0; m < sizeof metrics / sizeof *metrics && !seen; m++) {
-            front_plot p = {.r = r, .model = group_model(&r->groups[i]), .x = metrics[m]};
+            front_plot p = {.r = r, .first = &r->groups[i], .x = metrics[m]};
             if (choose_scales(&p) && find_front(&p)) {
                 draw_front(&p, out);
             }

@@ -12,7 +12,7 @@
 
 /* Columns of the page's table, in order. */
 static const report_metric columns[] = {
-    METRIC_LOSS,         METRIC_PERPLEXITY,       METRIC_KL,       METRIC_SAME_TOP, METRIC_STORED_BITS,
+    METRIC_LOSS,         METRIC_PERPLEXITY,       METRIC_KL,       METRIC_SAME_TOP, METRIC_ACCURACY, METRIC_STORED_BITS,
     METRIC_WEIGHTS_BITS, METRIC_ACTIVATIONS_BITS, METRIC_LOW_RATE, METRIC_COST,     METRIC_SECONDS};
 enum { COLUMN_COUNT = sizeof columns / sizeof *columns };
 
@@ -60,6 +60,29 @@ static void print_head(FILE *file)
     fprintf(file, "<a class=\"skip\" href=\"#table\">Skip to the table</a>\n");
 }
 
+/* Settings that all groups of a grid share: labels leave them out. */
+static void print_common(FILE *file, const report *r, const report_grid *grid)
+{
+    const report_group *first = &r->groups[grid->first];
+    const char *key;
+    json_t *value;
+    fprintf(file, "<p class=\"quiet small\">In all:");
+    json_object_foreach(first->settings, key, value)
+    {
+        bool varies = false;
+        char text[1024];
+        for (size_t i = 0; i < grid->axis_count; i++) {
+            varies = varies || strcmp(grid->axes[i], key) == 0;
+        }
+        if (!varies) {
+            group_setting(first, key, text, sizeof text);
+            fprintf(file, " %s=", key);
+            print_escaped(file, text);
+        }
+    }
+    fprintf(file, "</p>\n");
+}
+
 /* What the report is of, in a sentence, and where to go. */
 static void print_overview(FILE *file, const report *r)
 {
@@ -92,6 +115,7 @@ static void print_grids(FILE *file, const report *r, const figures *list)
         print_escaped(file, grid->name);
         fprintf(file, "</h2>\n");
         print_element(file, "p", grid->question);
+        print_common(file, r, grid);
         print_figures(file, list, i);
         fprintf(file, "</section>\n");
     }
@@ -159,7 +183,7 @@ static void print_table(FILE *file, const report *r)
     fprintf(file,
             "<div class=\"scroll\" role=\"region\" aria-label=\"Table of all groups\" tabindex=\"0\">\n"
             "<table id=\"groups\">\n<caption>Headings sort; the second press turns the order around. Front: no group "
-            "of the same model has at most this predicted cost and loses less.</caption>\n<thead><tr>\n");
+            "of the same model and text has at most this predicted cost and loses less.</caption>\n<thead><tr>\n");
     print_heading(file, "grid", false);
     print_heading(file, "settings", false);
     print_heading(file, "seeds", true);

@@ -12,6 +12,7 @@ typedef enum report_metric {
     METRIC_PERPLEXITY,
     METRIC_KL,
     METRIC_SAME_TOP, /* % */
+    METRIC_ACCURACY, /* mean over benchmarks, % */
     METRIC_STORED_BITS,
     METRIC_WEIGHTS_BITS,
     METRIC_ACTIVATIONS_BITS,
@@ -43,7 +44,7 @@ typedef struct report_group {
     double mean[METRIC_COUNT];
     double seed_error[METRIC_COUNT]; /* standard error of the mean over seeds; NaN for one seed */
     double text_error[METRIC_COUNT]; /* standard error on the text, mean over seeds; NaN if there is none */
-    bool on_front;                   /* of loss against predicted cost, among points of the same model */
+    bool on_front;                   /* of loss against predicted cost, among groups that compare */
 } report_group;
 
 enum { REPORT_AXES_MAX = 64 };
@@ -76,6 +77,8 @@ double group_error(const report_group *group, report_metric metric);
 void group_setting(const report_group *group, const char *key, char *text, size_t size);
 /* The model directory that a group was made from. */
 const char *group_model(const report_group *group);
+/* Whether the losses of two groups are of the same model on the same text, cut alike. */
+bool groups_compare(const report_group *a, const report_group *b);
 
 /* Picture by picture: each is a figure of the page and a file of its own. */
 typedef struct figure {

@@ -14,6 +14,7 @@ const metric_row metric_rows[METRIC_COUNT] = {
     [METRIC_PERPLEXITY] = {"perplexity", "difference_error", "perplexity", "perplexity", 1, 3},
     [METRIC_KL] = {"kl", "kl_error", "kl", "KL divergence", 1, 5},
     [METRIC_SAME_TOP] = {"same_top", NULL, "same_top_percent", "same top, %", 100, 2},
+    [METRIC_ACCURACY] = {"accuracy", "accuracy_error", "accuracy_percent", "accuracy, %", 100, 2},
     [METRIC_STORED_BITS] = {"stored_bits", NULL, "stored_bits", "stored bits a weight", 1, 3},
     [METRIC_WEIGHTS_BITS] = {"weights_equivalent_bits", NULL, "weights_equivalent_bits", "equivalent bits, weights", 1,
                              2},
@@ -276,7 +277,17 @@ static bool group_grid(report *r, report_grid *grid)
     return fine;
 }
 
-/* A point is on the front if none of the same model is at most as dear and loses less. */
+bool groups_compare(const report_group *a, const report_group *b)
+{
+    static const char *const keys[] = {"model", "text", "window", "max_tokens"};
+    bool same = true;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        same = same && json_equal(json_object_get(a->settings, keys[i]), json_object_get(b->settings, keys[i]));
+    }
+    return same;
+}
+
+/* A point is on the front if none that compares with it is at most as dear and loses less. */
 static void find_front(report *r)
 {
     for (size_t i = 0; i < r->group_count; i++) {
@@ -286,8 +297,7 @@ static void find_front(report *r)
             const report_group *other = &r->groups[j];
             const double cost = other->mean[METRIC_COST] - group->mean[METRIC_COST];
             const double loss = other->mean[METRIC_LOSS] - group->mean[METRIC_LOSS];
-            group->on_front = !(cost <= 0 && loss <= 0 && (cost < 0 || loss < 0)) ||
-                              strcmp(group_model(other), group_model(group)) != 0;
+            group->on_front = !(cost <= 0 && loss <= 0 && (cost < 0 || loss < 0)) || !groups_compare(other, group);
         }
     }
 }

@@ -24,6 +24,8 @@ const grid_key *grid_key_list(size_t *count)
         {"window", GRID_COUNT, 2, 1 << 24, "2048", "tokens of an evaluation window"},
         {"max_tokens", GRID_COUNT, 0, INT64_MAX, "0", "evaluate on so many tokens of each text; 0 = all"},
         {"kl", GRID_SWITCH, 0, 0, "yes", "run the reference beside each point, for KL divergence and same top tokens"},
+        {"tasks", GRID_LIST, 0, 0, NULL, "item files of benchmarks; with kl against the reference, item by item"},
+        {"task_limit", GRID_COUNT, 0, INT64_MAX, "0", "so many items of each benchmark; 0 = all"},
         {"ignore", GRID_LIST, 0, 0, NULL, "modules left alone: names, or re: and an expression"},
         {"overrides", GRID_OVERRIDES, 0, 0, NULL, "maps of match and recipe keys, as in a recipe file"},
     };

@@ -133,11 +133,14 @@ static json_t *contents_of(const json_t *value, content_hashes *hashes, int *cod
 
 int point_identify(const sweep_point *point, content_hashes *hashes, char id[ID_TEXT])
 {
-    static const char *const paths[] = {"model", "calib", "text"};
+    static const char *const paths[] = {"model", "calib", "text", "tasks"};
     json_t *identity = json_copy(point->settings);
     int code = EXIT_DONE;
     for (size_t i = 0; i < sizeof paths / sizeof *paths && code == EXIT_DONE; i++) {
-        json_object_set_new(identity, paths[i], contents_of(json_object_get(identity, paths[i]), hashes, &code));
+        const json_t *value = json_object_get(identity, paths[i]);
+        if (value) {
+            json_object_set_new(identity, paths[i], contents_of(value, hashes, &code));
+        }
     }
     char *recipe = NULL;
     sqf_error err = {0};

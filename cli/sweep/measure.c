@@ -14,6 +14,7 @@
 #include <sqf/eval.h>
 
 #include "../output.h"
+#include "benchmarks.h"
 
 uint64_t peak_memory(void)
 {
@@ -286,6 +287,9 @@ json_t *measure_point(const sweep_job *job, sqf_error *err)
     }
     if (status == SQF_OK) {
         status = evaluate_point(job, &b, figures, err);
+    }
+    if (status == SQF_OK) {
+        status = add_benchmarks(b.context, b.model, b.original, b.tokenizer, job->point->settings, figures, err);
     }
     bench_clear(&b);
     if (!job->keep || status != SQF_OK) {
