@@ -4,6 +4,7 @@
 
 #include <math.h>
 
+#include <sqf/generate.h>
 #include <sqf/tasks.h>
 
 #include "base/file.h"
@@ -119,34 +120,50 @@ static void test_resuming_gives_the_same_file(void **state)
     free(again);
 }
 
+/* The log-likelihood of a choice in every line of an items file, in order. */
+static void read_choice(const char *path, size_t choice, size_t items, double *out)
+{
+    static const char key[] = "\"log_likelihoods\":[";
+    char *text = read_text(path);
+    const char *at = text;
+    for (size_t i = 0; i < items; i++) {
+        at = strstr(at, key) + strlen(key);
+        for (size_t skipped = 0; skipped < choice; skipped++) {
+            at = strchr(at, ',') + 1;
+        }
+        out[i] = strtod(at, NULL);
+    }
+    free(text);
+}
+
 /* Choices that share their context are scored as if each came alone. */
 static void test_sharing_changes_nothing(void **state)
 {
+    enum { ITEMS = 6 };
     const demo *d = *state;
     sqf_error err;
     sqf_task_result together, apart;
-    char first[160], second[160];
-    static const char task[] = "kind: cloze\ncontext: \"{ctx}\"\ncontinuation: \"{endings.0}\"\n";
+    char first[160], second[160], task[128];
+    double a[ITEMS], b[ITEMS];
     snprintf(first, sizeof first, "%s/together.jsonl", d->scratch);
     snprintf(second, sizeof second, "%s/apart.jsonl", d->scratch);
     sqf_tasks_options options = options_with(first, false);
     const char *items = DATA "/continuation-mcq.jsonl";
     assert_ok(run_file(d, items, NULL, &options, NULL, &together, &err), &err);
-    const char *file = write_file(d, "first.yaml", task, strlen(task));
+    assert_true(together.tokens_reused > 0 && together.items == ITEMS);
     options.items = second;
-    assert_ok(run_file(d, items, file, &options, NULL, &apart, &err), &err);
-    assert_true(together.tokens_reused > 0 && apart.tokens_reused == 0);
-    char *a = read_text(first), *b = read_text(second);
-    const char *x = a, *y = b;
-    for (size_t i = 0; i < together.items; i++) {
-        static const char key[] = "\"log_likelihoods\":[";
-        x = strstr(x, key) + strlen(key);
-        y = strstr(y, key) + strlen(key);
-        const double p = strtod(x, NULL), q = strtod(y, NULL);
-        assert_true(p < 0 && fabs(p - q) < 1e-4);
+    for (size_t choice = 0; choice < 4; choice++) {
+        snprintf(task, sizeof task, "kind: cloze\ncontext: \"{ctx}\"\ncontinuation: \"{endings.%zu}\"\n", choice);
+        const char *file = write_file(d, "alone.yaml", task, strlen(task));
+        remove(second);
+        assert_ok(run_file(d, items, file, &options, NULL, &apart, &err), &err);
+        assert_true(apart.tokens_reused == 0);
+        read_choice(first, choice, ITEMS, a);
+        read_choice(second, 0, ITEMS, b);
+        for (size_t i = 0; i < ITEMS; i++) {
+            assert_true(a[i] < 0 && fabs(a[i] - b[i]) < 1e-4);
+        }
     }
-    free(a);
-    free(b);
 }
 
 static void test_items_of_something_else_are_refused(void **state)
@@ -337,6 +354,81 @@ static void test_originals_are_read_by_task_files(void **state)
     assert_true(result.model[SQF_METRIC_ACC].analytic_error == 0);
 }
 
+/* The demo model with another base of its rope: other logits, the same tokenizer. */
+static void make_other(const demo *d, char *path, size_t room)
+{
+    static const char *const files[] = {"generation_config.json", "model.safetensors", "tokenizer.json",
+                                        "tokenizer_config.json"};
+    sqf_error err;
+    char from[256], to[256];
+    snprintf(path, room, "%s/other", d->scratch);
+    assert_int_equal(mkdir(path, 0700), 0);
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        snprintf(from, sizeof from, DEMO "/%s", files[i]);
+        snprintf(to, sizeof to, "%s/%s", path, files[i]);
+        assert_ok(sqf_file_copy(from, to, &err), &err);
+    }
+    char *config = read_text(DEMO "/config.json"), *theta = strstr(config, "10000.0");
+    memcpy(theta, "20000.0", strlen("20000.0"));
+    snprintf(to, sizeof to, "%s/config.json", path);
+    assert_ok(sqf_file_write(to, config, strlen(config), &err), &err);
+    free(config);
+}
+
+/* Greedy ids after a prompt, by sqf_generate alone. */
+static void draw(const sqf_model *model, const uint32_t *prompt, size_t count, size_t n, uint32_t *out)
+{
+    sqf_error err;
+    sqf_session *session;
+    sqf_generation generation;
+    const sqf_generate_options options = {.max_tokens = n};
+    assert_ok(sqf_session_create(model, count + n, &session, &err), &err);
+    assert_ok(sqf_generate(model, session, NULL, prompt, count, &options, &generation, &err), &err);
+    assert_int_equal(generation.ids.count, n);
+    memcpy(out, generation.ids.data, n * sizeof *out);
+    sqf_ids_clear(&generation.ids);
+    sqf_session_destroy(session);
+}
+
+/* Against the same figures from plain generations. Texts that fit exactly: prompts stand end to end. */
+static void test_agreement_counts_equal_tokens(void **state)
+{
+    enum { PROMPT = 10, NEW = 12, PROMPTS = 6 };
+    const demo *d = *state;
+    sqf_error err;
+    sqf_model *other;
+    sqf_agreement a;
+    char path[128];
+    uint32_t ids[PROMPT * PROMPTS], ours[NEW], theirs[NEW];
+    make_other(d, path, sizeof path);
+    assert_ok(sqf_model_open(d->context, path, &other, &err), &err);
+    for (size_t i = 0; i < PROMPT * PROMPTS; i++) {
+        ids[i] = (uint32_t)(300 + 97 * i * i % 1500);
+    }
+    double equal = 0, diverged = 0, at_risk = 0, half = 0;
+    for (size_t p = 0; p < PROMPTS; p++) {
+        size_t n = 0;
+        draw(other, ids + p * PROMPT, PROMPT, NEW, ours);
+        draw(d->model, ids + p * PROMPT, PROMPT, NEW, theirs);
+        while (n < NEW && ours[n] == theirs[n]) {
+            n++;
+        }
+        equal += (double)n;
+        diverged += n < NEW;
+        at_risk += (double)(n < NEW ? n + 1 : NEW);
+        half += n >= NEW / 2;
+    }
+    assert_true(equal > 0 && diverged > 0); /* else the test would show nothing */
+    const sqf_agreement_options options = {.prompt_tokens = PROMPT, .new_tokens = NEW, .resamples = 20, .seed = 1};
+    assert_ok(sqf_agreement_run(d->context, other, d->model, ids, PROMPT * PROMPTS, &options, &a, &err), &err);
+    assert_int_equal(a.prompts, PROMPTS);
+    assert_true(fabs(a.first_divergence - equal / PROMPTS) < 1e-12);
+    assert_true(fabs(a.divergence_rate - diverged / at_risk) < 1e-12);
+    assert_true(fabs(a.equal[1] - half / PROMPTS) < 1e-12 && a.length[1] == NEW / 2);
+    assert_true(a.model_nll > a.reference_nll && a.teacher_top < 1 && a.first_divergence_error > 0);
+    sqf_model_destroy(other);
+}
+
 /* A model agrees with itself to the last token, and finds its own text as probable as it is. */
 static void test_a_model_agrees_with_itself(void **state)
 {
@@ -372,6 +464,7 @@ int main(void)
         cmocka_unit_test(test_huge_items_are_refused),
         cmocka_unit_test(test_a_choice_without_a_token_is_named),
         cmocka_unit_test(test_originals_are_read_by_task_files),
+        cmocka_unit_test(test_agreement_counts_equal_tokens),
         cmocka_unit_test(test_a_model_agrees_with_itself),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
