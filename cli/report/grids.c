@@ -216,7 +216,7 @@ static void draw_heat(const facet *f, figures *out)
     snprintf(name, sizeof name, "heat-%.50s-%.50s", f->r->grids[f->grid].name, f->name);
     snprintf(description, sizeof description, "Heat map of the loss over %s and %s. %.200s", f->x.key, f->y.key,
              f->name);
-    FILE *svg = figure_begin(out, name, f->grid, (int)fmax(width, 420), (int)height, description);
+    FILE *svg = figure_begin(out, name, f->grid, (int)fmax(width, 640), (int)height, description);
     if (!svg) {
         return;
     }
