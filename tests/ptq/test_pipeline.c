@@ -65,6 +65,7 @@ static void test_every_choice_of_a_recipe_runs(void **state)
         "scheme: W4A(SQ6)\nmask_mode: dynamic-weighted",
         "scheme: W(SQ6)A(SQ6)\nmask: l1",
         "scheme: W8A8\nact_scale: static\nact_clip: 0.9",
+        "scheme: W4A(SQ6)\nact_zero_point: point\nact_scale: static",
         "scheme: W8A8-2:4\nprune: wanda",
         "scheme: W8A8-2:4\nprune: magnitude\ncompensate: none",
     };
@@ -163,7 +164,7 @@ static void check_smoothing(const char *architecture, const char *type)
     float before[TOKENS * 40], after[TOKENS * 40], key[TOKENS * 20], value[TOKENS * 20], alone[40];
     small_create(&s, architecture, type, false, SQF_DTYPE_F32);
     sqf_pipeline pipeline = {.context = s.context, .key = key, .value = value};
-    const sqf_layer_plan plan = {.alpha = {0.5f, 0.7f, 0.3f, 0.5f}};
+    sqf_layer_plan plan = {.alpha = {0.5f, 0.7f, 0.3f, 0.5f}};
     sqf_layer_work work = {.plan = &plan, .forward = true};
     must(sqf_checkpoint_open(s.model.path, &pipeline.checkpoint, &err), &err);
     must(sqf_workspace_create(&pipeline.checkpoint.config, &pipeline.workspace, &err), &err);
@@ -526,8 +527,10 @@ static void test_the_demo_model_loses_what_the_format_promises(void **state)
                   a4);
     assert_true(fabs(w8 / dense - 1) < 0.008 && fabs(sq6 / dense - 1) < 0.008);
     const double fixed = demo_perplexity(&s, "scheme: W8A8\nact_scale: static");
-    print_message("W8A8 with static scales %.3f\n", fixed);
+    const double zero = demo_perplexity(&s, "scheme: W4A4\nact_zero_point: point");
+    print_message("W8A8 with static scales %.3f, W4A4 with zero points %.3f\n", fixed, zero);
     assert_true(fixed / dense < 1.04);
+    assert_true(zero < 0.98 * a4);
     assert_true(w4 / dense < 1.05 && masked / dense < 1.08 && masked < a4 && a4 / dense > 1.05 && a4 / dense < 1.4);
     small_remove(&s);
 }
