@@ -10,7 +10,8 @@
  * which halves its interval each time. EXCHANGES: passes of exchanging; each pass improves or is the last one. */
 enum { STATES = 4096, MULTIPLIERS = 40, EXCHANGES = 64 };
 
-/* Of the objective, so that among equal ones the smaller model wins; far below what can be measured. */
+/* Of the objective, for all bits (and a part of it for all products), so that among equal choices the smaller model
+ * wins; far below what can be measured. */
 #define TIE 1e-9
 
 /* Sums over the first places, and how they came about. */
@@ -25,10 +26,11 @@ typedef struct solver {
     const sqf_budget_problem *problem;
     sqf_budget_quantity limited, second;
     double multiplier;
-    double *rest;   /* [places + 1] least sum of the limited quantity over the places from here on */
-    state **kept;   /* [places] of [STATES] */
-    size_t *counts; /* [places] */
-    state *fresh;   /* [STATES * settings] */
+    double tie[SQF_QUANTITY_COUNT]; /* what a unit of the other quantities adds to the objective */
+    double *rest;                   /* [places + 1] least sum of the limited quantity over the places from here on */
+    state **kept;                   /* [places] of [STATES] */
+    size_t *counts;                 /* [places] */
+    state *fresh;                   /* [STATES * settings] */
 } solver;
 
 static const double *figures_at(const sqf_budget_problem *problem, size_t place, size_t setting)
@@ -116,7 +118,8 @@ static double objective_of(const solver *s, const double *figures)
     if (s->multiplier > 0.0) {
         y += s->multiplier * figures[s->second];
     }
-    return y + TIE * figures[SQF_QUANTITY_BITS] + TIE * TIE * figures[SQF_QUANTITY_COST];
+    return y + s->tie[SQF_QUANTITY_BITS] * figures[SQF_QUANTITY_BITS] +
+           s->tie[SQF_QUANTITY_COST] * figures[SQF_QUANTITY_COST];
 }
 
 /* All states after a place from those before it. */
@@ -274,6 +277,28 @@ static void choose_quantities(solver *s)
     }
 }
 
+/* Units differ by many orders of magnitude (nats, products, bits): ties are weighed by the largest sums. */
+static void weigh_ties(solver *s)
+{
+    const sqf_budget_problem *problem = s->problem;
+    double most[SQF_QUANTITY_COUNT] = {0};
+    for (size_t p = 0; p < problem->places; p++) {
+        double here[SQF_QUANTITY_COUNT] = {0};
+        for (size_t i = 0; i < problem->settings; i++) {
+            const double *figures = figures_at(problem, p, i);
+            for (int q = 0; q < SQF_QUANTITY_COUNT; q++) {
+                here[q] = isfinite(figures[q]) ? fmax(here[q], figures[q]) : here[q];
+            }
+        }
+        for (int q = 0; q < SQF_QUANTITY_COUNT; q++) {
+            most[q] += here[q];
+        }
+    }
+    const double unit = TIE * most[problem->objective];
+    s->tie[SQF_QUANTITY_BITS] = most[SQF_QUANTITY_BITS] > 0.0 ? unit / most[SQF_QUANTITY_BITS] : 0.0;
+    s->tie[SQF_QUANTITY_COST] = most[SQF_QUANTITY_COST] > 0.0 ? 1e-3 * unit / most[SQF_QUANTITY_COST] : 0.0;
+}
+
 static sqf_status create(solver *s, sqf_error *err)
 {
     const sqf_budget_problem *problem = s->problem;
@@ -333,6 +358,7 @@ sqf_status sqf_budget_solve(const sqf_budget_problem *problem, size_t *choice, b
     solver s = {.problem = problem};
     *found = false;
     choose_quantities(&s);
+    weigh_ties(&s);
     const sqf_status status = solve(&s, choice, found, err);
     clear(&s);
     return status;

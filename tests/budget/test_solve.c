@@ -14,15 +14,24 @@ static double draw(sqf_random *random, unsigned most)
     return (double)sqf_random_below(random, most) / 8.0;
 }
 
+/* The orders of magnitude of a real model: nats, and products or bits. */
+#define UNIT_LOSS 0x1p-10
+#define UNIT_COST 0x1p20
+
+static double draw_limit(sqf_random *random, size_t quantity)
+{
+    return quantity == SQF_QUANTITY_LOSS ? UNIT_LOSS * draw(random, 400) : UNIT_COST * draw(random, 80);
+}
+
 /* Few distinct figures, so that ties and sums that meet are common; some settings do not fit their place. */
 static void make_problem(sqf_random *random, double figures[PLACES * SETTINGS][SQF_QUANTITY_COUNT],
                          sqf_budget_problem *problem)
 {
     for (size_t i = 0; i < PLACES * SETTINGS; i++) {
         const bool fits = i % SETTINGS == 0 || sqf_random_below(random, 8) > 0;
-        figures[i][SQF_QUANTITY_LOSS] = fits ? draw(random, 100) : INFINITY;
-        figures[i][SQF_QUANTITY_COST] = draw(random, 20);
-        figures[i][SQF_QUANTITY_BITS] = draw(random, 30);
+        figures[i][SQF_QUANTITY_LOSS] = fits ? UNIT_LOSS * draw(random, 100) : INFINITY;
+        figures[i][SQF_QUANTITY_COST] = UNIT_COST * draw(random, 20);
+        figures[i][SQF_QUANTITY_BITS] = UNIT_COST * draw(random, 30);
     }
     *problem = (sqf_budget_problem){.places = PLACES,
                                     .settings = SETTINGS,
@@ -35,7 +44,7 @@ static bool keeps(const sqf_budget_problem *problem, const double *sums)
 {
     bool kept = isfinite(sums[SQF_QUANTITY_LOSS]);
     for (int q = 0; q < SQF_QUANTITY_COUNT; q++) {
-        kept = kept && sums[q] <= problem->limit[q] + 1e-9;
+        kept = kept && sums[q] <= problem->limit[q] * (1.0 + 1e-9);
     }
     return kept;
 }
@@ -84,10 +93,10 @@ static void test_one_limit_gives_the_best_of_all_choices(void **state)
         sqf_budget_problem problem;
         make_problem(&random, figures, &problem);
         const size_t limited = (size_t)(problem.objective + 1 + sqf_random_below(&random, 2)) % SQF_QUANTITY_COUNT;
-        problem.limit[limited] = draw(&random, limited == SQF_QUANTITY_LOSS ? 400 : 80);
+        problem.limit[limited] = draw_limit(&random, limited);
         const double best = best_of_all(&problem), found = solved(&problem);
         impossible += isinf(best) ? 1 : 0;
-        if (isinf(best) != isinf(found) || (!isinf(best) && fabs(best - found) > 1e-9)) {
+        if (isinf(best) != isinf(found) || (!isinf(best) && fabs(best - found) > 1e-9 * best)) {
             fail_msg("problem %d: found %g, the best is %g", i, found, best);
         }
     }
@@ -106,14 +115,14 @@ static void test_two_limits_are_kept_at_little_loss(void **state)
         make_problem(&random, figures, &problem);
         for (int q = 0; q < SQF_QUANTITY_COUNT; q++) {
             if (q != (int)problem.objective) {
-                problem.limit[q] = draw(&random, q == SQF_QUANTITY_LOSS ? 400 : 80);
+                problem.limit[q] = draw_limit(&random, (size_t)q);
             }
         }
         const double best = best_of_all(&problem), found = solved(&problem);
-        assert_true(found >= best - 1e-9);
+        assert_true(found >= best * (1.0 - 1e-9));
         if (!isinf(best) && !isinf(found)) {
             solvable++;
-            optimal += found <= best + 1e-9;
+            optimal += found <= best * (1.0 + 1e-9);
             excess += best > 0.0 ? found / best - 1.0 : 0.0;
         }
     }
