@@ -153,11 +153,17 @@ static int check_kind(const cli_arguments *arguments, bool tasks, bool generatio
     static const char *const of_text[] = {"window", "max-tokens", "windowing", "special", NULL};
     const char *const *others[] = {tasks ? NULL : of_tasks, tasks || generation ? of_text : NULL};
     const bool text = arguments_given(arguments, "text");
-    if (tasks == text) {
-        return fail_usage("eval: expected either --text or --tasks, see sqf eval --help");
+    if (arguments->operand_count < 1) {
+        return fail_usage("eval: expected MODEL, see sqf eval --help");
     }
-    if (arguments->operand_count < 1 || (!tasks && arguments->operand_count > 1)) {
-        return fail_usage("eval: expected one MODEL, found %zu, see sqf eval --help", arguments->operand_count);
+    if (!tasks && arguments->operand_count > 1) {
+        return fail_usage("%s: unexpected, usage: sqf eval MODEL [options]", arguments->operands[1]);
+    }
+    if (!tasks && !text) {
+        return fail_usage("eval: --text is missing, see sqf eval --help");
+    }
+    if (tasks && text) {
+        return fail_usage("--text: expected without --tasks, see sqf eval --help");
     }
     if (generation && (tasks || !arguments_given(arguments, "reference"))) {
         return fail_usage("--generation: expected with --text and --reference");

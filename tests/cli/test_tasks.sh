@@ -52,9 +52,10 @@ expect 0 "*" "" "$sqf" eval --list-tasks --json
 expect_members tasks
 
 expect_error 1 "pairs.jsonl: no built-in task *" "$sqf" eval "$model" --tasks pairs.jsonl -q
-expect_error 2 "eval: expected either --text or --tasks*" "$sqf" eval "$model"
-expect_error 2 "eval: expected either --text or --tasks*" "$sqf" eval "$model" --text a --tasks b
-expect_error 2 "eval: expected one MODEL*" "$sqf" eval --tasks b
+expect_error 2 "eval: --text is missing*" "$sqf" eval "$model"
+expect_error 2 "--text: expected without --tasks*" "$sqf" eval "$model" --text a --tasks b
+expect_error 2 "eval: expected MODEL*" "$sqf" eval --tasks b
+expect_error 2 "b: unexpected*" "$sqf" eval "$model" b --text a
 expect_error 2 "--limit: not an option*" "$sqf" eval "$model" --text a --limit 3
 expect_error 2 "--window: not an option*" "$sqf" eval "$model" --tasks a --window 3
 expect_error 2 "--generation: expected with --text and --reference" "$sqf" eval "$model" --text a --generation 3
