@@ -105,7 +105,8 @@ typedef struct sqf_diagnosis {
 /** Compare a quantized model with its original and say what is wrong with it.
  *
  * Smoothing is undone by the quotient of the norms and by factors fitted to v and up, so that single inputs can be put
- * back; a model whose residual stream or values are rotated is not attributed (a note says so).
+ * back. A rotated residual stream is followed by the rotation between the two embeddings; nothing is put alone into the
+ * original then. With rotated values o counts with qkv. A note says so.
  *
  * Memory: both models, one decoder layer in float32, hidden states of the evaluated tokens ([tokens, hidden] floats,
  * four times). Time: with attribution about 4 * layers evaluations of both models.

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "diagnose/basis.h"
 #include "diagnose/swap.h"
 #include "diagnose/work.h"
 
@@ -16,15 +17,26 @@ static const double probed_share = 0.1;
 /* The state before the layer at hand of both models. */
 typedef struct swaps {
     sqf_diagnose_work *work;
+    float *basis;                /* [hidden, hidden] of the quantized model's stream; NULL = the original's */
+    bool values;                 /* rotated: qkv and o go together */
     float *original, *quantized; /* [windows, length, hidden] */
     sqf_layer *layers;           /* [layers] scratch: shallow copies, never cleared */
 } swaps;
 
-static void smoothed_inputs(const sqf_diagnose_work *work, size_t layer, bool smoothed[SQF_INPUT_COUNT])
+static void smoothed_inputs(const swaps *s, size_t layer, bool smoothed[SQF_INPUT_COUNT])
 {
+    const sqf_diagnose_work *work = s->work;
     for (int input = 0; input < SQF_INPUT_COUNT; input++) {
         smoothed[input] = work->places[layer * SQF_INPUT_COUNT + (size_t)input].smoothed;
     }
+    smoothed[SQF_INPUT_O] = smoothed[SQF_INPUT_O] && !s->values;
+}
+
+/* Whether a module is swapped with an input: it reads it; with rotated values o goes with q, k and v. */
+static bool belongs(const swaps *s, sqf_linear_kind kind, sqf_input_kind input)
+{
+    const sqf_input_kind read = sqf_linear_input(kind);
+    return read == input || (s->values && read == SQF_INPUT_O && input == SQF_INPUT_QKV);
 }
 
 /* All layers of the quantized model, one input's modules of one layer replaced. */
@@ -34,7 +46,7 @@ static sqf_status evaluate_restored(swaps *s, size_t layer, sqf_input_kind input
     const size_t count = s->work->quantized->checkpoint.config.layers;
     memcpy(s->layers, s->work->quantized->layers, count * sizeof *s->layers);
     for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
-        if (sqf_linear_input((sqf_linear_kind)kind) == input && modules[kind]) {
+        if (belongs(s, (sqf_linear_kind)kind, input) && modules[kind]) {
             s->layers[layer].linear[kind] = modules[kind];
         }
     }
@@ -49,11 +61,16 @@ static sqf_status evaluate_alone(swaps *s, size_t layer, sqf_input_kind input, c
     memcpy(s->layers, s->work->original->layers, count * sizeof *s->layers);
     s->layers[layer] = s->work->quantized->layers[layer];
     for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
-        if (sqf_linear_input((sqf_linear_kind)kind) != input) {
+        if (!belongs(s, (sqf_linear_kind)kind, input)) {
             s->layers[layer].linear[kind] = exact->linear[kind];
         }
     }
     return sqf_engine_evaluate(&s->work->engine, s->layers, layer, s->original, s->work->original, result, err);
+}
+
+static bool is_swapped(const swaps *s, const sqf_diagnose_input *entry, sqf_input_kind input)
+{
+    return entry->quantized && !(s->values && input == SQF_INPUT_O);
 }
 
 static sqf_status swap_layer(swaps *s, size_t layer, sqf_error *err)
@@ -61,25 +78,25 @@ static sqf_status swap_layer(swaps *s, size_t layer, sqf_error *err)
     sqf_diagnose_work *work = s->work;
     bool smoothed[SQF_INPUT_COUNT];
     sqf_float_layer exact;
-    smoothed_inputs(work, layer, smoothed);
+    smoothed_inputs(s, layer, smoothed);
     sqf_status status =
-        sqf_float_layer_create(work->context, work->original, work->quantized, layer, smoothed, &exact, err);
+        sqf_float_layer_create(work->context, work->original, work->quantized, layer, smoothed, s->basis, &exact, err);
     for (int input = 0; input < SQF_INPUT_COUNT && status == SQF_OK; input++) {
         sqf_diagnose_input *entry = &work->out->inputs[layer * SQF_INPUT_COUNT + (size_t)input];
         sqf_eval_result restored, alone;
-        if (!entry->quantized) {
+        if (!is_swapped(s, entry, (sqf_input_kind)input)) {
             continue;
         }
         status = evaluate_restored(s, layer, (sqf_input_kind)input, exact.linear, &restored, err);
         if (status == SQF_OK) {
-            status = evaluate_alone(s, layer, (sqf_input_kind)input, &exact, &alone, err);
-        }
-        if (status == SQF_OK) {
             entry->restored_kl = restored.kl;
             entry->restored_perplexity = restored.model.perplexity;
+            entry->share = work->out->eval.kl > 0 ? 1 - restored.kl / work->out->eval.kl : 0;
+        }
+        if (status == SQF_OK && !s->basis) {
+            status = evaluate_alone(s, layer, (sqf_input_kind)input, &exact, &alone, err);
             entry->alone_kl = alone.kl;
             entry->alone_perplexity = alone.model.perplexity;
-            entry->share = work->out->eval.kl > 0 ? 1 - restored.kl / work->out->eval.kl : 0;
         }
     }
     sqf_float_layer_clear(&exact);
@@ -133,7 +150,7 @@ static sqf_status probe(swaps *s, size_t index, sqf_error *err)
     sqf_status status = SQF_OK;
     for (int kind = 0; kind < SQF_LINEAR_COUNT && status == SQF_OK; kind++) {
         const sqf_scheme scheme = sqf_diagnose_scheme(s->work, layer, (sqf_linear_kind)kind);
-        if (sqf_linear_input((sqf_linear_kind)kind) == input && !sqf_weight_spec_is_dense(&scheme.weights)) {
+        if (belongs(s, (sqf_linear_kind)kind, input) && !sqf_weight_spec_is_dense(&scheme.weights)) {
             status = sqf_weights_alone_create(s->work->context, s->work->quantized, layer, (sqf_linear_kind)kind,
                                               &modules[kind], err);
         }
@@ -156,13 +173,14 @@ static sqf_status probe(swaps *s, size_t index, sqf_error *err)
     return status;
 }
 
-static size_t count_swaps(const sqf_diagnosis *d)
+static size_t count_swaps(const swaps *s)
 {
+    const sqf_diagnosis *d = s->work->out;
     size_t count = 0;
     for (size_t i = 0; i < d->input_count; i++) {
-        count += d->inputs[i].quantized;
+        count += is_swapped(s, &d->inputs[i], (sqf_input_kind)(i % SQF_INPUT_COUNT));
     }
-    return 2 * count;
+    return s->basis ? count : 2 * count;
 }
 
 static size_t count_probes(const sqf_diagnosis *d)
@@ -184,7 +202,7 @@ static sqf_status run_swaps(swaps *s, sqf_error *err)
     SQF_TRY(SQF_ALLOC(&s->quantized, floats, "hidden states", err));
     SQF_TRY(SQF_ALLOC(&s->layers, config->layers, "layers", err));
     e->done = 0;
-    e->total = count_swaps(work->out) * e->windows;
+    e->total = count_swaps(s) * e->windows;
     embed(s);
     for (size_t i = 0; i < config->layers; i++) {
         SQF_TRY(swap_layer(s, i, err));
@@ -198,20 +216,29 @@ static sqf_status run_swaps(swaps *s, sqf_error *err)
     return SQF_OK;
 }
 
-/* A rotated stream or rotated values have no common frame with the original: what sits between them cannot be put back
- * one input at a time. */
-static sqf_status note_rotation(sqf_diagnose_work *work, bool *rotated, sqf_error *err)
+/* What rotations leave undone. *possible = false: the stream's rotation was not found. */
+static sqf_status follow_rotation(swaps *s, bool *possible, sqf_error *err)
 {
+    sqf_diagnose_work *work = s->work;
     const sqf_rotation_spec rotation = sqf_module_schemes_rotation(work->quantized->checkpoint.schemes);
+    const bool residual = strcmp(rotation.residual, "off") != 0;
     sqf_finding *finding;
-    *rotated = strcmp(rotation.residual, "off") != 0 || strcmp(rotation.values, "off") != 0;
-    if (!*rotated) {
+    *possible = true;
+    s->values = strcmp(rotation.values, "off") != 0;
+    if (residual) {
+        SQF_TRY(sqf_basis_between(work->original, work->quantized, &s->basis, err));
+        *possible = s->basis != NULL;
+    }
+    if (!residual && !s->values) {
         return SQF_OK;
     }
     SQF_TRY(sqf_diagnose_add(work, "not-attributed", SQF_SEVERITY_NOTE, 0, &finding, err));
-    snprintf(finding->text, sizeof finding->text,
-             "residual stream (%.40s) or values (%.40s) are rotated: layers were not swapped one at a time",
-             rotation.residual, rotation.values);
+    snprintf(finding->text, sizeof finding->text, "rotated (residual stream %.20s, values %.20s): %s",
+             rotation.residual, rotation.values,
+             !*possible  ? "the rotation was not found in the embeddings, layers were not swapped"
+             : !residual ? "o counts with qkv"
+             : s->values ? "o counts with qkv, nothing was put alone into the original"
+                         : "nothing was put alone into the original");
     return SQF_OK;
 }
 
@@ -219,16 +246,16 @@ sqf_status sqf_diagnose_attribute(sqf_diagnose_work *work, sqf_error *err)
 {
     const sqf_attribute when = work->options->attribute;
     const bool lost = work->out->eval.ratio - 1 > work->options->loss;
-    bool rotated;
+    bool possible;
     if (when == SQF_ATTRIBUTE_NEVER || (when == SQF_ATTRIBUTE_AUTO && !lost)) {
         return SQF_OK;
     }
-    SQF_TRY(note_rotation(work, &rotated, err));
-    if (rotated) {
-        return SQF_OK;
-    }
     swaps s = {.work = work};
-    const sqf_status status = run_swaps(&s, err);
+    sqf_status status = follow_rotation(&s, &possible, err);
+    if (status == SQF_OK && possible) {
+        status = run_swaps(&s, err);
+    }
+    free(s.basis);
     free(s.original);
     free(s.quantized);
     free(s.layers);

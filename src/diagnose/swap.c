@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "kernels/rotation.h"
+#include "ptq/rotation/fold.h"
 
 static const sqf_act_spec float_activations = {.low = SQF_TYPE_FP32, .bank = 1, .clip = 1.0f};
 
@@ -16,6 +17,7 @@ typedef struct maker {
     const sqf_model *original, *quantized;
     const sqf_layer *from, *into; /* the original's and the quantized model's layer */
     size_t index;
+    const float *basis; /* of the stream, or NULL */
     sqf_float_layer *out;
 } maker;
 
@@ -35,23 +37,41 @@ static sqf_status load_weights(maker *m, sqf_linear_kind kind, sqf_error *err)
     return sqf_checkpoint_floats(&m->original->checkpoint, name, rows, columns, &m->out->weights[kind], err);
 }
 
-/* Columns of the modules that read a norm take over what the norm lost. */
-static void follow_norm(maker *m, sqf_input_kind input)
+/* Columns of the modules that read a norm: W diag(gain before) (basis) / (gain after). */
+static sqf_status follow_norm(maker *m, sqf_input_kind input, sqf_error *err)
 {
     const float *before = input == SQF_INPUT_QKV ? m->from->attention_norm : m->from->mlp_norm;
     const float *after = input == SQF_INPUT_QKV ? m->into->attention_norm : m->into->mlp_norm;
     for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
         char name[SQF_MODULE_NAME];
         size_t rows, columns;
+        float *weights = m->out->weights[kind];
         if (sqf_linear_input((sqf_linear_kind)kind) != input) {
             continue;
         }
         module_shape(m, (sqf_linear_kind)kind, name, &rows, &columns);
+        if (m->basis) {
+            SQF_TRY(sqf_fold_columns(m->context, weights, rows, columns, before, m->basis, err));
+        }
         for (size_t i = 0; i < rows * columns; i++) {
             const size_t k = i % columns;
-            m->out->weights[kind][i] *= after[k] != 0.0f ? before[k] / after[k] : 1.0f;
+            weights[i] *= after[k] != 0.0f ? (m->basis ? 1.0f : before[k]) / after[k] : 1.0f;
         }
     }
+    return SQF_OK;
+}
+
+/* Rows of the modules that write the stream. */
+static sqf_status follow_stream(maker *m, sqf_error *err)
+{
+    static const sqf_linear_kind writers[] = {SQF_LINEAR_O, SQF_LINEAR_DOWN};
+    for (size_t i = 0; m->basis && i < 2; i++) {
+        char name[SQF_MODULE_NAME];
+        size_t rows, columns;
+        module_shape(m, writers[i], name, &rows, &columns);
+        SQF_TRY(sqf_fold_rows(m->context, &m->out->weights[writers[i]], rows, columns, NULL, m->basis, err));
+    }
+    return SQF_OK;
 }
 
 /* s with b = s * a up to noise that has nothing to do with a: (a . b) / (a . a). */
@@ -171,21 +191,34 @@ static sqf_status follow_order(maker *m, sqf_error *err)
     return order_columns(m->out->weights[SQF_LINEAR_DOWN], order, config->hidden, config->intermediate, err);
 }
 
-/* The quantized model's bias of a module in the order of its outputs; NULL if it has none. */
-static sqf_status load_bias(const sqf_model *quantized, size_t index, sqf_linear_kind kind, float **out, sqf_error *err)
+/* A model's bias of a module in the order `order` (NULL = its own); NULL if it has none. */
+static sqf_status load_bias(const sqf_model *model, size_t index, sqf_linear_kind kind, const int32_t *order,
+                            float **out, sqf_error *err)
 {
     char module[SQF_MODULE_NAME], name[SQF_MODULE_NAME];
     size_t rows, columns;
     *out = NULL;
-    if (!sqf_linear_has_bias(&quantized->checkpoint.config, kind)) {
+    if (!sqf_linear_has_bias(&model->checkpoint.config, kind)) {
         return SQF_OK;
     }
     sqf_linear_name(index, kind, module);
-    sqf_linear_shape(&quantized->checkpoint.config, kind, &rows, &columns);
+    sqf_linear_shape(&model->checkpoint.config, kind, &rows, &columns);
     sqf_tensor_name(module, "bias", name);
-    SQF_TRY(sqf_checkpoint_floats(&quantized->checkpoint, name, rows, 0, out, err));
-    const int32_t *order = quantized->layers[index].down_order;
-    return order && sqf_linear_input(kind) == SQF_INPUT_GATE_UP ? order_rows(out, order, rows, 1, err) : SQF_OK;
+    SQF_TRY(sqf_checkpoint_floats(&model->checkpoint, name, rows, 0, out, err));
+    return order ? order_rows(out, order, rows, 1, err) : SQF_OK;
+}
+
+/* The order in which a module delivers its outputs where down_proj's was folded into it. */
+static const int32_t *output_order(const sqf_layer *layer, sqf_linear_kind kind)
+{
+    return sqf_linear_input(kind) == SQF_INPUT_GATE_UP ? layer->down_order : NULL;
+}
+
+/* v in float is not rotated (o goes with it), so its bias must not be either. */
+static bool original_bias(const maker *m, sqf_linear_kind kind)
+{
+    const sqf_rotation_spec rotation = sqf_module_schemes_rotation(m->quantized->checkpoint.schemes);
+    return kind == SQF_LINEAR_V && strcmp(rotation.values, "off") != 0;
 }
 
 static sqf_status make_linear(maker *m, sqf_linear_kind kind, sqf_error *err)
@@ -195,7 +228,8 @@ static sqf_status make_linear(maker *m, sqf_linear_kind kind, sqf_error *err)
     sqf_linear_params params = {
         .name = name, .dense = m->out->weights[kind], .dense_type = SQF_TYPE_FP32, .activations = float_activations};
     module_shape(m, kind, name, &params.rows, &params.columns);
-    sqf_status status = load_bias(m->quantized, m->index, kind, &bias, err);
+    sqf_status status = load_bias(original_bias(m, kind) ? m->original : m->quantized, m->index, kind,
+                                  output_order(m->into, kind), &bias, err);
     if (status == SQF_OK) {
         params.bias = bias;
         status = sqf_linear_create(m->context, &params, &m->out->linear[kind], err);
@@ -209,8 +243,9 @@ static sqf_status make_layer(maker *m, const bool smoothed[SQF_INPUT_COUNT], sqf
     for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
         SQF_TRY(load_weights(m, (sqf_linear_kind)kind, err));
     }
-    follow_norm(m, SQF_INPUT_QKV);
-    follow_norm(m, SQF_INPUT_GATE_UP);
+    SQF_TRY(follow_norm(m, SQF_INPUT_QKV, err));
+    SQF_TRY(follow_norm(m, SQF_INPUT_GATE_UP, err));
+    SQF_TRY(follow_stream(m, err));
     if (smoothed[SQF_INPUT_O]) {
         SQF_TRY(follow_producer(m, SQF_LINEAR_V, SQF_LINEAR_O, err));
     }
@@ -225,8 +260,8 @@ static sqf_status make_layer(maker *m, const bool smoothed[SQF_INPUT_COUNT], sqf
 }
 
 sqf_status sqf_float_layer_create(sqf_context *context, const sqf_model *original, const sqf_model *quantized,
-                                  size_t index, const bool smoothed[SQF_INPUT_COUNT], sqf_float_layer *out,
-                                  sqf_error *err)
+                                  size_t index, const bool smoothed[SQF_INPUT_COUNT], const float *basis,
+                                  sqf_float_layer *out, sqf_error *err)
 {
     maker m = {.context = context,
                .original = original,
@@ -234,6 +269,7 @@ sqf_status sqf_float_layer_create(sqf_context *context, const sqf_model *origina
                .from = &original->layers[index],
                .into = &quantized->layers[index],
                .index = index,
+               .basis = basis,
                .out = out};
     *out = (sqf_float_layer){0};
     return make_layer(&m, smoothed, err);
@@ -251,7 +287,7 @@ void sqf_float_layer_clear(sqf_float_layer *layer)
 sqf_status sqf_weights_alone_create(sqf_context *context, const sqf_model *quantized, size_t index,
                                     sqf_linear_kind kind, sqf_linear **out, sqf_error *err)
 {
-    const int32_t *order = quantized->layers[index].down_order;
+    const sqf_layer *layer = &quantized->layers[index];
     char name[SQF_MODULE_NAME];
     sqf_stored_linear stored;
     float *bias = NULL;
@@ -262,13 +298,13 @@ sqf_status sqf_weights_alone_create(sqf_context *context, const sqf_model *quant
     sqf_status status = sqf_checkpoint_linear(&quantized->checkpoint, quantized->context, name, params.rows,
                                               params.columns, &stored, err);
     if (status == SQF_OK) {
-        status = load_bias(quantized, index, kind, &bias, err);
+        status = load_bias(quantized, index, kind, output_order(layer, kind), &bias, err);
     }
     if (status == SQF_OK) {
         params.matrix = &stored.matrix;
         params.bias = bias;
-        params.row_order = order && sqf_linear_input(kind) == SQF_INPUT_GATE_UP ? order : NULL;
-        params.input_in_stored_order = order && kind == SQF_LINEAR_DOWN;
+        params.row_order = output_order(layer, kind);
+        params.input_in_stored_order = layer->down_order && kind == SQF_LINEAR_DOWN;
         status = sqf_linear_create(context, &params, out, err);
     }
     sqf_stored_linear_clear(&stored);
