@@ -79,7 +79,7 @@ typedef struct sqf_module_recipe {
     sqf_compensate compensate;
     sqf_clip clip;
     sqf_prune prune;
-    float smooth;                  /**< alpha in 0..1, or one of the three values below */
+    float smooth;                  /**< alpha in 0..1, or one of the four values below */
     double damping;                /**< fraction of mean(diag H) */
     sqf_search act_clip;           /**< clipping ratios of the activations, where the scheme says none */
     sqf_search quota;              /**< high channels dealt out over the inputs of a layer, at equal cost */
@@ -96,6 +96,9 @@ typedef struct sqf_module_recipe {
 #define SQF_SMOOTH_OFF  (-1.0f)
 #define SQF_SMOOTH_AUTO (-2.0f)
 #define SQF_SMOOTH_AWQ  2.0f
+/** SmoothQuant's alpha of each input among 0.2, 0.3 .. 0.9: that of the least output error of rounded weights and
+ *  activations on calibration tokens. */
+#define SQF_SMOOTH_SEARCH 3.0f
 
 /** The defaults of docs/format.md section 10 for a scheme: obs, best, gptq, absmax, sparsegpt, automatic smoothing,
  *  damping 0.01. */

@@ -206,26 +206,6 @@ static sqf_status run_original(measurement *m, sqf_error *err)
 
 /* ---- one candidate in one place ---- */
 
-static sqf_status copy_statistics(const sqf_statistics *from, sqf_statistics *to, sqf_error *err)
-{
-    const size_t n = from->channels;
-    if (n == 0) {
-        return SQF_OK; /* nothing of the layer is quantized */
-    }
-    SQF_TRY(sqf_statistics_create(n, from->hessian != NULL, to, err));
-    to->tokens = from->tokens;
-    if (from->hessian) {
-        memcpy(to->hessian, from->hessian, n * n * sizeof *to->hessian);
-    }
-    memcpy(to->max_abs, from->max_abs, n * sizeof *to->max_abs);
-    memcpy(to->lowest, from->lowest, n * sizeof *to->lowest);
-    memcpy(to->largest, from->largest, n * sizeof *to->largest);
-    memcpy(to->sum_abs, from->sum_abs, n * sizeof *to->sum_abs);
-    memcpy(to->sum, from->sum, n * sizeof *to->sum);
-    memcpy(to->sum_square, from->sum_square, n * sizeof *to->sum_square);
-    return sqf_statistics_copy_sample(from, to, err);
-}
-
 /* The layer as the pipeline would have it just before quantizing, under a candidate's plan. */
 static sqf_status prepare_copy(sqf_pipeline *pipeline, const sqf_layer_work *work, sqf_layer_work *copy, sqf_error *err)
 {
@@ -236,7 +216,9 @@ static sqf_status prepare_copy(sqf_pipeline *pipeline, const sqf_layer_work *wor
         SQF_TRY(sqf_layer_work_keep_reference(pipeline, copy, err));
     }
     for (int input = 0; input < SQF_INPUT_COUNT; input++) {
-        SQF_TRY(copy_statistics(&work->statistics[input], &copy->statistics[input], err));
+        if (work->statistics[input].channels > 0) { /* else nothing of the layer is quantized */
+            SQF_TRY(sqf_statistics_copy(&work->statistics[input], &copy->statistics[input], err));
+        }
     }
     SQF_TRY(sqf_layer_work_smooth(pipeline, copy, err));
     return sqf_layer_work_linears(pipeline, copy, err); /* of the smoothed weights */

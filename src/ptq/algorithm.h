@@ -30,8 +30,8 @@ void sqf_statistics_clear(sqf_statistics *statistics);
 /* Before the first token: keep `room` of the `span` tokens to come, evenly spaced, or all if there are fewer. They take
  * room * K floats and are smoothed with the rest. */
 sqf_status sqf_statistics_keep(sqf_statistics *statistics, size_t room, uint64_t span, sqf_error *err);
-/* The kept tokens of `from` for a copy of its statistics that has none. */
-sqf_status sqf_statistics_copy_sample(const sqf_statistics *from, sqf_statistics *to, sqf_error *err);
+/* A copy, created. */
+sqf_status sqf_statistics_copy(const sqf_statistics *from, sqf_statistics *to, sqf_error *err);
 /* x [tokens, K]. BLAS on fixed tiles, tiles in parallel. */
 sqf_status sqf_statistics_add(sqf_context *context, sqf_statistics *statistics, const float *x, size_t tokens,
                               sqf_error *err);

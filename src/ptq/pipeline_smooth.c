@@ -2,6 +2,8 @@
  * the division is folded into what produces the input, so that nothing is paid at run time. docs/format.md section 4 */
 #include <string.h>
 
+#include "ptq/mask/alpha.h"
+#include "ptq/mask/layer.h"
 #include "ptq/pipeline.h"
 #include "ptq/smooth/awq.h"
 
@@ -83,6 +85,17 @@ static sqf_status find_factors(sqf_pipeline *pipeline, sqf_layer_work *work, sqf
         const awq_search search = {&work->statistics[input], weights, rows, recipes, count};
         return awq_factors(pipeline->context, &search, input == SQF_INPUT_O ? share_o_factors : NULL, config,
                            work->factors[input], &work->alpha[input], err);
+    }
+    if (work->alpha[input] == SQF_SMOOTH_SEARCH) { /* every reader is quantized, or the input would not be smoothed */
+        const sqf_alpha_search search = {.statistics = &work->statistics[input],
+                                         .weights = weights,
+                                         .rows = rows,
+                                         .recipes = recipes,
+                                         .count = count,
+                                         .clip = sqf_clip_wanted(recipes[0]),
+                                         .share = input == SQF_INPUT_O ? share_o_factors : NULL,
+                                         .user = config};
+        return sqf_alpha_find(pipeline->context, &search, work->factors[input], &work->alpha[input], err);
     }
     SQF_TRY(sqf_smooth_factors(&work->statistics[input], weights, rows, count, work->plan->alpha[input],
                                work->factors[input], err));

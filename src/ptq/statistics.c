@@ -81,15 +81,36 @@ sqf_status sqf_statistics_keep(sqf_statistics *statistics, size_t room, uint64_t
     return SQF_ALLOC(&statistics->sample, floats, "a sample of calibration tokens", err);
 }
 
-sqf_status sqf_statistics_copy_sample(const sqf_statistics *from, sqf_statistics *to, sqf_error *err)
+static sqf_status copy_arrays(const sqf_statistics *from, sqf_statistics *to, sqf_error *err)
 {
+    const size_t n = from->channels;
+    to->tokens = from->tokens;
+    if (from->hessian) {
+        memcpy(to->hessian, from->hessian, n * n * sizeof *to->hessian);
+    }
+    memcpy(to->max_abs, from->max_abs, n * sizeof *to->max_abs);
+    memcpy(to->lowest, from->lowest, n * sizeof *to->lowest);
+    memcpy(to->largest, from->largest, n * sizeof *to->largest);
+    memcpy(to->sum_abs, from->sum_abs, n * sizeof *to->sum_abs);
+    memcpy(to->sum, from->sum, n * sizeof *to->sum);
+    memcpy(to->sum_square, from->sum_square, n * sizeof *to->sum_square);
     if (!from->sample) {
         return SQF_OK;
     }
     SQF_TRY(sqf_statistics_keep(to, from->sample_room, from->sample_span, err));
     to->sample_tokens = from->sample_tokens;
-    memcpy(to->sample, from->sample, from->sample_tokens * from->channels * sizeof *to->sample);
+    memcpy(to->sample, from->sample, from->sample_tokens * n * sizeof *to->sample);
     return SQF_OK;
+}
+
+sqf_status sqf_statistics_copy(const sqf_statistics *from, sqf_statistics *to, sqf_error *err)
+{
+    SQF_TRY(sqf_statistics_create(from->channels, from->hessian != NULL, to, err));
+    const sqf_status status = copy_arrays(from, to, err);
+    if (status != SQF_OK) {
+        sqf_statistics_clear(to);
+    }
+    return status;
 }
 
 /* Token i of the span is kept where i * room / span steps to the next whole number. */

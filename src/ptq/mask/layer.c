@@ -10,8 +10,7 @@ bool sqf_search_wanted(sqf_search search, const sqf_module_recipe *recipe)
     return search == SQF_SEARCH_ON || (search == SQF_SEARCH_AUTO && best);
 }
 
-/* A ratio that the scheme says stays. */
-static bool searches_clip(const sqf_module_recipe *recipe)
+bool sqf_clip_wanted(const sqf_module_recipe *recipe)
 {
     const sqf_act_spec *act = &recipe->scheme.activations;
     return !sqf_act_spec_is_float(act) && act->clip == 1.0f && act->high_clip == 0.0f &&
@@ -47,7 +46,7 @@ void sqf_mask_readers_find(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_inp
                                   .count = out->count,
                                   .weight_group = recipe->scheme.weights.group};
     out->wishes = (sqf_mask_wishes){
-        .score = recipe->mask, .search_clip = searches_clip(recipe), .seed = mask_seed(pipeline, work->index, input)};
+        .score = recipe->mask, .search_clip = sqf_clip_wanted(recipe), .seed = mask_seed(pipeline, work->index, input)};
 }
 
 sqf_status sqf_layer_work_mask(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_input_kind input, int32_t **order,
@@ -86,7 +85,8 @@ sqf_status sqf_layer_work_keep_sample(sqf_pipeline *pipeline, sqf_layer_work *wo
     const sqf_module_recipe *recipe = &work->plan->module[readers.member[0]].recipe;
     const sqf_act_spec *act = &recipe->scheme.activations;
     const bool masked = sqf_act_spec_is_split(act) && act->mask == SQF_MASK_STATIC;
-    if (!pipeline->measuring && !readers.wishes.search_clip &&
+    const bool smooth = work->plan->alpha[input] == SQF_SMOOTH_SEARCH;
+    if (!pipeline->measuring && !smooth && !readers.wishes.search_clip &&
         !(masked && (recipe->mask == SQF_MASK_SCORE_BEST || sqf_search_wanted(recipe->quota, recipe)))) {
         return SQF_OK;
     }

@@ -21,6 +21,9 @@ void sqf_mask_readers_find(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_inp
 /* Whether something is searched under a recipe: said, or by default with the mask `best`. */
 bool sqf_search_wanted(sqf_search search, const sqf_module_recipe *recipe);
 
+/* Whether clipping ratios will be searched; one that the scheme says stays. */
+bool sqf_clip_wanted(const sqf_module_recipe *recipe);
+
 /* Before the first module of a layer is quantized, its statistics and weights smoothed: the high channels of the
  * layer's inputs become what saves most at the cost of the scheme. Changes the plan of the layer. */
 sqf_status sqf_layer_work_allot(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_error *err);

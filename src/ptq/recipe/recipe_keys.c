@@ -341,6 +341,8 @@ static sqf_status set_smooth(const sqf_recipe_key *key, sqf_module_recipe *recip
         recipe->smooth = SQF_SMOOTH_AUTO;
     } else if (strcasecmp(value, "awq") == 0) {
         recipe->smooth = SQF_SMOOTH_AWQ;
+    } else if (strcasecmp(value, "search") == 0) {
+        recipe->smooth = SQF_SMOOTH_SEARCH;
     } else if (parse_real(value, 0.0, 1.0, &alpha)) {
         recipe->smooth = (float)alpha;
     } else {
@@ -351,8 +353,8 @@ static sqf_status set_smooth(const sqf_recipe_key *key, sqf_module_recipe *recip
 
 static void print_smooth(const sqf_module_recipe *recipe, char text[SQF_RECIPE_VALUE])
 {
-    if (recipe->smooth == SQF_SMOOTH_AWQ) {
-        snprintf(text, SQF_RECIPE_VALUE, "awq");
+    if (recipe->smooth == SQF_SMOOTH_AWQ || recipe->smooth == SQF_SMOOTH_SEARCH) {
+        snprintf(text, SQF_RECIPE_VALUE, "%s", recipe->smooth == SQF_SMOOTH_AWQ ? "awq" : "search");
     } else if (recipe->smooth >= 0.0f) {
         print_real(recipe->smooth, text);
     } else {
@@ -476,9 +478,11 @@ static const sqf_recipe_key keys[KEY_COUNT] = {
     [KEY_CLIP] = {"clip", "absmax or mse", "absmax",
                   "weight scales by the largest magnitude, or searched for the least error"},
     [KEY_PRUNE] = {"prune", "sparsegpt, wanda or magnitude", "sparsegpt", "which weights N:M pruning keeps"},
-    [KEY_SMOOTH] = {"smooth", "auto, off, awq or a number from 0 to 1", "auto",
-                    "SmoothQuant's alpha; auto is 0.5 below 8-bit weights and before quantized activations; awq: AWQ's "
-                    "factors, searched for the least error of rounded weights"},
+    [KEY_SMOOTH] =
+        {"smooth", "auto, off, awq, search or a number from 0 to 1", "auto",
+         "SmoothQuant's alpha; auto is 0.5 below 8-bit weights and before quantized activations; awq: AWQ's "
+         "factors, searched for the least error of rounded weights; search: the alpha of each input with the least "
+         "output error of rounded weights and activations"},
     [KEY_DAMPING] = {"damping", "a number from 0 to 1e6", "0.01",
                      "added to the Hessian's diagonal, as a part of the diagonal's mean"},
     [KEY_ROTATE] = {"rotate", "off, hadamard, random, pca or learned", "off",
