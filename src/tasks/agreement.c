@@ -186,42 +186,58 @@ static sqf_status compare_prompts(comparison *c, const uint32_t *ids, size_t cou
     return SQF_OK;
 }
 
-static void figures_of(const double *mean, sqf_agreement *out)
+/* Figures that have an error; from FIGURE_EQUAL on one a length. */
+enum { FIGURE_FIRST, FIGURE_RATE, FIGURE_DIFFERENCE, FIGURE_EQUAL, FIGURES = FIGURE_EQUAL + SQF_AGREEMENT_LENGTHS };
+
+static void figures_of(const double *mean, double *out)
 {
-    out->first_divergence = mean[COLUMN_FIRST];
-    out->divergence_rate = mean[COLUMN_DIVERGED] / mean[COLUMN_AT_RISK];
-    out->model_nll = mean[COLUMN_MODEL_NLL];
-    out->reference_nll = mean[COLUMN_REFERENCE_NLL];
-    out->nll_difference = out->model_nll - out->reference_nll;
-    out->teacher_top = mean[COLUMN_TEACHER];
-    memcpy(out->equal, mean + COLUMN_EQUAL, sizeof out->equal);
+    out[FIGURE_FIRST] = mean[COLUMN_FIRST];
+    out[FIGURE_RATE] = mean[COLUMN_DIVERGED] / mean[COLUMN_AT_RISK];
+    out[FIGURE_DIFFERENCE] = mean[COLUMN_MODEL_NLL] - mean[COLUMN_REFERENCE_NLL];
+    memcpy(out + FIGURE_EQUAL, mean + COLUMN_EQUAL, SQF_AGREEMENT_LENGTHS * sizeof *out);
+}
+
+/* mean [COLUMNS] over all prompts; errors [FIGURES]. */
+static void fill_result(const comparison *c, const double *mean, const double *errors, sqf_agreement *result)
+{
+    double figures[FIGURES];
+    figures_of(mean, figures);
+    *result = (sqf_agreement){.prompts = c->prompts,
+                              .first_divergence = figures[FIGURE_FIRST],
+                              .first_divergence_error = errors[FIGURE_FIRST],
+                              .divergence_rate = figures[FIGURE_RATE],
+                              .divergence_rate_error = errors[FIGURE_RATE],
+                              .model_nll = mean[COLUMN_MODEL_NLL],
+                              .reference_nll = mean[COLUMN_REFERENCE_NLL],
+                              .nll_difference = figures[FIGURE_DIFFERENCE],
+                              .nll_difference_error = errors[FIGURE_DIFFERENCE],
+                              .teacher_top = mean[COLUMN_TEACHER]};
+    for (size_t i = 0; i < SQF_AGREEMENT_LENGTHS && length_at(c->options, i) > 0; i++) {
+        result->length[i] = length_at(c->options, i);
+        result->equal[i] = figures[FIGURE_EQUAL + i];
+        result->equal_error[i] = errors[FIGURE_EQUAL + i];
+        result->lengths++;
+    }
 }
 
 /* The same figures of each resample; their deviations are the errors. */
 static sqf_status summarize(const comparison *c, sqf_agreement *result, sqf_error *err)
 {
     const size_t resamples = c->options->resamples;
-    double mean[COLUMNS] = {0}, *means;
-    sqf_agreement *figures;
+    double mean[COLUMNS] = {0}, errors[FIGURES], *means, *figures;
     for (size_t i = 0; i < c->prompts * COLUMNS; i++) {
         mean[i % COLUMNS] += c->values[i] / (double)c->prompts;
     }
     SQF_TRY(sqf_bootstrap_means(c->values, c->prompts, COLUMNS, resamples, c->options->seed, &means, err));
-    const sqf_status status = SQF_ALLOC(&figures, resamples, "bootstrap", err);
+    const sqf_status status = SQF_ALLOC(&figures, resamples * FIGURES, "bootstrap", err);
     if (status == SQF_OK) {
         for (size_t r = 0; r < resamples; r++) {
-            figures_of(means + r * COLUMNS, &figures[r]);
+            figures_of(means + r * COLUMNS, figures + r * FIGURES);
         }
-        const size_t stride = sizeof *figures / sizeof(double);
-        *result = (sqf_agreement){.prompts = c->prompts};
-        figures_of(mean, result);
-        result->first_divergence_error = sqf_deviation(&figures->first_divergence, resamples, stride);
-        result->divergence_rate_error = sqf_deviation(&figures->divergence_rate, resamples, stride);
-        result->nll_difference_error = sqf_deviation(&figures->nll_difference, resamples, stride);
-        for (size_t i = 0; i < SQF_AGREEMENT_LENGTHS && length_at(c->options, i) > 0; i++) {
-            result->length[result->lengths++] = length_at(c->options, i);
-            result->equal_error[i] = sqf_deviation(&figures->equal[i], resamples, stride);
+        for (size_t f = 0; f < FIGURES; f++) {
+            errors[f] = sqf_deviation(figures + f, resamples, FIGURES);
         }
+        fill_result(c, mean, errors, result);
     }
     free(figures);
     free(means);
