@@ -47,6 +47,7 @@ expect_error 2 "--ignore re:(: *" "$sqf" quantize m -o out --scheme w4a8 --calib
 
 expect 0 "scheme*W4A(SQ6)*w4a-sq6*" "" "$sqf" schemes
 expect 0 "*W(SQ5)A8*w-sq5-a8*low=*" "" "$sqf" schemes w-sq5-a8
+expect 0 "scheme*MXFP4*NVFP4*w-mxfp4-a-mxfp8*" "" "$sqf" schemes --rivals
 expect 0 "*" "" "$sqf" schemes --json
 expect_members schemes
 expect_error 1 "*w99*" "$sqf" schemes w99
