@@ -178,10 +178,14 @@ static sqf_status follow_order(maker *m, sqf_error *err)
 {
     const sqf_config *config = &m->original->checkpoint.config;
     const int32_t *order = m->into->down_order;
-    if (m->into->down_rotation.factor > 0) {
-        /* y = W x = (W Q) (Q^T x): rows of W turn as activations do */
-        SQF_TRY(sqf_rotation_apply(m->context, &m->into->down_rotation, m->out->weights[SQF_LINEAR_DOWN],
-                                   config->hidden, err));
+    const sqf_rotation *rotation = &m->into->down_rotation;
+    if (rotation->factor > 0) {
+        /* y = W x = (W Q) (Q^T x): rows of W turn as activations do, whose rotation makes them sqrt(block) longer */
+        float *weights = m->out->weights[SQF_LINEAR_DOWN];
+        SQF_TRY(sqf_rotation_apply(m->context, rotation, weights, config->hidden, err));
+        for (size_t i = 0; i < config->hidden * config->intermediate; i++) {
+            weights[i] /= (float)rotation->block;
+        }
     }
     if (!order) {
         return SQF_OK;
