@@ -3,7 +3,7 @@
 
 #include "format/partition.h"
 #include "format/reference.h"
-#include "ptq/mask/mask.h"
+#include "ptq/mask/alpha.h"
 #include "small.h"
 
 /* An input with its sample, and the matrices that read it. */
@@ -331,6 +331,54 @@ static void test_a_searched_ratio_is_never_worse_than_none(void **state)
     assert_true(clipped >= 4);
 }
 
+/* ---- smoothing ---- */
+
+/* Channels of 20 times the size of the others: where the activations are coarse their range must go into the weights,
+ * where the weights are coarse it must not. */
+static void test_a_searched_alpha_spares_the_coarser_operand(void **state)
+{
+    (void)state;
+    enum { N = 64, TOKENS = 200, ROWS = 48 };
+    static const struct {
+        const char *scheme;
+        float least, most;
+    } cases[] = {{"W8A4", 0.7f, 0.9f}, {"W3A8", 0.2f, 0.4f}};
+    sqf_random random = {.state = test_seed("alpha", 31)};
+    for (size_t i = 0; i < 2; i++) {
+        sqf_error err = {0};
+        float alpha, factors[N], expected[N];
+        float *x = make_floats(TOKENS * N), *w = make_floats(ROWS * N);
+        for (size_t j = 0; j < TOKENS * N; j++) {
+            x[j] = random_normal(&random) * (j % N % 16 == 5 ? 20.0f : 1.0f);
+        }
+        for (size_t j = 0; j < ROWS * N; j++) {
+            w[j] = random_normal(&random);
+        }
+        sqf_context *context = make_context(2);
+        sqf_statistics statistics;
+        sqf_scheme scheme;
+        assert_ok(sqf_scheme_parse(cases[i].scheme, &scheme, &err), &err);
+        const sqf_module_recipe recipe = sqf_module_recipe_default(&scheme), *recipes[] = {&recipe};
+        const float *weights[] = {w};
+        const size_t rows[] = {ROWS};
+        assert_ok(sqf_statistics_create(N, true, &statistics, &err), &err);
+        assert_ok(sqf_statistics_keep(&statistics, TOKENS, TOKENS, &err), &err);
+        assert_ok(sqf_statistics_add(context, &statistics, x, TOKENS, &err), &err);
+        sqf_statistics_finish(context, &statistics);
+        const sqf_alpha_search search = {
+            .statistics = &statistics, .weights = weights, .rows = rows, .recipes = recipes, .count = 1};
+        assert_ok(sqf_alpha_find(context, &search, factors, &alpha, &err), &err);
+        print_message("%s: alpha %g\n", cases[i].scheme, (double)alpha);
+        assert_true(alpha >= cases[i].least - 0.01f && alpha <= cases[i].most + 0.01f);
+        assert_ok(sqf_smooth_factors(&statistics, weights, rows, 1, alpha, expected, &err), &err);
+        assert_memory_equal(factors, expected, sizeof factors);
+        sqf_statistics_clear(&statistics);
+        sqf_context_destroy(context);
+        free(x);
+        free(w);
+    }
+}
+
 /* ---- quotas ---- */
 
 static double total_error(const sqf_quota_curve *curve, size_t count)
@@ -423,6 +471,26 @@ static void test_a_model_with_allotted_quotas_costs_what_its_scheme_says(void **
     }
 }
 
+static void test_every_search_runs_in_the_pipeline(void **state)
+{
+    (void)state;
+    static const char *const recipes[] = {
+        "scheme: W4A4\nact_clip: search\nsmooth: search",
+        "scheme: W4A(SQ5)\nsmooth: search\nact_zero_point: point",
+        "scheme: W4A(SQ6)\nmask: paper\nact_clip: search\nquota: allotted\nact_scale: group\nact_group: 32",
+        "scheme: W(SQ6)A(SQ5)\nmask_mode: dynamic\nact_clip: search",
+        "scheme: W4A(SQ5)\nact_scale: static\nact_clip: search",
+        "scheme: W4A(SQ5)\noverrides:\n  - {match: '.*down_proj', quota: equal}\nignore: ['re:.*o_proj']",
+    };
+    small s;
+    small_llama(&s);
+    for (size_t i = 0; i < sizeof recipes / sizeof *recipes; i++) {
+        small_must_quantize(&s, recipes[i]);
+        assert_true(small_error(&s) < 1.6);
+    }
+    small_remove(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -433,8 +501,10 @@ int main(void)
         cmocka_unit_test(test_exchanges_lower_the_error_and_say_what_it_is),
         cmocka_unit_test(test_choices_do_not_depend_on_the_number_of_threads),
         cmocka_unit_test(test_a_searched_ratio_is_never_worse_than_none),
+        cmocka_unit_test(test_a_searched_alpha_spares_the_coarser_operand),
         cmocka_unit_test(test_quotas_keep_the_budget_and_beat_equal_ones),
         cmocka_unit_test(test_a_model_with_allotted_quotas_costs_what_its_scheme_says),
+        cmocka_unit_test(test_every_search_runs_in_the_pipeline),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
