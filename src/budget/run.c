@@ -15,7 +15,8 @@
 #define STEP 1.03
 
 static const char default_candidates[] =
-    "w4a4|w4a-sq4.5|w4a-sq5|w4a-sq6|w4a8 mask=l2 clip=mse act_scale=token|group act_group=128";
+    "w4a4 clip=mse bank_weights=128|row, w4a4 clip=mse act_scale=group act_group=128|64, "
+    "w4a-sq4.5|w4a-sq5|w4a-sq6 quota=equal clip=mse act_scale=token|group act_group=128, w4a8 clip=mse, w8a8";
 
 const char *sqf_budget_default_candidates(void)
 {

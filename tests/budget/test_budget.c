@@ -122,6 +122,29 @@ static void test_slopes_stand_for_measurements(void **state)
     small_remove(&s);
 }
 
+/* The rest of the model must stand in the basis of the layer at work: else eight bits would lose all there is. */
+static void test_rotated_models_are_measured_in_their_basis(void **state)
+{
+    (void)state;
+    small s;
+    sqf_error err = {0};
+    sqf_budget *plain, *rotated;
+    sqf_budget_options wishes = wishes_default();
+    small_llama(&s);
+    wishes.candidates = "w8a8, w4a4";
+    wishes.cost = 100.0;
+    assert_ok(choose(&s, s.output, "scheme: w4a8", &wishes, &plain, &err), &err);
+    assert_ok(choose(&s, s.output, "scheme: w4a8\nrotate: random", &wishes, &rotated, &err), &err);
+    for (size_t i = 0; i < sqf_budget_count(rotated); i++) {
+        const sqf_budget_choice a = sqf_budget_at(plain, i), b = sqf_budget_at(rotated, i);
+        assert_string_equal(b.chosen.setting, "w8a8");
+        assert_true(b.chosen.loss < 0.1 * b.cheaper.loss && b.chosen.loss < 10.0 * a.chosen.loss);
+    }
+    sqf_budget_destroy(plain);
+    sqf_budget_destroy(rotated);
+    small_remove(&s);
+}
+
 static void test_ignored_modules_count_and_stay(void **state)
 {
     (void)state;
@@ -176,6 +199,7 @@ int main(void)
         cmocka_unit_test(test_a_target_of_speed_is_kept_exactly),
         cmocka_unit_test(test_the_recipe_and_the_measurements_repeat),
         cmocka_unit_test(test_slopes_stand_for_measurements),
+        cmocka_unit_test(test_rotated_models_are_measured_in_their_basis),
         cmocka_unit_test(test_ignored_modules_count_and_stay),
         cmocka_unit_test(test_what_cannot_be_done_is_refused_in_one_line),
     };
