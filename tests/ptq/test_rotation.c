@@ -110,8 +110,8 @@ static void learning_lowers_the_error_and_stays_orthogonal(void **state)
     sqf_learning learning[2];
     sqf_stream_sample sample = {.inputs = INPUTS, .tokens = TOKENS, .weight = weight};
     sample.statistics.channels = N;
-    sample.values = calloc(INPUTS * TOKENS * N, sizeof *sample.values);
-    for (size_t i = 0; i < INPUTS * TOKENS * N; i++) {
+    sample.values = calloc(SQF_STREAM_BATCHES * INPUTS * TOKENS * N, sizeof *sample.values);
+    for (size_t i = 0; i < SQF_STREAM_BATCHES * INPUTS * TOKENS * N; i++) {
         sample.values[i] = (float)((sqf_random_unit(&random) - 0.5) * (i % N < 3 ? 30.0 : 1.0));
     }
     for (unsigned i = 0; i < 2; i++) {

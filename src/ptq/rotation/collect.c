@@ -19,15 +19,15 @@ typedef struct collection {
     size_t window; /* at work */
 } collection;
 
-/* Tokens are taken at even distances over all windows. */
+/* Tokens are taken at even distances over all windows, and dealt out to the batches. */
 static void keep_tokens(const collection *c, size_t input, const float *x, size_t length, size_t hidden)
 {
-    const size_t all = length * c->pipeline->calibration.windows, kept = c->out->tokens;
-    float *to = c->out->values + input * kept * hidden;
+    const size_t all = length * c->pipeline->calibration.windows, kept = c->out->tokens * SQF_STREAM_BATCHES;
     for (size_t i = 0; i < kept; i++) {
-        const size_t token = i * all / kept;
+        const size_t token = i * all / kept, batch = i % SQF_STREAM_BATCHES, slot = i / SQF_STREAM_BATCHES;
+        float *to = c->out->values + ((batch * c->out->inputs + input) * c->out->tokens + slot) * hidden;
         if (token / length == c->window) {
-            memcpy(to + i * hidden, x + token % length * hidden, hidden * sizeof *to);
+            memcpy(to, x + token % length * hidden, hidden * sizeof *to);
         }
     }
 }
@@ -134,13 +134,15 @@ static sqf_status create_sample(const sqf_pipeline *pipeline, bool samples, sqf_
 {
     const size_t hidden = pipeline->checkpoint.config.hidden;
     const size_t all = pipeline->calibration.windows * pipeline->calibration.length;
+    const size_t share = sqf_ceil_div(all, SQF_STREAM_BATCHES);
     *out = (sqf_stream_sample){.inputs = 2 * pipeline->plan.layers,
-                               .tokens = all < SQF_STREAM_SAMPLES ? all : SQF_STREAM_SAMPLES};
+                               .tokens = share < SQF_STREAM_SAMPLES ? share : SQF_STREAM_SAMPLES};
     SQF_TRY(sqf_statistics_create(hidden, true, &out->statistics, err));
     if (!samples) {
         return SQF_OK;
     }
-    SQF_TRY(SQF_ALLOC(&out->values, out->inputs * out->tokens * hidden, "samples of the residual stream", err));
+    SQF_TRY(SQF_ALLOC(&out->values, SQF_STREAM_BATCHES * out->inputs * out->tokens * hidden,
+                      "samples of the residual stream", err));
     return SQF_ALLOC(&out->weight, out->inputs, "samples of the residual stream", err);
 }
 

@@ -10,7 +10,7 @@
 #include "ptq/rotation/basis.h"
 #include "ptq/rotation/orthogonal.h"
 
-enum { STEPS = 200, BLOCK = 64, SMOOTH_POWER = 12 };
+enum { STEPS = 200, JUDGED = 10, BLOCK = 64, SMOOTH_POWER = 12 }; /* judged every so many steps */
 #define STEP     0.02 /* angle of the first step, root of the mean square over planes times sqrt(n) */
 #define MOMENTUM 0.9
 
@@ -23,7 +23,8 @@ typedef struct range {
 typedef struct learner {
     const sqf_act_spec *act;
     const sqf_stream_sample *sample;
-    size_t n, tokens; /* tokens of all inputs together */
+    size_t n, tokens; /* tokens of all inputs together, in one batch */
+    size_t batch;     /* at work */
     int32_t *order;
     range *ranges;
     size_t range_count;
@@ -106,9 +107,10 @@ static void token_task(void *user, size_t task, unsigned thread)
     const learner *l = user;
     const size_t first = task * BLOCK, left = l->tokens - first, count = left < BLOCK ? left : BLOCK;
     float *turned = l->turned + first * l->n;
+    const float *values = l->sample->values + (l->batch * l->tokens + first) * l->n;
     (void)thread;
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)count, (int)l->n, (int)l->n, 1.0f,
-                l->sample->values + first * l->n, (int)l->n, l->basis, (int)l->n, 0.0f, turned, (int)l->n);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)count, (int)l->n, (int)l->n, 1.0f, values, (int)l->n,
+                l->basis, (int)l->n, 0.0f, turned, (int)l->n);
     for (size_t t = 0; t < count; t++) {
         const double weight = l->sample->weight[(first + t) / l->sample->tokens] / (double)l->tokens;
         double sum = 0.0;
@@ -126,13 +128,14 @@ static void gradient_task(void *user, size_t task, unsigned thread)
     const size_t first = task * BLOCK, left = l->n - first;
     (void)thread;
     cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)(left < BLOCK ? left : BLOCK), (int)l->n, (int)l->tokens,
-                1.0f, l->sample->values + first, (int)l->n, l->turned, (int)l->n, 0.0f, l->gradient + first * l->n,
-                (int)l->n);
+                1.0f, l->sample->values + l->batch * l->tokens * l->n + first, (int)l->n, l->turned, (int)l->n, 0.0f,
+                l->gradient + first * l->n, (int)l->n);
 }
 
-static double evaluate(sqf_context *context, learner *l, const double *basis)
+static double evaluate(sqf_context *context, learner *l, size_t batch, const double *basis)
 {
     double sum = 0.0;
+    l->batch = batch;
     for (size_t i = 0; i < l->n * l->n; i++) {
         l->basis[i] = (float)basis[i];
     }
@@ -175,13 +178,17 @@ static sqf_status take_step(sqf_context *context, learner *l, double *basis, dou
 
 static sqf_status learn(sqf_context *context, learner *l, double *basis, sqf_learning *learning, sqf_error *err)
 {
-    const size_t bytes = l->n * l->n * sizeof *basis;
-    learning->before = learning->after = evaluate(context, l, basis);
+    const size_t bytes = l->n * l->n * sizeof *basis, judge = SQF_STREAM_BATCHES - 1;
+    learning->before = learning->after = evaluate(context, l, judge, basis);
     memcpy(l->best, basis, bytes);
     for (unsigned i = 0; i < STEPS; i++) {
         const double angle = STEP * (1.0 - (double)i / STEPS);
+        evaluate(context, l, i % judge, basis);
         SQF_TRY(take_step(context, l, basis, angle, err));
-        const double error = evaluate(context, l, basis);
+        if ((i + 1) % JUDGED != 0) {
+            continue;
+        }
+        const double error = evaluate(context, l, judge, basis);
         if (error < learning->after) {
             learning->after = error;
             memcpy(l->best, basis, bytes);

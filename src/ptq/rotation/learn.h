@@ -11,7 +11,7 @@
  * through the model. */
 typedef struct sqf_learning {
     unsigned steps;
-    double before, after; /* the objective: mean squared error relative to the outputs */
+    double before, after; /* the objective on the batch that is not learned from */
 } sqf_learning;
 
 /* Gradient steps on the manifold of orthogonal matrices from basis [hidden, hidden], which receives the best found.

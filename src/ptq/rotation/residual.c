@@ -40,7 +40,7 @@ static sqf_status fit_basis(sqf_pipeline *pipeline, uint64_t seed, double *basis
         sqf_learning learning;
         status = sqf_basis_learn(pipeline->context, &pipeline->plan.scheme.activations, &sample, basis, &learning, err);
         sqf_log(pipeline->context, SQF_LOG_INFO,
-                "rotation learned in %u steps: error of the inputs %.4g before, %.4g after", learning.steps,
+                "rotation learned in %u steps: error of held-out inputs %.4g before, %.4g after", learning.steps,
                 learning.before, learning.after);
     }
     sqf_stream_clear(&sample);
