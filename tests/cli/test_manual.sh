@@ -5,7 +5,7 @@
 "$sqf" help --markdown >cli.md
 cmp cli.md "$source/docs/cli.md" || complain "docs/cli.md is out of date: run make docs"
 expect 0 "" "" "$sqf" help --man man1
-for command in quantize eval run tokenize inspect compare schemes bench version help; do
+for command in quantize eval run tokenize inspect compare sweep report schemes bench version help; do
     grep -q "^## sqf $command$" cli.md || complain "docs/cli.md: $command is missing"
     grep -q "^\.TH \"sqf-$command\" 1" "man1/sqf-$command.1" || complain "man page of $command"
     grep -q "sqf\\\\-$command" man1/sqf.1 || complain "sqf.1 does not name $command"
