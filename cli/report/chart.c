@@ -123,6 +123,9 @@ double chart_legend(FILE *svg, double x, double y, double width, const char *con
 {
     double at = 0, row = 0;
     for (size_t i = 0; i < count; i++) {
+        if (!names[i]) {
+            continue;
+        }
         const double needed = 26 + character_width * (double)strlen(names[i]);
         if (at > 0 && at + needed > width) {
             at = 0;

@@ -30,7 +30,8 @@ void chart_mark(FILE *svg, double x, double y, size_t series, const char *title)
 void chart_error(FILE *svg, const chart_scale *scale, bool across, double other, double value, double error,
                  size_t series);
 
-/* Rows of marks with names, flowing in `width`; returns the height that they take. svg NULL only measures. */
+/* Rows of marks with names, flowing in `width`; returns the height that they take. A series without a name is left out.
+ * svg NULL only measures. */
 double chart_legend(FILE *svg, double x, double y, double width, const char *const *names, size_t count);
 
 /* Text with the characters escaped that XML and HTML give a meaning. */

@@ -159,7 +159,10 @@ static void draw_front(const front_plot *p, figures *out)
     const char *names[256];
     size_t count = p->r->grid_count < 256 ? p->r->grid_count : 256;
     for (size_t i = 0; i < count; i++) {
-        names[i] = p->r->grids[i].name;
+        names[i] = NULL;
+        for (size_t j = 0; j < p->r->grids[i].count && !names[i]; j++) {
+            names[i] = belongs(p, &p->r->groups[p->r->grids[i].first + j]) ? p->r->grids[i].name : NULL;
+        }
     }
     const int legend = (int)chart_legend(NULL, 0, 0, WIDTH - LEFT, names, count);
     char name[128], description[300];
