@@ -12,6 +12,13 @@ static bool set(json_t *object, const char *key, json_t *value)
     return json_object_set_new(object, key, value) == 0;
 }
 
+/* An empty array as a member; NULL without memory, which json_array_append_new refuses. */
+static json_t *add_array(json_t *object, const char *key)
+{
+    json_t *array = json_array();
+    return set(object, key, array) ? array : NULL;
+}
+
 /* JSON has no NaN. */
 static json_t *number(double value)
 {
@@ -39,12 +46,13 @@ static json_t *figures_json(const sqf_budget_figures *figures)
 static json_t *place_json(const sqf_budget *budget, size_t place)
 {
     const sqf_budget_choice choice = sqf_budget_at(budget, place);
-    json_t *object = json_object(), *settings = json_array();
+    json_t *object = json_object();
     bool done = set(object, "name", json_string(choice.name)) &&
                 set(object, "weights", json_integer((json_int_t)budget->place[place].products)) &&
                 set(object, "share", number(choice.share)) && set(object, "chosen", figures_json(&choice.chosen)) &&
                 set(object, "better", figures_json(&choice.better)) &&
-                set(object, "cheaper", figures_json(&choice.cheaper)) && set(object, "settings", settings);
+                set(object, "cheaper", figures_json(&choice.cheaper));
+    json_t *settings = done ? add_array(object, "settings") : NULL;
     for (size_t c = 0; c < budget->candidates.count && done; c++) {
         done = json_array_append_new(settings, item_json(budget, place, c)) == 0;
     }
@@ -67,11 +75,11 @@ static json_t *summary_json(const sqf_budget_summary *summary)
 
 sqf_status sqf_budget_json(const sqf_budget *budget, json_t **out, sqf_error *err)
 {
-    json_t *places = json_array();
     *out = json_object();
     bool done = set(*out, "budget_version", json_integer(FORMAT_VERSION)) &&
                 set(*out, "measured_for", json_string(budget->key)) &&
-                set(*out, "summary", summary_json(&budget->summary)) && set(*out, "places", places);
+                set(*out, "summary", summary_json(&budget->summary));
+    json_t *places = done ? add_array(*out, "places") : NULL;
     for (size_t p = 0; p < budget->places && done; p++) {
         done = json_array_append_new(places, place_json(budget, p)) == 0;
     }
