@@ -70,7 +70,7 @@ cmp -s serial torn || complain "results after a torn line differ"
 sed 's/name: banks/name: others/; s/0.5, 0.75/0.5, 0.75, 0.875/' grid.yaml >more.yaml
 expect 0 '*16 points, 4 of them done before, 8 copied from another grid, 4 measured, 0 failed' '*' \
     "$sqf" sweep more.yaml -o torn.jsonl
-expect 0 '*to do*others: W(SQ6)A16 bank=64 sparsity=0.75 seed=9*' '' \
+expect 0 '*to do*others: W(SQ6)A16 seed=9 bank=64 sparsity=0.75*' '' \
     "$sqf" sweep more.yaml -o torn.jsonl --list --set seed=8 --set seed=9
 
 # A changed text makes other points of the same settings.
