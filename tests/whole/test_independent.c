@@ -54,6 +54,8 @@ static const expectation expectations[] = {
     {"MXFP8", NULL, NULL, 32.4158, 0.25},
     {"W(MXFP4)A(MXFP8)", NULL, NULL, 32.5287, 0.6},
     {"W(MXFP4)A(32-(mxfp8/mxfp4)-0.75)", "mask", "paper", 33.2371, 1},
+    {"W4A8", "rotate", "hadamard", 32.5916, 0.6},
+    {"W4A4", "rotate", "hadamard", 33.4001, 1.2},
     {"W8A8-2:4", NULL, NULL, 35.8844, 1},
     {"W4A8-2:4", NULL, NULL, 36.2107, 2},
 };
