@@ -134,7 +134,9 @@ static bool same_activations(const sqf_module_recipe *a, const sqf_module_recipe
     const sqf_scheme left = {.weights = a->scheme.weights, .activations = a->scheme.activations};
     const sqf_scheme right = {.weights = a->scheme.weights, .activations = b->scheme.activations};
     const bool masked = sqf_act_spec_is_split(&a->scheme.activations) && a->scheme.activations.mask == SQF_MASK_STATIC;
-    return sqf_scheme_equal(&left, &right) && (!masked || a->mask == b->mask);
+    const bool clipped = !sqf_act_spec_is_float(&a->scheme.activations);
+    return sqf_scheme_equal(&left, &right) && (!masked || (a->mask == b->mask && a->quota == b->quota)) &&
+           (!clipped || a->act_clip == b->act_clip);
 }
 
 /* Two quantized modules that read one input split it once and share their smoothing factors. */
