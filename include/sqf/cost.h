@@ -48,8 +48,9 @@ typedef struct sqf_cost {
 SQF_API sqf_cost sqf_cost_linear(const sqf_scheme *scheme, size_t rows, size_t columns);
 
 /** The work of a rotation of an input at run time for one token, docs/format.md section 8: log2(channels / factor)
- * additions a channel for the Hadamard transform, and if it is mixed 2 * factor for the dense factor. Products are those
- * of the layer behind it: none here. Factor: sqf_hadamard_factor, or the number of channels for a dense rotation. */
+ * additions a channel for the Hadamard transform, and if it is mixed 2 * factor for the dense factor. Products are
+ * those of the layer behind it: none here. Factor: sqf_hadamard_factor, or the number of channels for a dense rotation.
+ */
 SQF_API sqf_cost sqf_cost_rotation(size_t channels, size_t factor, bool mixed);
 
 /** Add the work of another part of the model to a sum. */
