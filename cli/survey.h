@@ -13,7 +13,7 @@ typedef struct survey_row {
     sqf_scheme scheme;
     sqf_quantize_summary quantize;
     double weights_equivalent_bits, activations_equivalent_bits, stored_bits; /* of the decoder's linear layers */
-    double cost; /* predicted, of a product of theirs */
+    double cost;                                                              /* predicted, of a product of theirs */
     sqf_eval_result eval;
     double prefill_tokens_per_s, decode_tokens_per_s; /* medians */
 } survey_row;

@@ -67,8 +67,8 @@ typedef enum sqf_rotate_part {
     SQF_ROTATE_PART_BLOCKS /**< only of down_proj: Hadamard inside blocks of a power of two, nothing between them */
 } sqf_rotate_part;
 
-/** The order of the dense factor in the Hadamard rotation of an input of this many channels (sqf_cost_rotation): 1 for a
- *  power of two. */
+/** The order of the dense factor in the Hadamard rotation of an input of this many channels (sqf_cost_rotation): 1 for
+ * a power of two. */
 SQF_API size_t sqf_hadamard_factor(size_t channels);
 
 /** How one module is quantized. */

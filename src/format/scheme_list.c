@@ -79,7 +79,8 @@ const char *sqf_scheme_help(void)
            "               scales=free|tied layout=vmask|bitmask\n"
            "  activations: low high bank sparsity|high_per_bank mask=static|dynamic|dynamic_weighted\n"
            "               scale_type=fp32|fp16|bf16|fp8|e8m0\n"
-           "               scale=token|group|static group=N|weights clip=0.001..1 high_clip=0.001..1 zero=none|point|low\n"
+           "               scale=token|group|static group=N|weights clip=0.001..1 high_clip=0.001..1 "
+           "zero=none|point|low\n"
            "  types:       8 6 5 4 3 2 (int8 ...), fp4, fp6, fp6e3m2, fp8, fp8e5m2; high also fp16, bf16; none drops "
            "the elements\n"
            "Examples: W4A8,group=32;scale=group    low=int4,group=128;low=int4,high=int8,bank=16,high_per_bank=8\n";

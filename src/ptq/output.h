@@ -39,7 +39,8 @@ sqf_status sqf_model_output_describe(const sqf_model_output *out, const sqf_plan
  * sqf_model_output_abort has nothing left to remove. */
 sqf_status sqf_model_output_commit(sqf_model_output *out, const char *name, const char *text, sqf_error *err);
 
-/* The same for a checkpoint that stays unquantized: config.json as it is, and a file of its own that says what was done.
+/* The same for a checkpoint that stays unquantized: config.json as it is, and a file of its own that says what was
+ * done.
  */
 sqf_status sqf_model_output_commit_original(sqf_model_output *out, const char *name, const char *text, sqf_error *err);
 

@@ -14,9 +14,9 @@ typedef struct sqf_pipeline_visitor {
     void *user;
     /* sqf_pipeline_measure: a layer in float32 with the statistics of its inputs, before smoothing. */
     sqf_status (*layer)(void *user, struct sqf_pipeline *pipeline, struct sqf_layer_work *work, sqf_error *err);
-    /* sqf_pipeline_quantize: everything but report.json stands in `directory`, which is about to take its place. What it
-     * puts into `section` (NULL; a reference for the pipeline to release) becomes the member "budget" of report.json; a
-     * failure gives the output up. */
+    /* sqf_pipeline_quantize: everything but report.json stands in `directory`, which is about to take its place. What
+     * it puts into `section` (NULL; a reference for the pipeline to release) becomes the member "budget" of
+     * report.json; a failure gives the output up. */
     sqf_status (*written)(void *user, const char *directory, json_t **section, sqf_error *err);
 } sqf_pipeline_visitor;
 

@@ -520,7 +520,7 @@ static bool spoil_unit(sqf_tensor *tensor)
 
 static bool enlarge_unit(sqf_tensor *tensor)
 {
-    damage_named(tensor, "sq_scale_low", 0, "\x7e", 1); /* 448 */
+    damage_named(tensor, "sq_scale_low", 0, "\x7e", 1);                     /* 448 */
     return damage_named(tensor, "sq_scale_unit", 0, "\xff\xff\x7f\x7f", 4); /* the largest float */
 }
 

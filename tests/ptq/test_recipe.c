@@ -140,7 +140,8 @@ static void test_mistakes_are_named_with_their_line(void **state)
     expect_refusal("scheme: W4A8\nbank: [1]\n", "r.yaml: line 2: expected a value of bank, found a list");
     expect_refusal("scheme: nonsense\n", "r.yaml: line 1: ");
     expect_refusal("scheme: W(SQ6)A8\nsparsity: 0.7\n", "leaves 19.2 high elements in a bank of 64");
-    expect_refusal("scheme: W4A8\nsmooth: nan\n", "line 2: smooth: expected auto, off, awq, search or a number from 0 to 1");
+    expect_refusal("scheme: W4A8\nsmooth: nan\n",
+                   "line 2: smooth: expected auto, off, awq, search or a number from 0 to 1");
     expect_refusal("scheme: W4A8\ndamping: 0x10\n", "line 2: damping");
     expect_refusal("scheme: W4A8\nscheme: W4A4\n", "r.yaml: line 2: scheme: given twice");
     expect_refusal("scheme: W4A8\nignore: []\nignore: []\n", "r.yaml: line 3: ignore: given twice");

@@ -18,7 +18,8 @@ enum { MATCH_LIMIT = 100000 };
 
 sqf_module_recipe sqf_module_recipe_default(const sqf_scheme *scheme)
 {
-    return (sqf_module_recipe){.scheme = *scheme, .mask = SQF_MASK_SCORE_BEST, .smooth = SQF_SMOOTH_AUTO, .damping = 0.01};
+    return (sqf_module_recipe){
+        .scheme = *scheme, .mask = SQF_MASK_SCORE_BEST, .smooth = SQF_SMOOTH_AUTO, .damping = 0.01};
 }
 
 static void pattern_destroy(sqf_pattern *pattern)

@@ -31,9 +31,9 @@ typedef struct sqf_plan {
     size_t passes; /* layers up to the last one that is quantized: those through which calibration text runs */
     bool calibrated;
     sqf_rotation_choice rotation;
-    sqf_scheme scheme; /* the base recipe's */
-    bool follows_model;  /* some module compensates errors of all layers before it */
-    size_t unsmoothed;   /* inputs whose smoothing was given up, see sqf_plan_create */
+    sqf_scheme scheme;  /* the base recipe's */
+    bool follows_model; /* some module compensates errors of all layers before it */
+    size_t unsmoothed;  /* inputs whose smoothing was given up, see sqf_plan_create */
 } sqf_plan;
 
 /* Resolves the recipe for every module. SQF_E_ARG names the first of: an override or ignored name that no module has;
