@@ -107,6 +107,7 @@ typedef struct pass {
     sqf_workspace *work;
     const float *source;        /* the distinct input that is being read */
     const sqf_linear *prepared; /* the layer for which work->input holds `source`; NULL = none yet */
+    bool stopped;               /* the tap has seen the last input that it asked for */
 } pass;
 
 /* A new distinct input: the tap sees it, and what was quantized before is no longer of use. */
@@ -117,6 +118,7 @@ static sqf_status begin_input(pass *p, sqf_input_kind kind, const float *x, size
     if (!p->tap) {
         return SQF_OK;
     }
+    p->stopped = p->tap->stops && p->tap->last == kind;
     return p->tap->input(p->tap->user, kind, x, p->tokens, channels, err);
 }
 
@@ -169,6 +171,9 @@ static sqf_status attention_block(pass *p, float *x, float *key, float *value, s
     const size_t written = p->past * c->kv_heads * c->head_dim;
     sqf_rmsnorm(p->context, x, p->layer->attention_norm, c->norm_epsilon, p->tokens, c->hidden, w->normed);
     SQF_TRY(begin_input(p, SQF_INPUT_QKV, w->normed, c->hidden, err));
+    if (p->stopped) {
+        return SQF_OK;
+    }
     SQF_TRY(project_qkv(p, key + written, value + written, err));
     const sqf_attention_job job = {.query = w->query,
                                    .key = key,
@@ -183,6 +188,9 @@ static sqf_status attention_block(pass *p, float *x, float *key, float *value, s
                                    .scale = 1.0f / sqrtf((float)c->head_dim)};
     SQF_TRY(sqf_attention(p->context, &job, err));
     SQF_TRY(begin_input(p, SQF_INPUT_O, w->attended, c->heads * c->head_dim, err));
+    if (p->stopped) {
+        return SQF_OK;
+    }
     SQF_TRY(project(p, SQF_LINEAR_O, w->delta, err));
     sqf_add(p->context, x, w->delta, p->tokens * c->hidden);
     return SQF_OK;
@@ -195,6 +203,9 @@ static sqf_status mlp_block(pass *p, float *x, sqf_error *err)
     sqf_workspace *w = p->work;
     sqf_rmsnorm(p->context, x, p->layer->mlp_norm, c->norm_epsilon, p->tokens, c->hidden, w->normed);
     SQF_TRY(begin_input(p, SQF_INPUT_GATE_UP, w->normed, c->hidden, err));
+    if (p->stopped) {
+        return SQF_OK;
+    }
     SQF_TRY(project(p, SQF_LINEAR_GATE, w->gate, err));
     SQF_TRY(project(p, SQF_LINEAR_UP, w->up, err));
     sqf_silu_mul(p->context, w->gate, w->up, p->tokens * c->intermediate, w->gate);
@@ -202,6 +213,9 @@ static sqf_status mlp_block(pass *p, float *x, sqf_error *err)
         SQF_TRY(sqf_rotation_apply(p->context, &p->layer->down_rotation, w->gate, p->tokens, err));
     }
     SQF_TRY(begin_input(p, SQF_INPUT_DOWN, w->gate, c->intermediate, err));
+    if (p->stopped) {
+        return SQF_OK;
+    }
     SQF_TRY(project(p, SQF_LINEAR_DOWN, w->delta, err));
     sqf_add(p->context, x, w->delta, p->tokens * c->hidden);
     return SQF_OK;
@@ -224,5 +238,5 @@ sqf_status sqf_layer_forward(sqf_context *context, const sqf_config *config, con
               .work = workspace};
     SQF_TRY(reserve(workspace, tokens, err));
     SQF_TRY(attention_block(&p, x, key, value, err));
-    return mlp_block(&p, x, err);
+    return p.stopped ? SQF_OK : mlp_block(&p, x, err);
 }

@@ -29,6 +29,8 @@ typedef struct sqf_layer_tap {
     sqf_status (*input)(void *user, sqf_input_kind kind, const float *x, size_t tokens, size_t channels,
                         sqf_error *err);
     void *user;
+    bool stops; /* the pass ends once `last` was seen; x and the cache then hold no meaningful values */
+    sqf_input_kind last;
 } sqf_layer_tap;
 
 /* Scratch of a forward pass; grows and is reused. `config` is borrowed: the one of every layer that uses it. */

@@ -93,7 +93,7 @@ static sqf_status compare_input(void *user, sqf_input_kind kind, const float *x,
 static sqf_status compare_window(comparison *c, sqf_layer_work *work, size_t window, sqf_error *err)
 {
     sqf_pipeline *pipeline = c->pipeline;
-    const sqf_layer_tap tap = {.input = compare_input, .user = c};
+    const sqf_layer_tap tap = {.input = compare_input, .user = c, .stops = true, .last = c->input};
     if (c->wanted) {
         c->reference = true;
         SQF_TRY(sqf_pipeline_run_window(pipeline, &work->reference, pipeline->original, window, &tap, err));
