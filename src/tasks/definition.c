@@ -4,7 +4,8 @@
 
 #include <stddef.h>
 #include <string.h>
-#include <yaml.h>
+
+#include "base/yaml.h"
 
 /* LIST_MAX: texts of one key, far more than any task has choices. */
 enum { COUNT_MAX = 1 << 20, LIST_MAX = 1024 };
@@ -97,58 +98,21 @@ enum { KEY_COUNT = sizeof keys / sizeof *keys };
 
 /* A task file while it is read. */
 typedef struct reader {
-    yaml_parser_t parser;
-    yaml_event_t event; /* the current one; zero before the first */
-    const char *name;   /* of the file, for messages */
+    sqf_yaml yaml;
     sqf_definition *definition;
     bool seen[KEY_COUNT];
 } reader;
 
 static sqf_status fail_at(const reader *r, sqf_error *err, const char *key, const char *problem)
 {
-    return sqf_fail(err, SQF_E_FORMAT, "%s: line %zu: %s%s%s", r->name, r->event.start_mark.line + 1, key,
+    return sqf_fail(err, SQF_E_FORMAT, "%s: line %zu: %s%s%s", r->yaml.name, sqf_yaml_line(&r->yaml), key,
                     *key ? ": " : "", problem);
-}
-
-/* Anchors and tags have no use here; a text with a NUL inside would be cut by what reads it. */
-static bool is_plain(const yaml_event_t *event)
-{
-    switch (event->type) {
-    case YAML_SCALAR_EVENT:
-        return !event->data.scalar.anchor && !event->data.scalar.tag &&
-               strlen((const char *)event->data.scalar.value) == event->data.scalar.length;
-    case YAML_SEQUENCE_START_EVENT: return !event->data.sequence_start.anchor && !event->data.sequence_start.tag;
-    case YAML_MAPPING_START_EVENT: return !event->data.mapping_start.anchor && !event->data.mapping_start.tag;
-    default: return event->type != YAML_ALIAS_EVENT;
-    }
-}
-
-static sqf_status next_event(reader *r, sqf_error *err)
-{
-    yaml_event_delete(&r->event);
-    if (!yaml_parser_parse(&r->parser, &r->event)) {
-        return sqf_fail(err, SQF_E_FORMAT, "%s: line %zu: not YAML: %s", r->name, r->parser.problem_mark.line + 1,
-                        r->parser.problem ? r->parser.problem : "out of memory");
-    }
-    return is_plain(&r->event)
-               ? SQF_OK
-               : fail_at(r, err, "", "aliases, anchors, tags and NUL bytes are not read in a task file");
 }
 
 static sqf_status expect_event(reader *r, yaml_event_type_t type, const char *expected, sqf_error *err)
 {
-    SQF_TRY(next_event(r, err));
-    return r->event.type == type ? SQF_OK : fail_at(r, err, "", expected);
-}
-
-static const char *scalar(const reader *r)
-{
-    return (const char *)r->event.data.scalar.value;
-}
-
-static sqf_status copy_scalar(const reader *r, char **out, sqf_error *err)
-{
-    return sqf_copy_text(out, scalar(r), r->event.data.scalar.length, err);
+    SQF_TRY(sqf_yaml_next(&r->yaml, err));
+    return r->yaml.event.type == type ? SQF_OK : fail_at(r, err, "", expected);
 }
 
 /* The current event is the start of the list. */
@@ -156,21 +120,21 @@ static sqf_status read_texts(reader *r, const char *key, sqf_text_list *out, sqf
 {
     for (;;) {
         char *text;
-        SQF_TRY(next_event(r, err));
-        if (r->event.type == YAML_SEQUENCE_END_EVENT) {
+        SQF_TRY(sqf_yaml_next(&r->yaml, err));
+        if (r->yaml.event.type == YAML_SEQUENCE_END_EVENT) {
             return out->count > 0 ? SQF_OK : fail_at(r, err, key, "expected at least one text in the list");
         }
-        if (r->event.type != YAML_SCALAR_EVENT || out->count == LIST_MAX) {
+        if (r->yaml.event.type != YAML_SCALAR_EVENT || out->count == LIST_MAX) {
             return fail_at(r, err, key, "expected a list of at most 1024 texts");
         }
-        SQF_TRY(copy_scalar(r, &text, err));
+        SQF_TRY(sqf_yaml_copy(&r->yaml, &text, err));
         SQF_TRY(sqf_text_list_add(out, text, err));
     }
 }
 
 static sqf_status read_count(const reader *r, const char *key, size_t *out, sqf_error *err)
 {
-    const char *text = scalar(r);
+    const char *text = sqf_yaml_text(&r->yaml);
     const size_t digits = strspn(text, "0123456789");
     const unsigned long long value =
         digits > 0 && digits < 9 && text[digits] == '\0' ? strtoull(text, NULL, 10) : COUNT_MAX + 1ull;
@@ -184,7 +148,7 @@ static sqf_status read_count(const reader *r, const char *key, size_t *out, sqf_
 static sqf_status read_kind(const reader *r, const char *key, sqf_task_kind *out, sqf_error *err)
 {
     for (int kind = SQF_TASK_CHOICE; kind <= SQF_TASK_GENERATE; kind++) {
-        if (strcmp(scalar(r), sqf_task_kind_name((sqf_task_kind)kind)) == 0) {
+        if (strcmp(sqf_yaml_text(&r->yaml), sqf_task_kind_name((sqf_task_kind)kind)) == 0) {
             *out = (sqf_task_kind)kind;
             return SQF_OK;
         }
@@ -196,15 +160,15 @@ static sqf_status read_kind(const reader *r, const char *key, sqf_task_kind *out
 static sqf_status read_value(reader *r, const definition_key *key, sqf_error *err)
 {
     void *member = (char *)r->definition + key->offset;
-    SQF_TRY(next_event(r, err));
-    const bool list = r->event.type == YAML_SEQUENCE_START_EVENT;
+    SQF_TRY(sqf_yaml_next(&r->yaml, err));
+    const bool list = r->yaml.event.type == YAML_SEQUENCE_START_EVENT;
     if (list && key->form == FORM_TEXTS) {
         return read_texts(r, key->name, member, err);
     }
     if (list && key->form == FORM_SOURCE) {
         return read_texts(r, key->name, &((sqf_text_source *)member)->templates, err);
     }
-    if (r->event.type != YAML_SCALAR_EVENT || key->form == FORM_TEXTS) {
+    if (r->yaml.event.type != YAML_SCALAR_EVENT || key->form == FORM_TEXTS) {
         return fail_at(r, err, key->name,
                        key->form == FORM_TEXTS    ? "expected a list of texts"
                        : key->form == FORM_SOURCE ? "expected a member's name or a list of texts"
@@ -213,19 +177,19 @@ static sqf_status read_value(reader *r, const definition_key *key, sqf_error *er
     switch (key->form) {
     case FORM_COUNT: return read_count(r, key->name, member, err);
     case FORM_KIND: return read_kind(r, key->name, member, err);
-    case FORM_SOURCE: return copy_scalar(r, &((sqf_text_source *)member)->member, err);
-    default: return copy_scalar(r, member, err);
+    case FORM_SOURCE: return sqf_yaml_copy(&r->yaml, &((sqf_text_source *)member)->member, err);
+    default: return sqf_yaml_copy(&r->yaml, member, err);
     }
 }
 
 /* The current event is the key. */
 static sqf_status read_key(reader *r, sqf_error *err)
 {
-    if (r->event.type != YAML_SCALAR_EVENT) {
+    if (r->yaml.event.type != YAML_SCALAR_EVENT) {
         return fail_at(r, err, "", "expected a key");
     }
     for (size_t i = 0; i < KEY_COUNT; i++) {
-        if (strcmp(scalar(r), keys[i].name) == 0) {
+        if (strcmp(sqf_yaml_text(&r->yaml), keys[i].name) == 0) {
             if (r->seen[i]) {
                 return fail_at(r, err, keys[i].name, "given twice");
             }
@@ -234,7 +198,7 @@ static sqf_status read_key(reader *r, sqf_error *err)
         }
     }
     char unknown[80];
-    snprintf(unknown, sizeof unknown, "%.60s", scalar(r));
+    snprintf(unknown, sizeof unknown, "%.60s", sqf_yaml_text(&r->yaml));
     return fail_at(r, err, unknown, "no such key in a task file, see docs/evaluation.md");
 }
 
@@ -244,8 +208,8 @@ static sqf_status read_document(reader *r, sqf_error *err)
     SQF_TRY(expect_event(r, YAML_DOCUMENT_START_EVENT, "expected a map, found nothing", err));
     SQF_TRY(expect_event(r, YAML_MAPPING_START_EVENT, "expected a map of keys", err));
     for (;;) {
-        SQF_TRY(next_event(r, err));
-        if (r->event.type == YAML_MAPPING_END_EVENT) {
+        SQF_TRY(sqf_yaml_next(&r->yaml, err));
+        if (r->yaml.event.type == YAML_MAPPING_END_EVENT) {
             break;
         }
         SQF_TRY(read_key(r, err));
@@ -321,15 +285,11 @@ static sqf_status finish(sqf_definition *d, const char *name, sqf_error *err)
 
 sqf_status sqf_definition_parse(const char *bytes, size_t n, const char *name, sqf_definition *out, sqf_error *err)
 {
-    reader r = {.name = name, .definition = out};
+    reader r = {.definition = out};
     *out = (sqf_definition){0};
-    if (!yaml_parser_initialize(&r.parser)) {
-        return sqf_fail(err, SQF_E_MEMORY, "%s: out of memory", name);
-    }
-    yaml_parser_set_input_string(&r.parser, (const unsigned char *)bytes, n);
+    SQF_TRY(sqf_yaml_open(&r.yaml, bytes, n, name, " in a task file", err));
     sqf_status status = read_document(&r, err);
-    yaml_event_delete(&r.event);
-    yaml_parser_delete(&r.parser);
+    sqf_yaml_close(&r.yaml);
     if (status == SQF_OK) {
         status = finish(out, name, err);
     }

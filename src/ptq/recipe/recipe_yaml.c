@@ -1,33 +1,26 @@
 /* Recipes as YAML, by libyaml's events: a fixed depth, no aliases, anchors or tags, every surprise named with its line.
  */
 #include <string.h>
-#include <yaml.h>
 
 #include "base/file.h"
+#include "base/yaml.h"
 #include "ptq/recipe/recipe.h"
 
 /* A recipe with an override for each module of a large model stays far below this. */
 enum { RECIPE_BYTES_MAX = 1 << 20 };
 
 typedef struct yaml_reader {
-    yaml_parser_t parser;
-    yaml_event_t event; /* the current one; zero before the first */
-    const char *name;   /* of the file, for messages */
+    sqf_yaml yaml;
     sqf_recipe *recipe;
     sqf_recipe_values base;
     bool has_overrides, has_ignores;
 } yaml_reader;
 
-static size_t line_of(const yaml_reader *reader)
-{
-    return reader->event.start_mark.line + 1;
-}
-
 /* Turns the error of a value into one of the file: "FILE: line 3: ...". */
 static sqf_status fail_here(const yaml_reader *reader, sqf_error *err, sqf_status status)
 {
     char prefix[256];
-    snprintf(prefix, sizeof prefix, "%.200s: line %zu", reader->name, line_of(reader));
+    snprintf(prefix, sizeof prefix, "%.200s: line %zu", reader->yaml.name, sqf_yaml_line(&reader->yaml));
     return sqf_fail_within(err, status == SQF_E_ARG ? SQF_E_FORMAT : status, prefix);
 }
 
@@ -47,62 +40,29 @@ static const char *event_name(const yaml_event_t *event)
 
 static sqf_status fail_event(const yaml_reader *reader, const char *expected, sqf_error *err)
 {
-    return sqf_fail(err, SQF_E_FORMAT, "%s: line %zu: expected %s, found %s", reader->name, line_of(reader), expected,
-                    event_name(&reader->event));
-}
-
-/* Anchors, tags and NUL bytes have no use in a recipe. */
-static bool is_plain(const yaml_event_t *event)
-{
-    switch (event->type) {
-    case YAML_SCALAR_EVENT:
-        return !event->data.scalar.anchor && !event->data.scalar.tag &&
-               strlen((const char *)event->data.scalar.value) == event->data.scalar.length;
-    case YAML_SEQUENCE_START_EVENT: return !event->data.sequence_start.anchor && !event->data.sequence_start.tag;
-    case YAML_MAPPING_START_EVENT: return !event->data.mapping_start.anchor && !event->data.mapping_start.tag;
-    default: return event->type != YAML_ALIAS_EVENT;
-    }
-}
-
-static sqf_status next_event(yaml_reader *reader, sqf_error *err)
-{
-    yaml_event_delete(&reader->event);
-    if (!yaml_parser_parse(&reader->parser, &reader->event)) {
-        const yaml_parser_t *parser = &reader->parser;
-        return sqf_fail(err, SQF_E_FORMAT, "%s: line %zu: not YAML: %s", reader->name, parser->problem_mark.line + 1,
-                        parser->problem ? parser->problem : "out of memory");
-    }
-    if (!is_plain(&reader->event)) {
-        return sqf_fail(err, SQF_E_FORMAT, "%s: line %zu: aliases, anchors, tags and NUL bytes are not read",
-                        reader->name, line_of(reader));
-    }
-    return SQF_OK;
+    return sqf_fail(err, SQF_E_FORMAT, "%s: line %zu: expected %s, found %s", reader->yaml.name,
+                    sqf_yaml_line(&reader->yaml), expected, event_name(&reader->yaml.event));
 }
 
 static sqf_status expect_event(yaml_reader *reader, yaml_event_type_t type, const char *expected, sqf_error *err)
 {
-    SQF_TRY(next_event(reader, err));
-    return reader->event.type == type ? SQF_OK : fail_event(reader, expected, err);
-}
-
-static const char *scalar_text(const yaml_reader *reader)
-{
-    return (const char *)reader->event.data.scalar.value;
+    SQF_TRY(sqf_yaml_next(&reader->yaml, err));
+    return reader->yaml.event.type == type ? SQF_OK : fail_event(reader, expected, err);
 }
 
 /* Reads the next scalar of a map; *end is true at the end of the map. The key is for free(). */
 static sqf_status next_key(yaml_reader *reader, char **key, bool *end, sqf_error *err)
 {
     *key = NULL;
-    SQF_TRY(next_event(reader, err));
-    *end = reader->event.type == YAML_MAPPING_END_EVENT;
+    SQF_TRY(sqf_yaml_next(&reader->yaml, err));
+    *end = reader->yaml.event.type == YAML_MAPPING_END_EVENT;
     if (*end) {
         return SQF_OK;
     }
-    if (reader->event.type != YAML_SCALAR_EVENT) {
+    if (reader->yaml.event.type != YAML_SCALAR_EVENT) {
         return fail_event(reader, "a key", err);
     }
-    return sqf_copy_text(key, scalar_text(reader), reader->event.data.scalar.length, err);
+    return sqf_yaml_copy(&reader->yaml, key, err);
 }
 
 static sqf_status read_value(yaml_reader *reader, const char *key, sqf_recipe_values *values, sqf_error *err)
@@ -110,7 +70,8 @@ static sqf_status read_value(yaml_reader *reader, const char *key, sqf_recipe_va
     char expected[96];
     snprintf(expected, sizeof expected, "a value of %.64s", key);
     SQF_TRY(expect_event(reader, YAML_SCALAR_EVENT, expected, err));
-    const sqf_status status = sqf_recipe_values_add(values, key, scalar_text(reader), line_of(reader), err);
+    const sqf_status status =
+        sqf_recipe_values_add(values, key, sqf_yaml_text(&reader->yaml), sqf_yaml_line(&reader->yaml), err);
     return status == SQF_OK ? SQF_OK : fail_here(reader, err, status);
 }
 
@@ -118,7 +79,8 @@ static sqf_status read_value(yaml_reader *reader, const char *key, sqf_recipe_va
 static sqf_status finish_override(yaml_reader *reader, const char *match, sqf_recipe_values *values, sqf_error *err)
 {
     if (!match) {
-        return sqf_fail(err, SQF_E_FORMAT, "%s: line %zu: an override without match", reader->name, line_of(reader));
+        return sqf_fail(err, SQF_E_FORMAT, "%s: line %zu: an override without match", reader->yaml.name,
+                        sqf_yaml_line(&reader->yaml));
     }
     /* Checks the text of every value; a recipe without banks accepts every sparsity. */
     sqf_module_recipe scratch = {0};
@@ -128,7 +90,7 @@ static sqf_status finish_override(yaml_reader *reader, const char *match, sqf_re
     }
     if (status != SQF_OK) {
         char prefix[256];
-        snprintf(prefix, sizeof prefix, "%.200s: override", reader->name);
+        snprintf(prefix, sizeof prefix, "%.200s: override", reader->yaml.name);
         return sqf_fail_within(err, status == SQF_E_ARG ? SQF_E_FORMAT : status, prefix);
     }
     reader->recipe->overrides[reader->recipe->override_count - 1].values = *values;
@@ -144,9 +106,10 @@ static sqf_status read_override_key(yaml_reader *reader, const char *key, char *
     }
     SQF_TRY(expect_event(reader, YAML_SCALAR_EVENT, "a regular expression", err));
     if (*match) {
-        return sqf_fail(err, SQF_E_FORMAT, "%s: line %zu: match: given twice", reader->name, line_of(reader));
+        return sqf_fail(err, SQF_E_FORMAT, "%s: line %zu: match: given twice", reader->yaml.name,
+                        sqf_yaml_line(&reader->yaml));
     }
-    return sqf_copy_text(match, scalar_text(reader), reader->event.data.scalar.length, err);
+    return sqf_yaml_copy(&reader->yaml, match, err);
 }
 
 /* The current event is the start of the map. */
@@ -175,11 +138,11 @@ static sqf_status read_overrides(yaml_reader *reader, sqf_error *err)
 {
     SQF_TRY(expect_event(reader, YAML_SEQUENCE_START_EVENT, "overrides: a list of maps", err));
     for (;;) {
-        SQF_TRY(next_event(reader, err));
-        if (reader->event.type == YAML_SEQUENCE_END_EVENT) {
+        SQF_TRY(sqf_yaml_next(&reader->yaml, err));
+        if (reader->yaml.event.type == YAML_SEQUENCE_END_EVENT) {
             return SQF_OK;
         }
-        if (reader->event.type != YAML_MAPPING_START_EVENT) {
+        if (reader->yaml.event.type != YAML_MAPPING_START_EVENT) {
             return fail_event(reader, "an override (a map)", err);
         }
         SQF_TRY(read_override(reader, err));
@@ -190,14 +153,14 @@ static sqf_status read_ignores(yaml_reader *reader, sqf_error *err)
 {
     SQF_TRY(expect_event(reader, YAML_SEQUENCE_START_EVENT, "ignore: a list of names", err));
     for (;;) {
-        SQF_TRY(next_event(reader, err));
-        if (reader->event.type == YAML_SEQUENCE_END_EVENT) {
+        SQF_TRY(sqf_yaml_next(&reader->yaml, err));
+        if (reader->yaml.event.type == YAML_SEQUENCE_END_EVENT) {
             return SQF_OK;
         }
-        if (reader->event.type != YAML_SCALAR_EVENT) {
+        if (reader->yaml.event.type != YAML_SCALAR_EVENT) {
             return fail_event(reader, "the name of a module", err);
         }
-        const sqf_status status = sqf_recipe_add_ignore(reader->recipe, scalar_text(reader), err);
+        const sqf_status status = sqf_recipe_add_ignore(reader->recipe, sqf_yaml_text(&reader->yaml), err);
         if (status != SQF_OK) {
             return fail_here(reader, err, status);
         }
@@ -208,7 +171,8 @@ static sqf_status read_key(yaml_reader *reader, const char *key, sqf_error *err)
 {
     const bool overrides = strcmp(key, "overrides") == 0, ignores = strcmp(key, "ignore") == 0;
     if ((overrides && reader->has_overrides) || (ignores && reader->has_ignores)) {
-        return sqf_fail(err, SQF_E_FORMAT, "%s: line %zu: %s: given twice", reader->name, line_of(reader), key);
+        return sqf_fail(err, SQF_E_FORMAT, "%s: line %zu: %s: given twice", reader->yaml.name,
+                        sqf_yaml_line(&reader->yaml), key);
     }
     if (overrides) {
         reader->has_overrides = true;
@@ -243,33 +207,34 @@ static sqf_status read_document(yaml_reader *reader, sqf_error *err)
 static sqf_status set_base(yaml_reader *reader, sqf_error *err)
 {
     if (!reader->base.text[0]) {
-        return sqf_fail(err, SQF_E_FORMAT, "%s: scheme: expected the name of a scheme, found nothing", reader->name);
+        return sqf_fail(err, SQF_E_FORMAT, "%s: scheme: expected the name of a scheme, found nothing",
+                        reader->yaml.name);
     }
     reader->recipe->base = sqf_module_recipe_default(&(sqf_scheme){0});
     const sqf_status status = sqf_recipe_values_apply(&reader->base, &reader->recipe->base, err);
-    return status == SQF_OK ? SQF_OK : sqf_fail_within(err, status == SQF_E_ARG ? SQF_E_FORMAT : status, reader->name);
+    return status == SQF_OK ? SQF_OK
+                            : sqf_fail_within(err, status == SQF_E_ARG ? SQF_E_FORMAT : status, reader->yaml.name);
 }
 
 sqf_status sqf_recipe_parse(const char *yaml, size_t n, const char *name, sqf_recipe **out, sqf_error *err)
 {
     *out = NULL;
-    yaml_reader reader = {.name = name};
+    yaml_reader reader = {0};
     if (n > RECIPE_BYTES_MAX) {
         return sqf_fail(err, SQF_E_FORMAT, "%s: expected at most %d bytes, found %zu", name, RECIPE_BYTES_MAX, n);
     }
     SQF_TRY(sqf_recipe_create(&(sqf_module_recipe){0}, &reader.recipe, err));
-    if (!yaml_parser_initialize(&reader.parser)) {
+    sqf_status status = sqf_yaml_open(&reader.yaml, yaml, n, name, "", err);
+    if (status != SQF_OK) {
         sqf_recipe_destroy(reader.recipe);
-        return sqf_fail(err, SQF_E_MEMORY, "%s: out of memory", name);
+        return status;
     }
-    yaml_parser_set_input_string(&reader.parser, (const unsigned char *)yaml, n);
-    yaml_parser_set_encoding(&reader.parser, YAML_UTF8_ENCODING);
-    sqf_status status = read_document(&reader, err);
+    yaml_parser_set_encoding(&reader.yaml.parser, YAML_UTF8_ENCODING);
+    status = read_document(&reader, err);
     if (status == SQF_OK) {
         status = set_base(&reader, err);
     }
-    yaml_event_delete(&reader.event);
-    yaml_parser_delete(&reader.parser);
+    sqf_yaml_close(&reader.yaml);
     sqf_recipe_values_clear(&reader.base);
     if (status != SQF_OK) {
         sqf_recipe_destroy(reader.recipe);
