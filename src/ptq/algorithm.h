@@ -105,4 +105,10 @@ typedef struct sqf_matrix_result {
 sqf_status sqf_matrix_quantize(sqf_context *context, const sqf_matrix_job *job, sqf_matrix *out,
                                sqf_matrix_result *result, sqf_error *err);
 
+/* The output error that a search of smoothing factors goes by: the matrix rounded to nearest with the recipe's scheme
+ * and `clip`, pruned by magnitude. `job` says weights, shape, border, channels, Hessian and importance; its name,
+ * spec, prune, compensate and clip are filled in here. */
+sqf_status sqf_matrix_trial_error(sqf_context *context, sqf_matrix_job job, const sqf_module_recipe *recipe,
+                                  double *error, sqf_error *err);
+
 #endif

@@ -304,3 +304,19 @@ sqf_status sqf_matrix_quantize(sqf_context *context, const sqf_matrix_job *job, 
     }
     return status;
 }
+
+sqf_status sqf_matrix_trial_error(sqf_context *context, sqf_matrix_job job, const sqf_module_recipe *recipe,
+                                  double *error, sqf_error *err)
+{
+    sqf_matrix matrix;
+    sqf_matrix_result result;
+    job.name = "search of smoothing factors";
+    job.spec = recipe->scheme.weights;
+    job.prune = SQF_PRUNE_MAGNITUDE;
+    job.compensate = SQF_COMPENSATE_NONE;
+    job.clip = recipe->clip;
+    SQF_TRY(sqf_matrix_quantize(context, &job, &matrix, &result, err));
+    sqf_matrix_clear(&matrix);
+    *error = result.output_error;
+    return SQF_OK;
+}

@@ -93,23 +93,16 @@ static sqf_status weight_error(sqf_context *context, const sqf_alpha_search *sea
 {
     *error = 0.0;
     for (size_t i = 0; i < search->count; i++) {
-        const sqf_matrix_job job = {.name = "search of smoothing factors",
-                                    .spec = search->recipes[i]->scheme.weights,
-                                    .weights = t->weights[i],
+        const sqf_matrix_job job = {.weights = t->weights[i],
                                     .rows = search->rows[i],
                                     .columns = t->statistics.channels,
                                     .border = border,
                                     .channels = border < t->statistics.channels ? t->order : NULL,
                                     .hessian = t->statistics.hessian,
-                                    .importance = SQF_IMPORTANCE_MAGNITUDE,
-                                    .prune = SQF_PRUNE_MAGNITUDE,
-                                    .compensate = SQF_COMPENSATE_NONE,
-                                    .clip = search->recipes[i]->clip};
-        sqf_matrix matrix;
-        sqf_matrix_result result;
-        SQF_TRY(sqf_matrix_quantize(context, &job, &matrix, &result, err));
-        sqf_matrix_clear(&matrix);
-        *error += result.output_error / (double)search->count;
+                                    .importance = SQF_IMPORTANCE_MAGNITUDE};
+        double one;
+        SQF_TRY(sqf_matrix_trial_error(context, job, search->recipes[i], &one, err));
+        *error += one / (double)search->count;
     }
     return SQF_OK;
 }

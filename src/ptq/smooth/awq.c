@@ -61,23 +61,13 @@ static sqf_status matrix_error(sqf_context *context, const awq_search *search, s
 {
     const size_t columns = search->statistics->channels;
     scale_columns(search->weights[i], search->rows[i], columns, factors, work->weights);
-    const sqf_matrix_job job = {.name = "search of smoothing factors",
-                                .spec = search->recipes[i]->scheme.weights,
-                                .weights = work->weights,
+    const sqf_matrix_job job = {.weights = work->weights,
                                 .rows = search->rows[i],
                                 .columns = columns,
                                 .border = columns,
                                 .hessian = work->hessian,
-                                .importance = search->recipes[i]->importance,
-                                .prune = SQF_PRUNE_MAGNITUDE,
-                                .compensate = SQF_COMPENSATE_NONE,
-                                .clip = search->recipes[i]->clip};
-    sqf_matrix matrix;
-    sqf_matrix_result result;
-    SQF_TRY(sqf_matrix_quantize(context, &job, &matrix, &result, err));
-    sqf_matrix_clear(&matrix);
-    *error = result.output_error;
-    return SQF_OK;
+                                .importance = search->recipes[i]->importance};
+    return sqf_matrix_trial_error(context, job, search->recipes[i], error, err);
 }
 
 static sqf_status trial_error(sqf_context *context, const awq_search *search, const awq_work *work, double *sum,
