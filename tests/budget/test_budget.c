@@ -8,22 +8,38 @@
 
 static const char candidates[] = "w8a8, w4a8, w4a-sq6 mask=l2 quota=equal, w4a4 act_scale=token|group act_group=16";
 
-static sqf_budget_options wishes_default(void)
+/* A model of its own for each test, and what it asks for. */
+typedef struct trial {
+    small s;
+    sqf_budget_options wishes;
+} trial;
+
+static int set_up(void **state)
 {
-    sqf_budget_options wishes = sqf_budget_options_default();
-    wishes.candidates = candidates;
-    wishes.windows = 3;
-    return wishes;
+    static trial t;
+    small_llama(&t.s);
+    t.wishes = sqf_budget_options_default();
+    t.wishes.candidates = candidates;
+    t.wishes.windows = 3;
+    *state = &t;
+    return 0;
 }
 
-static sqf_status choose(const small *s, const char *output, const char *yaml, const sqf_budget_options *wishes,
-                         sqf_budget **budget, sqf_error *err)
+static int tear_down(void **state)
 {
+    trial *t = *state;
+    small_remove(&t->s);
+    return 0;
+}
+
+static sqf_status choose(const trial *t, const char *output, const char *yaml, sqf_budget **budget, sqf_error *err)
+{
+    const small *s = &t->s;
     const sqf_quantize_options options = small_options(s);
     sqf_recipe *recipe;
     must(sqf_recipe_parse(yaml, strlen(yaml), "recipe", &recipe, err), err);
     const sqf_status status =
-        sqf_quantize_budget(s->context, s->model.path, output, recipe, &options, wishes, NULL, budget, err);
+        sqf_quantize_budget(s->context, s->model.path, output, recipe, &options, &t->wishes, NULL, budget, err);
     sqf_recipe_destroy(recipe);
     return status;
 }
@@ -37,14 +53,11 @@ static bool same_file(const char *a, const char *b, const char *name)
 
 static void test_a_target_of_speed_is_kept_exactly(void **state)
 {
-    (void)state;
-    small s;
+    trial *t = *state;
     sqf_error err = {0};
     sqf_budget *budget;
-    sqf_budget_options wishes = wishes_default();
-    small_llama(&s);
-    wishes.cost_like = "W4A(SQ6)";
-    assert_ok(choose(&s, s.output, "scheme: w4a8", &wishes, &budget, &err), &err);
+    t->wishes.cost_like = "W4A(SQ6)";
+    assert_ok(choose(t, t->s.output, "scheme: w4a8", &budget, &err), &err);
     const sqf_budget_summary summary = sqf_budget_summary_get(budget);
     double cost = 0.0, share = 0.0, loss = 0.0, worst = 0.0;
     for (size_t i = 0; i < sqf_budget_count(budget); i++) {
@@ -61,80 +74,68 @@ static void test_a_target_of_speed_is_kept_exactly(void **state)
     assert_true(summary.rounds == 1 && summary.measured == 12 * 5);
     assert_true(isfinite(summary.loss) && loss > 0.0 && worst < 10.0);
     sqf_budget_destroy(budget);
-    small_remove(&s);
 }
 
 /* recipe.yaml with the same options makes the same tensors; threads change nothing; a second run measures nothing. */
 static void test_the_recipe_and_the_measurements_repeat(void **state)
 {
-    (void)state;
-    small s;
+    trial *t = *state;
     sqf_error err = {0};
     sqf_budget *first, *second;
-    sqf_budget_options wishes = wishes_default();
     sqf_quantize_options options;
     sqf_recipe *recipe;
     char again[96], path[128];
-    small_llama(&s);
-    snprintf(again, sizeof again, "%s/again", s.scratch);
-    wishes.speed = 1.2;
-    assert_ok(choose(&s, s.output, "scheme: w4a8\nclip: mse", &wishes, &first, &err), &err);
-    small_context(&s, 1);
-    assert_ok(choose(&s, again, "scheme: w4a8\nclip: mse", &wishes, &second, &err), &err);
-    assert_true(same_file(s.output, again, "model.safetensors") && same_file(s.output, again, "budget.json"));
+    snprintf(again, sizeof again, "%s/again", t->s.scratch);
+    t->wishes.speed = 1.2;
+    assert_ok(choose(t, t->s.output, "scheme: w4a8\nclip: mse", &first, &err), &err);
+    small_context(&t->s, 1);
+    assert_ok(choose(t, again, "scheme: w4a8\nclip: mse", &second, &err), &err);
+    assert_true(same_file(t->s.output, again, "model.safetensors") && same_file(t->s.output, again, "budget.json"));
     sqf_budget_destroy(second);
 
-    snprintf(path, sizeof path, "%s/budget.json", s.output);
-    wishes.sensitivity = path;
-    assert_ok(choose(&s, again, "scheme: w4a8\nclip: mse", &wishes, &second, &err), &err);
+    snprintf(path, sizeof path, "%s/budget.json", t->s.output);
+    t->wishes.sensitivity = path;
+    assert_ok(choose(t, again, "scheme: w4a8\nclip: mse", &second, &err), &err);
     assert_int_equal(sqf_budget_summary_get(second).measured, 0);
-    assert_true(same_file(s.output, again, "model.safetensors"));
-    assert_fails(choose(&s, again, "scheme: w4a8\nclip: absmax", &wishes, NULL, &err), SQF_E_ARG, &err, "another");
+    assert_true(same_file(t->s.output, again, "model.safetensors"));
+    assert_fails(choose(t, again, "scheme: w4a8\nclip: absmax", NULL, &err), SQF_E_ARG, &err, "another");
 
-    snprintf(path, sizeof path, "%s/recipe.yaml", s.output);
-    options = small_options(&s);
+    snprintf(path, sizeof path, "%s/recipe.yaml", t->s.output);
+    options = small_options(&t->s);
     options.tokens = 1500 - 1500 / 4; /* a token is a byte here, and the last quarter is held out */
     assert_ok(sqf_recipe_load(path, &recipe, &err), &err);
-    assert_ok(sqf_quantize(s.context, s.model.path, again, recipe, &options, NULL, &err), &err);
-    assert_true(same_file(s.output, again, "model.safetensors") && same_file(s.output, again, "config.json"));
+    assert_ok(sqf_quantize(t->s.context, t->s.model.path, again, recipe, &options, NULL, &err), &err);
+    assert_true(same_file(t->s.output, again, "model.safetensors") && same_file(t->s.output, again, "config.json"));
     sqf_recipe_destroy(recipe);
     sqf_budget_destroy(first);
     sqf_budget_destroy(second);
-    small_remove(&s);
 }
 
 static void test_slopes_stand_for_measurements(void **state)
 {
-    (void)state;
-    small s;
+    trial *t = *state;
     sqf_error err = {0};
     sqf_budget *budget;
-    sqf_budget_options wishes = wishes_default();
-    small_llama(&s);
-    wishes.measure = SQF_BUDGET_MEASURE_SLOPE;
-    wishes.speed = 1.2;
-    assert_ok(choose(&s, s.output, "scheme: w4a8", &wishes, &budget, &err), &err);
+    t->wishes.measure = SQF_BUDGET_MEASURE_SLOPE;
+    t->wishes.speed = 1.2;
+    assert_ok(choose(t, t->s.output, "scheme: w4a8", &budget, &err), &err);
     for (size_t i = 0; i < sqf_budget_count(budget); i++) {
         const sqf_budget_choice choice = sqf_budget_at(budget, i);
         assert_true(choice.chosen.loss > 0.0 && isfinite(choice.chosen.loss));
     }
     sqf_budget_destroy(budget);
-    small_remove(&s);
 }
 
 /* The rest of the model must stand in the basis of the layer at work: else eight bits would lose all there is. */
 static void test_rotated_models_are_measured_in_their_basis(void **state)
 {
-    (void)state;
-    small s;
+    trial *t = *state;
     sqf_error err = {0};
     sqf_budget *plain, *rotated;
-    sqf_budget_options wishes = wishes_default();
-    small_llama(&s);
-    wishes.candidates = "w8a8, w4a4";
-    wishes.cost = 100.0;
-    assert_ok(choose(&s, s.output, "scheme: w4a8", &wishes, &plain, &err), &err);
-    assert_ok(choose(&s, s.output, "scheme: w4a8\nrotate: random", &wishes, &rotated, &err), &err);
+    t->wishes.candidates = "w8a8, w4a4";
+    t->wishes.cost = 100.0;
+    assert_ok(choose(t, t->s.output, "scheme: w4a8", &plain, &err), &err);
+    assert_ok(choose(t, t->s.output, "scheme: w4a8\nrotate: random", &rotated, &err), &err);
     for (size_t i = 0; i < sqf_budget_count(rotated); i++) {
         const sqf_budget_choice a = sqf_budget_at(plain, i), b = sqf_budget_at(rotated, i);
         assert_string_equal(b.chosen.setting, "w8a8");
@@ -142,66 +143,58 @@ static void test_rotated_models_are_measured_in_their_basis(void **state)
     }
     sqf_budget_destroy(plain);
     sqf_budget_destroy(rotated);
-    small_remove(&s);
 }
 
 static void test_ignored_modules_count_and_stay(void **state)
 {
-    (void)state;
-    small s;
+    trial *t = *state;
     sqf_error err = {0};
     sqf_budget *budget;
-    sqf_budget_options wishes = wishes_default();
-    small_llama(&s);
-    wishes.bits = 9.0;
-    assert_ok(choose(&s, s.output, "scheme: w4a8\nsmooth: off\nignore:\n  - 're:.*layers\\.1\\..*'\n  - 're:.*k_proj'",
-                     &wishes, &budget, &err),
+    t->wishes.bits = 9.0;
+    assert_ok(choose(t, t->s.output,
+                     "scheme: w4a8\nsmooth: off\nignore:\n  - 're:.*layers\\.1\\..*'\n  - 're:.*k_proj'", &budget,
+                     &err),
               &err);
     assert_int_equal(sqf_budget_count(budget), 8);
     assert_true(sqf_budget_summary_get(budget).bits <= 9.0);
     sqf_budget_destroy(budget);
-    small_remove(&s);
 }
 
 static void test_what_cannot_be_done_is_refused_in_one_line(void **state)
 {
-    (void)state;
-    small s;
+    trial *t = *state;
     sqf_error err;
-    sqf_budget_options wishes = wishes_default();
-    small_llama(&s);
-    assert_fails(choose(&s, s.output, "scheme: w4a8", &wishes, NULL, &err), SQF_E_ARG, &err, "found none");
-    wishes.speed = 9.0;
-    assert_fails(choose(&s, s.output, "scheme: w4a8", &wishes, NULL, &err), SQF_E_ARG, &err, "expected at most");
-    wishes.speed = NAN;
-    wishes.bits = 2.0;
-    assert_fails(choose(&s, s.output, "scheme: w4a8", &wishes, NULL, &err), SQF_E_ARG, &err, "expected at least");
-    wishes.bits = -1.0;
-    assert_fails(choose(&s, s.output, "scheme: w4a8", &wishes, NULL, &err), SQF_E_ARG, &err, "above 0");
-    wishes.bits = 8.0;
-    wishes.candidates = "w4a8, w4a9";
-    assert_fails(choose(&s, s.output, "scheme: w4a8", &wishes, NULL, &err), SQF_E_ARG, &err, "candidate 'w4a9'");
-    wishes.candidates = "w4a8 bnak=3";
-    assert_fails(choose(&s, s.output, "scheme: w4a8", &wishes, NULL, &err), SQF_E_ARG, &err, "bnak");
-    wishes.candidates = candidates;
-    assert_fails(choose(&s, s.output, "scheme: w4a8\nignore:\n  - 're:.*'", &wishes, NULL, &err), SQF_E_ARG, &err,
+    assert_fails(choose(t, t->s.output, "scheme: w4a8", NULL, &err), SQF_E_ARG, &err, "found none");
+    t->wishes.speed = 9.0;
+    assert_fails(choose(t, t->s.output, "scheme: w4a8", NULL, &err), SQF_E_ARG, &err, "expected at most");
+    t->wishes.speed = NAN;
+    t->wishes.bits = 2.0;
+    assert_fails(choose(t, t->s.output, "scheme: w4a8", NULL, &err), SQF_E_ARG, &err, "expected at least");
+    t->wishes.bits = -1.0;
+    assert_fails(choose(t, t->s.output, "scheme: w4a8", NULL, &err), SQF_E_ARG, &err, "above 0");
+    t->wishes.bits = 8.0;
+    t->wishes.candidates = "w4a8, w4a9";
+    assert_fails(choose(t, t->s.output, "scheme: w4a8", NULL, &err), SQF_E_ARG, &err, "candidate 'w4a9'");
+    t->wishes.candidates = "w4a8 bnak=3";
+    assert_fails(choose(t, t->s.output, "scheme: w4a8", NULL, &err), SQF_E_ARG, &err, "bnak");
+    t->wishes.candidates = candidates;
+    assert_fails(choose(t, t->s.output, "scheme: w4a8\nignore:\n  - 're:.*'", NULL, &err), SQF_E_ARG, &err,
                  "ignores every");
-    wishes.text = s.text;
-    wishes.sensitivity = s.text;
-    assert_fails(choose(&s, s.output, "scheme: w4a8", &wishes, NULL, &err), SQF_E_FORMAT, &err, "calib.txt");
-    assert_int_not_equal(access(s.output, F_OK), 0);
-    small_remove(&s);
+    t->wishes.text = t->s.text;
+    t->wishes.sensitivity = t->s.text;
+    assert_fails(choose(t, t->s.output, "scheme: w4a8", NULL, &err), SQF_E_FORMAT, &err, "calib.txt");
+    assert_int_not_equal(access(t->s.output, F_OK), 0);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_target_of_speed_is_kept_exactly),
-        cmocka_unit_test(test_the_recipe_and_the_measurements_repeat),
-        cmocka_unit_test(test_slopes_stand_for_measurements),
-        cmocka_unit_test(test_rotated_models_are_measured_in_their_basis),
-        cmocka_unit_test(test_ignored_modules_count_and_stay),
-        cmocka_unit_test(test_what_cannot_be_done_is_refused_in_one_line),
+        cmocka_unit_test_setup_teardown(test_a_target_of_speed_is_kept_exactly, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_the_recipe_and_the_measurements_repeat, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_slopes_stand_for_measurements, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_rotated_models_are_measured_in_their_basis, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_ignored_modules_count_and_stay, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_what_cannot_be_done_is_refused_in_one_line, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

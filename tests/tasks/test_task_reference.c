@@ -1,42 +1,11 @@
 /* Items beside this file, scored by the demo model: log-likelihoods within 1e-3 of those that transformers gives by the
  * rules of lm-eval (data/make_reference.py), the same greedy verdicts, the same generated text. */
-#include "check.h"
+#include "tasks/demo.h"
 
 #include <math.h>
 
-#include <sqf/tasks.h>
-
 #include "base/file.h"
 #include "base/json.h"
-
-#define DEMO SQF_SOURCE_DIR "/models/demo"
-#define DATA SQF_SOURCE_DIR "/tests/tasks/data"
-
-typedef struct demo {
-    sqf_context *context;
-    sqf_model *model;
-    sqf_tokenizer *tokenizer;
-} demo;
-
-static int set_up(void **state)
-{
-    static demo d;
-    sqf_error err;
-    assert_ok(sqf_context_create(NULL, &d.context, &err), &err);
-    assert_ok(sqf_model_open(d.context, DEMO, &d.model, &err), &err);
-    assert_ok(sqf_tokenizer_load(DEMO, &d.tokenizer, &err), &err);
-    *state = &d;
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    demo *d = *state;
-    sqf_model_destroy(d->model);
-    sqf_tokenizer_destroy(d->tokenizer);
-    sqf_context_destroy(d->context);
-    return 0;
-}
 
 /* Lines of an items file as a list of objects. */
 static json_t *read_lines(const char *path)
@@ -102,23 +71,22 @@ static void compare_task(const demo *d, const json_t *reference, const char *ite
 
 static void test_items_agree_with_transformers(void **state)
 {
+    const demo *d = *state;
     sqf_error err;
     json_t *reference;
-    char scratch[64], items[128];
-    make_scratch(scratch);
+    char items[128];
     assert_ok(sqf_json_load(DATA "/reference.json", 1 << 20, &reference, &err), &err);
     const json_t *tasks = json_object_get(reference, "tasks");
     assert_int_equal(json_array_size(tasks), 9);
     for (size_t i = 0; i < json_array_size(tasks); i++) {
-        snprintf(items, sizeof items, "%s/items-%zu.jsonl", scratch, i);
-        compare_task(*state, json_array_get(tasks, i), items);
+        snprintf(items, sizeof items, "%s/items-%zu.jsonl", d->scratch, i);
+        compare_task(d, json_array_get(tasks, i), items);
     }
     json_decref(reference);
-    remove_scratch(scratch);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_items_agree_with_transformers)};
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, demo_open, demo_close);
 }

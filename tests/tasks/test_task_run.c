@@ -1,45 +1,12 @@
 /* Runs of tasks on the demo model: sharing a beginning changes nothing, resuming repeats nothing, hostile items and
  * settings are refused in one line. */
-#include "check.h"
+#include "tasks/demo.h"
 
 #include <math.h>
 
 #include <sqf/generate.h>
-#include <sqf/tasks.h>
 
 #include "base/file.h"
-
-#define DEMO SQF_SOURCE_DIR "/models/demo"
-#define DATA SQF_SOURCE_DIR "/tests/tasks/data"
-
-typedef struct demo {
-    sqf_context *context;
-    sqf_model *model;
-    sqf_tokenizer *tokenizer;
-    char scratch[64];
-} demo;
-
-static int set_up(void **state)
-{
-    static demo d;
-    sqf_error err;
-    assert_ok(sqf_context_create(NULL, &d.context, &err), &err);
-    assert_ok(sqf_model_open(d.context, DEMO, &d.model, &err), &err);
-    assert_ok(sqf_tokenizer_load(DEMO, &d.tokenizer, &err), &err);
-    make_scratch(d.scratch);
-    *state = &d;
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    demo *d = *state;
-    sqf_model_destroy(d->model);
-    sqf_tokenizer_destroy(d->tokenizer);
-    sqf_context_destroy(d->context);
-    remove_scratch(d->scratch);
-    return 0;
-}
 
 /* A file in the scratch folder; its path, valid until the next call. */
 static const char *write_file(const demo *d, const char *name, const char *text, size_t n)
@@ -467,5 +434,5 @@ int main(void)
         cmocka_unit_test(test_agreement_counts_equal_tokens),
         cmocka_unit_test(test_a_model_agrees_with_itself),
     };
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, demo_open, demo_close);
 }
