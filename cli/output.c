@@ -63,6 +63,13 @@ json_t *json_number(double value)
     return isfinite(value) ? json_real(value) : json_null();
 }
 
+void json_set_numbers(json_t *object, const json_figure *figures, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        json_object_set_new(object, figures[i].key, json_number(figures[i].value));
+    }
+}
+
 /* JSON integers of jansson end at 2^63 - 1; beyond that a real is closer than a negative number. */
 json_t *json_count(uint64_t value)
 {

@@ -24,6 +24,12 @@ json_t *json_count(uint64_t value);
 json_t *json_text(const char *bytes, size_t n);
 /* NULL gives null. */
 json_t *json_string_or_null(const char *text);
+/* Members that are numbers, from a table of keys and values. */
+typedef struct json_figure {
+    const char *key;
+    double value;
+} json_figure;
+void json_set_numbers(json_t *object, const json_figure *figures, size_t count);
 /* The operands of a scheme's products, for eval and bench. */
 json_t *json_products(const sqf_product_counts *counts);
 

@@ -131,15 +131,18 @@ static json_t *choices_json(const sqf_budget *budget)
 json_t *budget_json(const sqf_budget *budget)
 {
     const sqf_budget_summary summary = sqf_budget_summary_get(budget);
+    const json_figure figures[] = {
+        {"loss", summary.loss},
+        {"loss_error", summary.loss_error},
+        {"predicted_loss", summary.predicted_loss},
+        {"kl", summary.kl},
+        {"cost", summary.cost},
+        {"reference_cost", summary.reference_cost},
+        {"bits", summary.bits},
+        {"interaction", summary.interaction},
+    };
     json_t *object = json_object();
-    json_object_set_new(object, "loss", json_number(summary.loss));
-    json_object_set_new(object, "loss_error", json_number(summary.loss_error));
-    json_object_set_new(object, "predicted_loss", json_number(summary.predicted_loss));
-    json_object_set_new(object, "kl", json_number(summary.kl));
-    json_object_set_new(object, "cost", json_number(summary.cost));
-    json_object_set_new(object, "reference_cost", json_number(summary.reference_cost));
-    json_object_set_new(object, "bits", json_number(summary.bits));
-    json_object_set_new(object, "interaction", json_number(summary.interaction));
+    json_set_numbers(object, figures, sizeof figures / sizeof *figures);
     json_object_set_new(object, "rounds", json_count(summary.rounds));
     json_object_set_new(object, "measured", json_count(summary.measured));
     json_object_set_new(object, "seconds", json_number(summary.seconds));

@@ -41,10 +41,7 @@ void survey_print_row(const survey_row *row)
 json_t *survey_row_json(const survey_row *row)
 {
     const sqf_eval_result *eval = &row->eval;
-    const struct {
-        const char *key;
-        double value;
-    } figures[] = {
+    const json_figure figures[] = {
         {"weights_equivalent_bits", row->weights_equivalent_bits},
         {"activations_equivalent_bits", row->activations_equivalent_bits},
         {"stored_bits_per_weight", row->stored_bits},
@@ -69,9 +66,7 @@ json_t *survey_row_json(const survey_row *row)
     sqf_scheme_print(&row->scheme, SQF_SPELLING_LONG, text);
     json_t *object = json_object();
     json_object_set_new(object, "scheme", json_string(row->name));
-    for (size_t i = 0; i < sizeof figures / sizeof *figures; i++) {
-        json_object_set_new(object, figures[i].key, json_number(figures[i].value));
-    }
+    json_set_numbers(object, figures, sizeof figures / sizeof *figures);
     json_object_set_new(object, "long_name", json_string(text));
     return object;
 }

@@ -74,25 +74,37 @@ static void print_csv_settings(FILE *file, const report_group *group, json_t *ke
     }
 }
 
-static void print_csv_heading(FILE *file, const char *first, json_t *keys)
+/* A new file with the columns that all rows begin with; NULL after a message. */
+static FILE *open_csv(const char *directory, const char *name, const char *first, json_t *keys, char path[4096])
 {
     const char *key;
     json_t *value;
+    FILE *file = open_file(directory, name, path);
+    if (!file) {
+        return NULL;
+    }
     fputs(first, file);
     json_object_foreach(keys, key, value)
     {
         fprintf(file, ",%s", key);
     }
+    return file;
+}
+
+/* A member of a line; empty where it is no number. */
+static void print_csv_member(FILE *file, const json_t *line, const char *key)
+{
+    const json_t *value = json_object_get(line, key);
+    print_csv_number(file, json_is_number(value) ? json_number_value(value) : NAN);
 }
 
 static int write_groups(const report *r, json_t *keys, const char *directory)
 {
     char path[4096];
-    FILE *file = open_file(directory, "groups.csv", path);
+    FILE *file = open_csv(directory, "groups.csv", "title,grid,label,seeds", keys, path);
     if (!file) {
         return EXIT_BAD;
     }
-    print_csv_heading(file, "title,grid,label,seeds", keys);
     for (int m = 0; m < METRIC_COUNT; m++) {
         const metric_row *row = &metric_rows[m];
         fprintf(file, ",%s,%s_error_over_seeds", row->column, row->column);
@@ -128,11 +140,10 @@ static int write_groups(const report *r, json_t *keys, const char *directory)
 static int write_points(const report *r, json_t *keys, const char *directory)
 {
     char path[4096];
-    FILE *file = open_file(directory, "points.csv", path);
+    FILE *file = open_csv(directory, "points.csv", "title,grid,id,version,seed", keys, path);
     if (!file) {
         return EXIT_BAD;
     }
-    print_csv_heading(file, "title,grid,id,version,seed", keys);
     for (int m = 0; m < METRIC_COUNT; m++) {
         fprintf(file, ",%s", metric_rows[m].key);
         if (metric_rows[m].error_key) {
@@ -156,11 +167,9 @@ static int write_points(const report *r, json_t *keys, const char *directory)
         fputs(seed, file);
         print_csv_settings(file, &whole, keys);
         for (int m = 0; m < METRIC_COUNT; m++) {
-            const json_t *value = json_object_get(line, metric_rows[m].key);
-            print_csv_number(file, json_is_number(value) ? json_number_value(value) : NAN);
+            print_csv_member(file, line, metric_rows[m].key);
             if (metric_rows[m].error_key) {
-                value = json_object_get(line, metric_rows[m].error_key);
-                print_csv_number(file, json_is_number(value) ? json_number_value(value) : NAN);
+                print_csv_member(file, line, metric_rows[m].error_key);
             }
         }
         fputc('\n', file);

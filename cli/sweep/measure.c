@@ -173,10 +173,7 @@ static void set_number(json_t *object, const char *key, double value)
 /* Accuracy on one text. */
 static json_t *eval_json(const char *text, const sqf_eval_result *result)
 {
-    const struct {
-        const char *key;
-        double value;
-    } figures[] = {
+    const json_figure figures[] = {
         {"perplexity", result->model.perplexity},
         {"perplexity_error", result->model.perplexity_error},
         {"reference_perplexity", result->reference.perplexity},
@@ -190,9 +187,7 @@ static json_t *eval_json(const char *text, const sqf_eval_result *result)
     };
     json_t *object = json_object();
     json_object_set_new(object, "text", json_text(text, strlen(text)));
-    for (size_t i = 0; i < sizeof figures / sizeof *figures; i++) {
-        set_number(object, figures[i].key, figures[i].value);
-    }
+    json_set_numbers(object, figures, sizeof figures / sizeof *figures);
     json_object_set_new(object, "scored_tokens", json_count(result->scored_tokens));
     return object;
 }
