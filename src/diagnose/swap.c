@@ -6,6 +6,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/ops.h"
 #include "kernels/rotation.h"
 #include "ptq/rotation/fold.h"
 
@@ -74,17 +75,6 @@ static sqf_status follow_stream(maker *m, sqf_error *err)
     return SQF_OK;
 }
 
-/* s with b = s * a up to noise that has nothing to do with a: (a . b) / (a . a). */
-static float fitted(const float *a, const float *b, size_t n)
-{
-    double product = 0.0, square = 0.0;
-    for (size_t i = 0; i < n; i++) {
-        product += (double)a[i] * (double)b[i];
-        square += (double)a[i] * (double)a[i];
-    }
-    return square > 0.0 && product > 0.0 ? (float)(product / square) : 1.0f;
-}
-
 /* Rows of a producer (v or up) scaled as the stored ones are; factors [rows] receives by how much. */
 static sqf_status follow_rows(maker *m, sqf_linear_kind kind, float *factors, sqf_error *err)
 {
@@ -101,7 +91,7 @@ static sqf_status follow_rows(maker *m, sqf_linear_kind kind, float *factors, sq
     for (size_t n = 0; n < rows; n++) {
         float *weights = m->out->weights[kind] + n * columns;
         sqf_matrix_dequantize_row(&stored.matrix, n, &row, values);
-        factors[n] = fitted(weights, values, columns);
+        factors[n] = sqf_fitted_factor(values, weights, columns);
         for (size_t k = 0; k < columns; k++) {
             weights[k] *= factors[n];
         }

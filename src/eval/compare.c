@@ -78,18 +78,6 @@ static void side_read(side *s, size_t n, size_t columns)
     }
 }
 
-/* The r that makes r * b closest to a: (a . b) / (b . b). 1 where b is zero or points the other way: a smoothing
- * factor is positive, and anything else is an error to be shown, not to be fitted away. */
-static float best_factor(const float *a, const float *b, size_t n)
-{
-    double product = 0, square = 0;
-    for (size_t i = 0; i < n; i++) {
-        product += (double)a[i] * (double)b[i];
-        square += (double)b[i] * (double)b[i];
-    }
-    return square > 0 && product > 0 ? (float)(product / square) : 1.0f;
-}
-
 /* Sums of one tensor. */
 typedef struct tensor_sums {
     double square_error, square;
@@ -167,7 +155,7 @@ static void compare_rows(comparison *c, const unfold *u, sqf_compare_entry *entr
         for (size_t k = 0; u->columns && k < entry->columns; k++) {
             c->b.values[k] *= u->columns[k];
         }
-        const float factor = u->fit_rows ? best_factor(c->a.values, c->b.values, entry->columns) : 1.0f;
+        const float factor = u->fit_rows ? sqf_fitted_factor(c->a.values, c->b.values, entry->columns) : 1.0f;
         if (u->rows) {
             u->rows[n] = factor;
         }

@@ -306,3 +306,13 @@ double sqf_log_softmax(const float *logits, size_t n, size_t target, double *all
     }
     return (double)logits[target] - shift;
 }
+
+float sqf_fitted_factor(const float *a, const float *b, size_t n)
+{
+    double product = 0.0, square = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        product += (double)a[i] * (double)b[i];
+        square += (double)b[i] * (double)b[i];
+    }
+    return square > 0.0 && product > 0.0 ? (float)(product / square) : 1.0f;
+}

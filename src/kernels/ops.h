@@ -42,4 +42,8 @@ void sqf_to_float(sqf_type type, const void *from, size_t n, float *y);
 /* Log-probability of `target` and, if not NULL, log-probabilities of all n: float32 in, float64 inside. */
 double sqf_log_softmax(const float *logits, size_t n, size_t target, double *all);
 
+/* The factor that makes factor * b closest to a: (a . b) / (b . b), in float64. 1 where b is zero or points the other
+ * way: a smoothing factor is positive, and anything else is an error to be shown, not to be fitted away. */
+float sqf_fitted_factor(const float *a, const float *b, size_t n);
+
 #endif
