@@ -9,8 +9,14 @@
 #include "output.h"
 
 /* What is tried where nothing is said. */
-static const char *const standard_points[] = {
-    "W8A8", "W4A8", "W4A4", "W4A(SQ6)", "W4A(SQ5)", "W4A(SQ4.5)", "W4A4 smooth=off", "W4A(SQ6) smooth=off"};
+static const char *const standard_points[] = {"W8A8",
+                                              "W4A8",
+                                              "W4A4",
+                                              "W4A(SQ6) quota=equal",
+                                              "W4A(SQ5) quota=equal",
+                                              "W4A(SQ4.5) quota=equal",
+                                              "W4A4 smooth=off",
+                                              "W4A(SQ6) quota=equal smooth=off"};
 
 enum { POINT_KEYS = 64 };
 
