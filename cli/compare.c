@@ -107,20 +107,15 @@ const cli_command *compare_command(void)
         .summary = "compare the weights of two models of one shape",
         .description =
             "Prints for each tensor the relative error ||A - B|| / ||A|| and the largest difference of an element, of "
-            "dequantized weights where they are quantized. Of two matrices that are quantized alike it also counts the "
-            "codes and scales that differ.\n\n"
+            "dequantized weights where they are quantized. Of two matrices that are quantized alike it also counts "
+            "the codes and scales that differ.\n\n"
             "SmoothQuant moves factors between a matrix and what stands before it without changing the model. Where "
-            "the "
-            "norms of a layer differ, this is undone for B before comparing: with the quotient of the norms for q, k, "
-            "v, "
-            "gate and up, and with the factor that fits best for each channel of v and up, which o and down share. "
-            "What "
-            "remains is the error of quantization.\n\n"
+            "the norms of a layer differ, this is undone for B before comparing: with the quotient of the norms for "
+            "q, k, v, gate and up, and with the factor that fits best for each channel of v and up, which o and down "
+            "share. What remains is the error of quantization.\n\n"
             "JSON members: a, b, identical, relative_error, unfolded, codes, differing_codes, differing_scales, "
-            "tensors "
-            "(name, rows, columns, relative_error, largest_error, unfolded, differing_codes, differing_scales; the "
-            "last "
-            "two are null where the two are not quantized alike).",
+            "tensors (name, rows, columns, relative_error, largest_error, unfolded, differing_codes, "
+            "differing_scales; the last two are null where the two are not quantized alike).",
         .examples = examples,
         .run = run_compare,
     };

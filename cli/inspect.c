@@ -293,19 +293,14 @@ const cli_command *inspect_command(void)
         .description =
             "Prints the model's sizes and one line for each quantized module and each other tensor, with stored and "
             "equivalent bits. With TENSOR, the name of a module or tensor, prints its scheme in full and how its "
-            "codes, "
-            "scales and masks are distributed.\n\n"
+            "codes, scales and masks are distributed.\n\n"
             "JSON members: model, architecture, scheme, hidden, intermediate, layers, heads, kv_heads, head_dim, "
             "vocabulary, positions, parameters, quantized_weights, weight_bytes, bits_per_weight, "
             "weights_equivalent_bits, activations_equivalent_bits, cost, tensors (name, quantized, scheme or dtype, "
-            "shape, "
-            "bytes, bits_stored, bits_equivalent, low_rate_share and cost of linear layers, ...). With TENSOR the "
-            "object of that tensor, "
-            "and of a quantized "
-            "module "
-            "also high, high_share, columns_never_high, columns_always_high, busiest_share, low_zero_share, "
-            "low_limit_share, scale_low, scale_high, channels_high. With --check: model, ok, items, tensors, hashed, "
-            "bytes, problems (item, status, text).",
+            "shape, bytes, bits_stored, bits_equivalent, low_rate_share and cost of linear layers, ...). With TENSOR "
+            "the object of that tensor, and of a quantized module also high, high_share, columns_never_high, "
+            "columns_always_high, busiest_share, low_zero_share, low_limit_share, scale_low, scale_high, "
+            "channels_high. With --check: model, ok, items, tensors, hashed, bytes, problems (item, status, text).",
         .options = options,
         .option_count = sizeof options / sizeof options[0],
         .examples = examples,

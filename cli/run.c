@@ -368,17 +368,14 @@ const cli_command *run_command(void)
         .summary = "continue a text",
         .description =
             "Encodes the prompt with the special tokens that the tokenizer prescribes and prints its continuation, "
-            "token "
-            "by token as it comes, valid UTF-8 only; the prompt is not repeated. Stops after N tokens, at a token that "
-            "ends the text, or at the model's last position. Sampling parameters that are not given come from the "
-            "model's generation_config.json (without one: the most probable token). Speeds go to standard error.\n\n"
+            "token by token as it comes, valid UTF-8 only; the prompt is not repeated. Stops after N tokens, at a "
+            "token that ends the text, or at the model's last position. Sampling parameters that are not given come "
+            "from the model's generation_config.json (without one: the most probable token). Speeds go to standard "
+            "error.\n\n"
             "JSON members: model, scheme, text (the continuation alone), ids, prompt_ids, stop (length, end, "
-            "positions), "
-            "prefill_tokens, prefill_seconds, prefill_tokens_per_s, decode_tokens, decode_seconds, "
-            "decode_tokens_per_s, "
-            "products; with --logits also top, 20 objects of id, token (as the vocabulary spells it) and logit, "
-            "largest "
-            "first.",
+            "positions), prefill_tokens, prefill_seconds, prefill_tokens_per_s, decode_tokens, decode_seconds, "
+            "decode_tokens_per_s, products; with --logits also top, 20 objects of id, token (as the vocabulary spells "
+            "it) and logit, largest first.",
         .options = options,
         .option_count = sizeof options / sizeof options[0],
         .examples = examples,

@@ -126,8 +126,7 @@ const cli_command *schemes_command(void)
             "Prints what the names of schemes mean: equivalent bits of weights and activations (y = (1-s)*h + s*l), "
             "stored bits per weight (codes, masks and scales, for whole banks), the share of multiply-accumulates "
             "with both operands at 4 bits or fewer, and the predicted cost of one product in units of an 8-bit "
-            "product, "
-            "the scaling of sums included. With SCHEME, in any spelling that sqf quantize accepts, explains "
+            "product, the scaling of sums included. With SCHEME, in any spelling that sqf quantize accepts, explains "
             "that one; -v adds the long form of each, which names every field.",
         .options = options,
         .option_count = sizeof options / sizeof *options,

@@ -356,10 +356,9 @@ const cli_command *survey_command(void)
             "MODEL through the integer kernels, times prefill and decode, and prints one row a scheme.\n\n"
             "The same figures are written as table.json and table.csv, with a picture of accuracy against time and "
             "against stored bits (plot.svg, plot.png; needs gnuplot). The quantized models stay under models/. Change "
-            "is "
-            "that of perplexity against MODEL with the standard error of the paired difference; low rate is the share "
-            "of the linear layers' multiply-accumulates that ran with both operands at 4 bits or fewer; cost is the "
-            "predicted one of a product in units of an 8-bit product, the scaling of sums included.",
+            "is that of perplexity against MODEL with the standard error of the paired difference; low rate is the "
+            "share of the linear layers' multiply-accumulates that ran with both operands at 4 bits or fewer; cost is "
+            "the predicted one of a product in units of an 8-bit product, the scaling of sums included.",
         .options = options,
         .option_count = sizeof options / sizeof *options,
         .examples = examples,

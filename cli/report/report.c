@@ -106,17 +106,13 @@ const cli_command *report_command(void)
         .summary = "make tables, pictures and a page of the results of sweeps",
         .description =
             "Groups points that differ in nothing but the seed: figures are means over seeds, errors are standard "
-            "errors "
-            "over seeds, and on the text (of the paired difference, mean over seeds). Of a point that was measured "
-            "several times the last result counts.\n\n"
+            "errors over seeds, and on the text (of the paired difference, mean over seeds). Of a point that was "
+            "measured several times the last result counts.\n\n"
             "Pictures (SVG): loss of perplexity against predicted cost, stored bits and equivalent bits, with the "
-            "front "
-            "of what nothing else beats; for each grid heat maps and lines over two settings, one for each value of "
-            "the "
-            "others, or a row a group where the grid is a list. index.html holds all of them and a table that sorts "
-            "and "
-            "filters; it needs no other file and no network. JSON members: output, points, groups, grids, figures, "
-            "failed.",
+            "front of what nothing else beats; for each grid heat maps and lines over two settings, one for each "
+            "value of the others, or a row a group where the grid is a list. index.html holds all of them and a table "
+            "that sorts and filters; it needs no other file and no network. JSON members: output, points, groups, "
+            "grids, figures, failed.",
         .options = options,
         .option_count = sizeof options / sizeof *options,
         .examples = examples,
