@@ -439,15 +439,14 @@ const cli_command *sweep_command(void)
             "        scheme: 'W(SQ6)A16'\n"
             "        bank: [16, 32, 64]\n"
             "        sparsity: [0.5, 0.75]\n\n"
-            "Each point is quantized, opened and evaluated in a process of its own. Its line holds id, grid, settings, "
-            "recipe, seed, perplexity, difference and ratio to the model that was quantized with errors of the paired "
-            "difference, kl, same_top, stored and equivalent bits, low_rate_share, predicted_cost, seconds, "
-            "peak_memory_bytes and version. A point is the same if its settings, the program's version and the "
-            "contents "
-            "of its model and texts are: it is skipped, or copied where only its grid's name is new. A last line that "
-            "was torn is dropped. A point that fails leaves a line with its error, the others go on; the exit code is "
-            "1 "
-            "then, and the next run tries it again. sqf report makes tables and pictures of the results.",
+            "Each point is quantized, opened and evaluated in a process of its own. Its line holds id, grid, "
+            "settings, recipe, seed, perplexity, difference and ratio to the model that was quantized with errors of "
+            "the paired difference, kl, same_top, stored and equivalent bits, low_rate_share, predicted_cost, "
+            "seconds, peak_memory_bytes and version. A point is the same if its settings, the program's version and "
+            "the contents of its model and texts are: it is skipped, or copied where only its grid's name is new. A "
+            "last line that was torn is dropped. A point that fails leaves a line with its error, the others go on; "
+            "the exit code is 1 then, and the next run tries it again. sqf report makes tables and pictures of the "
+            "results.",
         .options = options,
         .option_count = sizeof options / sizeof *options,
         .examples = examples,
