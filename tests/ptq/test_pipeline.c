@@ -498,18 +498,23 @@ static double demo_evaluate(const small *s)
 }
 
 /* Perplexity of 510 tokens of the evaluation text by a quantization of the demo model into s->output. */
-static double demo_perplexity(const small *s, const char *yaml)
+static double demo_calibrated(const small *s, const char *yaml, size_t windows)
 {
     sqf_error err = {0};
     sqf_recipe *recipe;
     sqf_quantize_options options = small_options(s);
     options.calibration = DEMO "/text/calib.txt";
-    options.samples = 8;
+    options.samples = windows;
     options.length = 256;
     must(sqf_recipe_parse(yaml, strlen(yaml), "recipe", &recipe, &err), &err);
     must(sqf_quantize(s->context, DEMO, s->output, recipe, &options, NULL, &err), &err);
     sqf_recipe_destroy(recipe);
     return demo_evaluate(s);
+}
+
+static double demo_perplexity(const small *s, const char *yaml)
+{
+    return demo_calibrated(s, yaml, 8);
 }
 
 /* Not chance: an independent implementation of the format finds these figures on the whole text within 0.4 %. */
@@ -528,7 +533,14 @@ static void test_the_demo_model_loses_what_the_format_promises(void **state)
     assert_true(fabs(w8 / dense - 1) < 0.008 && fabs(sq6 / dense - 1) < 0.008);
     const double fixed = demo_perplexity(&s, "scheme: W8A8\nact_scale: static");
     const double zero = demo_perplexity(&s, "scheme: W4A4\nact_zero_point: point");
-    print_message("W8A8 with static scales %.3f, W4A4 with zero points %.3f\n", fixed, zero);
+    const double input = demo_perplexity(&s, "scheme: W4A4\ncompensate: gptq-input");
+    print_message("W8A8 with static scales %.3f; W4A4 with zero points %.3f, gptq-input %.3f\n", fixed, zero, input);
+    assert_true(input < 0.97 * a4);
+    /* the original model as the target asks for more tokens: they must outnumber the channels */
+    const double more = demo_calibrated(&s, "scheme: W4A4", 40);
+    const double model = demo_calibrated(&s, "scheme: W4A4\ncompensate: gptq-model", 40);
+    print_message("with 40 windows: W4A4 %.3f, gptq-model %.3f\n", more, model);
+    assert_true(model < 0.97 * more);
     assert_true(fixed / dense < 1.04);
     assert_true(zero < 0.98 * a4);
     assert_true(w4 / dense < 1.05 && masked / dense < 1.08 && masked < a4 && a4 / dense > 1.05 && a4 / dense < 1.4);
