@@ -267,7 +267,7 @@ static void count_work(sqf_pipeline *pipeline)
         const bool feeds = i + 1 < plan->passes;
         size_t passes = (size_t)plan->layer[i].quantized + feeds + (feeds && plan->follows_model);
         for (int input = 0; input < SQF_INPUT_COUNT; input++) {
-            passes += plan->layer[i].corrects && sqf_layer_plan_corrects(&plan->layer[i], (sqf_input_kind)input);
+            passes += sqf_layer_plan_corrects(&plan->layer[i], (sqf_input_kind)input);
         }
         pipeline->total += passes * pipeline->calibration.windows;
     }

@@ -326,6 +326,15 @@ static sqf_status add_squares(const sqf_matrix *matrix, float *values, double *s
     return SQF_OK;
 }
 
+/* Column norms from sums of squares, which it frees. */
+static void finish_norms(double *sums, input_group *group)
+{
+    for (size_t j = 0; j < group->columns; j++) {
+        group->column_norm[j] = (float)sqrt(sums[j]);
+    }
+    free(sums);
+}
+
 /* ||W_:,j||_2 of the members' dequantized weights, stacked. */
 static sqf_status find_column_norm(input_group *group, sqf_error *err)
 {
@@ -336,10 +345,7 @@ static sqf_status find_column_norm(input_group *group, sqf_error *err)
     for (size_t i = 0; i < group->count && status == SQF_OK; i++) {
         status = add_squares(&group->matrix[i], group->column_norm, sums, err); /* scratch until the sums are known */
     }
-    for (size_t j = 0; j < group->columns; j++) {
-        group->column_norm[j] = (float)sqrt(sums[j]);
-    }
-    free(sums);
+    finish_norms(sums, group);
     return status;
 }
 
@@ -509,17 +515,16 @@ static sqf_status make_probe(sqf_pipeline *pipeline, const sqf_layer_work *work,
 /* ||W_:,j||_2 of the members' weights before they are quantized: what a weighted dynamic mask will rank by, nearly. */
 static sqf_status estimate_column_norm(input_group *group, sqf_error *err)
 {
+    double *sums = NULL;
     SQF_TRY(SQF_ALLOC(&group->column_norm, group->columns, "column norms", err));
-    for (size_t j = 0; j < group->columns; j++) {
-        double sum = 0.0;
-        for (size_t i = 0; i < group->count; i++) {
-            for (size_t n = 0; n < group->rows[i]; n++) {
-                const double value = (double)group->weights[i][n * group->columns + j];
-                sum += value * value;
-            }
+    SQF_TRY(SQF_ALLOC(&sums, group->columns, "column norms", err));
+    for (size_t i = 0; i < group->count; i++) {
+        for (size_t at = 0; at < group->rows[i] * group->columns; at++) {
+            const double value = (double)group->weights[i][at];
+            sums[at % group->columns] += value * value;
         }
-        group->column_norm[j] = (float)sqrt(sum);
     }
+    finish_norms(sums, group);
     return SQF_OK;
 }
 
