@@ -1,17 +1,34 @@
 /* Allocation, strings and the growing byte buffer. What scales with a file is allocated here: sizes are multiplied with
  * a check, SQF_ALLOC's memory comes zeroed and aligned for vectors, and a failure names what it was for. */
+#define _DEFAULT_SOURCE /* madvise */
 #include "base/memory.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 
 /* A cache line, and a register of AVX-512. */
 enum { ALIGNMENT = 64 };
 
-/* Zeroed, because padding behind rows and the last panel of a matrix are read by kernels and must be neutral; the
- * cost is small beside filling the memory afterwards. */
-sqf_status sqf_alloc_bytes(void **out, size_t count, size_t size, const char *what, sqf_error *err)
+/* Huge pages: a walk over hundreds of megabytes of weights misses the TLB 512 times less often, and a page fault brings
+ * 2 MiB in place of 4 KiB. Only asked for: where the system refuses (its setting is "never", no free page of that
+ * size), the block is ordinary memory, and nothing else changes. */
+static void *alloc_block(size_t bytes)
+{
+    if (bytes < SQF_HUGE_BLOCK || bytes > SIZE_MAX - SQF_HUGE_PAGE) {
+        return aligned_alloc(ALIGNMENT, bytes);
+    }
+    void *memory = aligned_alloc(SQF_HUGE_PAGE, sqf_ceil_div(bytes, SQF_HUGE_PAGE) * SQF_HUGE_PAGE);
+#ifdef MADV_HUGEPAGE
+    if (memory) {
+        (void)madvise(memory, bytes, MADV_HUGEPAGE);
+    }
+#endif
+    return memory;
+}
+
+sqf_status sqf_alloc_unset(void **out, size_t count, size_t size, const char *what, sqf_error *err)
 {
     size_t bytes;
     *out = NULL;
@@ -21,12 +38,16 @@ sqf_status sqf_alloc_bytes(void **out, size_t count, size_t size, const char *wh
     /* aligned_alloc wants a multiple of the alignment. ALIGNMENT was added above and the result is rounded down:
      * never 0, so a count of 0 gives a pointer too, and at least as long as asked for. */
     bytes = bytes / ALIGNMENT * ALIGNMENT;
-    void *memory = aligned_alloc(ALIGNMENT, bytes);
-    if (!memory) {
-        return sqf_fail(err, SQF_E_MEMORY, "%s: out of memory, %zu bytes were asked for", what, bytes);
-    }
-    memset(memory, 0, bytes);
-    *out = memory;
+    *out = alloc_block(bytes);
+    return *out ? SQF_OK : sqf_fail(err, SQF_E_MEMORY, "%s: out of memory, %zu bytes were asked for", what, bytes);
+}
+
+/* Zeroed, because padding behind rows and the last panel of a matrix are read by kernels and must be neutral; the
+ * cost is small beside filling the memory afterwards. */
+sqf_status sqf_alloc_bytes(void **out, size_t count, size_t size, const char *what, sqf_error *err)
+{
+    SQF_TRY(sqf_alloc_unset(out, count, size, what, err));
+    memset(*out, 0, (count * size + ALIGNMENT) / ALIGNMENT * ALIGNMENT);
     return SQF_OK;
 }
 

@@ -34,9 +34,16 @@ static inline size_t sqf_ceil_div(size_t a, size_t b)
     return a / b + (a % b != 0);
 }
 
-/* count * size zeroed bytes aligned to 64, for free(); a count of 0 gives a valid pointer.
+enum { SQF_HUGE_PAGE = 1 << 21, SQF_HUGE_BLOCK = 2 * SQF_HUGE_PAGE };
+
+/* count * size zeroed bytes aligned to 64, for free(); a count of 0 gives a valid pointer. Blocks of SQF_HUGE_BLOCK
+ * bytes and more begin at a huge page and ask for such pages; where the system has none they are ordinary memory.
  * *out is NULL on failure (SQF_E_MEMORY, the message names `what`). */
 sqf_status sqf_alloc_bytes(void **out, size_t count, size_t size, const char *what, sqf_error *err);
+
+/* The same with arbitrary contents, for memory that is written whole before it is read: nothing is spent on zeroing it,
+ * and its pages are brought in by the threads that write them. */
+sqf_status sqf_alloc_unset(void **out, size_t count, size_t size, const char *what, sqf_error *err);
 
 /* Typed front: SQF_ALLOC(&pointer, count, "what", err). */
 #define SQF_ALLOC(pointer, count, what, err)                                                                           \

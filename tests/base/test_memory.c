@@ -1,7 +1,7 @@
 /* Errors, checked sizes, buffers. */
 #include "check.h"
 
-#include "base/memory.h"
+#include "base/arena.h"
 
 static void test_fail_keeps_a_message_on_one_harmless_line(void **state)
 {
@@ -70,6 +70,63 @@ static void test_alloc_is_zeroed_aligned_and_checked(void **state)
     free(values);
 }
 
+static void test_large_blocks_begin_at_huge_pages(void **state)
+{
+    (void)state;
+    sqf_error err;
+    uint8_t *bytes;
+    const size_t sizes[] = {SQF_HUGE_BLOCK - 65, SQF_HUGE_BLOCK, 3 * (size_t)SQF_HUGE_PAGE + 777};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        assert_ok(SQF_ALLOC(&bytes, sizes[i], "block", &err), &err);
+        assert_int_equal((uintptr_t)bytes % (sizes[i] < SQF_HUGE_BLOCK ? 64 : SQF_HUGE_PAGE), 0);
+        assert_int_equal(bytes[0] | bytes[sizes[i] - 1], 0);
+        memset(bytes, 1, sizes[i]);
+        free(bytes);
+        assert_ok(SQF_ALLOC(&bytes, sizes[i], "block", &err), &err); /* perhaps the same memory, zeroed again */
+        size_t sum = 0;
+        for (size_t k = 0; k < sizes[i]; k++) {
+            sum += bytes[k];
+        }
+        assert_int_equal(sum, 0);
+        free(bytes);
+    }
+    assert_fails(sqf_alloc_unset((void **)&bytes, SIZE_MAX, 1, "unset", &err), SQF_E_MEMORY, &err, "unset");
+    assert_fails(sqf_alloc_unset((void **)&bytes, SIZE_MAX - 100, 1, "unset", &err), SQF_E_MEMORY, &err, "unset");
+    assert_null(bytes);
+}
+
+/* Blocks of an arena: aligned, apart from each other, larger than a chunk too; without an arena they are free()'s. */
+static void test_arena_blocks_are_aligned_and_apart(void **state)
+{
+    (void)state;
+    enum { BLOCKS = 200 };
+    sqf_error err;
+    sqf_arena *arena;
+    uint8_t *block[BLOCKS];
+    size_t size[BLOCKS];
+    for (size_t expected = 0; expected <= 100000; expected += 50000) {
+        assert_ok(sqf_arena_create(expected, &arena, &err), &err);
+        for (size_t i = 0; i < BLOCKS; i++) {
+            size[i] = i * 37 % 1001 * (i % 50 == 49 ? 200 : 1);
+            assert_ok(sqf_arena_alloc(arena, (void **)&block[i], size[i], "block", &err), &err);
+            assert_int_equal((uintptr_t)block[i] % 64, 0);
+            memset(block[i], (int)(i % 251), size[i]);
+        }
+        for (size_t i = 0; i < BLOCKS; i++) {
+            for (size_t k = 0; k < size[i]; k++) {
+                assert_int_equal(block[i][k], i % 251);
+            }
+        }
+        assert_fails(sqf_arena_alloc(arena, (void **)&block[0], SIZE_MAX, "too large", &err), SQF_E_MEMORY, &err,
+                     "too large");
+        assert_null(block[0]);
+        sqf_arena_destroy(arena);
+    }
+    sqf_arena_destroy(NULL);
+    assert_ok(sqf_arena_alloc(NULL, (void **)&block[0], 100, "block", &err), &err);
+    free(block[0]);
+}
+
 static void test_buffer_grows_and_stays_terminated(void **state)
 {
     (void)state;
@@ -102,6 +159,8 @@ int main(void)
         cmocka_unit_test(test_every_status_has_a_name),
         cmocka_unit_test(test_sizes_do_not_wrap),
         cmocka_unit_test(test_alloc_is_zeroed_aligned_and_checked),
+        cmocka_unit_test(test_large_blocks_begin_at_huge_pages),
+        cmocka_unit_test(test_arena_blocks_are_aligned_and_apart),
         cmocka_unit_test(test_buffer_grows_and_stays_terminated),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
