@@ -2,8 +2,8 @@
  * set over a copy of the table below it, so that every table is complete. All levels stay available at once: tests
  * compare them in one process, and a user can ask for a lower one.
  *
- * Detection asks the processor (CPUID) and the operating system (XGETBV); both must agree, or the first wide
- * instruction is a fault. */
+ * Detection on x86 asks the processor (CPUID) and the operating system (XGETBV); both must agree, or the first wide
+ * instruction is a fault. On Arm the operating system answers for both (the auxiliary vector). */
 #include "kernels/dispatch.h"
 
 #include <pthread.h>
@@ -13,9 +13,12 @@
 
 #if SQF_ARCH_X86
 #include <cpuid.h>
+#elif SQF_ARCH_ARM
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
-enum { LEVELS_MAX = 3 };
+enum { LEVELS_MAX = 4 };
 
 /* Written once by fill_tables, read only afterwards. */
 static sqf_kernels tables[LEVELS_MAX];    /* worst first */
@@ -34,10 +37,10 @@ static uint64_t saved_registers(void)
 
 /* AVX2 stands for all that its files are compiled with (AVX, AVX2, FMA, F16C), AVX-512 for F, BW, DQ, VL and VNNI:
  * the flags are those of src/CMakeLists.txt. */
-static void detect(bool *avx2, bool *avx512)
+static void detect(bool *avx2, bool *avxvnni, bool *avx512)
 {
     unsigned a, b, c, d;
-    *avx2 = *avx512 = false;
+    *avx2 = *avxvnni = *avx512 = false;
     const unsigned osxsave = 1u << 27, avx = 1u << 28, fma = 1u << 12, f16c = 1u << 29;
     const unsigned needed = osxsave | avx | fma | f16c;
     if (!__get_cpuid(1, &a, &b, &c, &d) || (c & needed) != needed) {
@@ -52,27 +55,45 @@ static void detect(bool *avx2, bool *avx512)
     *avx2 = (b & bit_AVX2) != 0;
     const unsigned foundation = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
     *avx512 = *avx2 && (saved & zmm) == zmm && (b & foundation) == foundation && (c & bit_AVX512VNNI) != 0;
+    /* a counts the subleaves of leaf 7 */
+    if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) {
+        *avxvnni = *avx2 && (a & bit_AVXVNNI) != 0;
+    }
 }
 #endif
 
-/* `table` is never cleared: each level starts from the one below it and replaces what it has better. */
+/* Puts a level's functions over those below it: `table` is never cleared, so that every table is complete. */
+static void add_level(sqf_kernels *table, const char *name, void (*add)(sqf_kernels *kernels))
+{
+    table->name = name;
+    add(table);
+    tables[level_count++] = *table;
+}
+
 static void fill_tables(void)
 {
-    sqf_kernels table = {.name = "scalar"};
-    sqf_kernels_add_scalar(&table);
-    tables[level_count++] = table;
+    sqf_kernels table = {0};
+    add_level(&table, "scalar", sqf_kernels_add_scalar);
 #if SQF_ARCH_X86
-    bool avx2, avx512;
-    detect(&avx2, &avx512);
+    bool avx2, avxvnni, avx512;
+    detect(&avx2, &avxvnni, &avx512);
     if (avx2) {
-        table.name = "avx2";
-        sqf_kernels_add_avx2(&table);
-        tables[level_count++] = table;
+        add_level(&table, "avx2", sqf_kernels_add_avx2);
+    }
+    if (avxvnni) {
+        add_level(&table, "avxvnni", sqf_kernels_add_avxvnni);
     }
     if (avx512) {
-        table.name = "avx512vnni";
-        sqf_kernels_add_avx512(&table);
-        tables[level_count++] = table;
+        add_level(&table, "avx512vnni", sqf_kernels_add_avx512);
+    }
+#elif SQF_ARCH_ARM
+    add_level(&table, "neon", sqf_kernels_add_neon);
+    const bool dotprod = (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+    if (dotprod) {
+        add_level(&table, "dotprod", sqf_kernels_add_dotprod);
+    }
+    if (dotprod && (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0) {
+        add_level(&table, "i8mm", sqf_kernels_add_i8mm);
     }
 #endif
     for (size_t i = 0; i < level_count; i++) {

@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <sqf/format.h>
+
 enum {
     SQF_PANEL_ROWS = 16,  /* rows of a panel: one vector lane a row */
     SQF_BLOCK_PANELS = 4, /* panels of a block: what one task and one tile cover */
@@ -37,10 +39,19 @@ typedef struct sqf_segment {
  * neighbours in a 32-bit lane; the 16 rows of a panel are the lanes of one AVX-512 register or two of AVX2.
  *
  *    NIBBLES   byte  [kp / 8][row][kp % 4], low nibble: kp % 8 < 4; w + 7 (padding too: the activations are 0 there)
- *    UNSIGNED  byte  [kp / 4][row][kp % 4], w + 7: nibbles expanded for a tile
+ *    UNSIGNED  byte  [kp / 4][row][kp % 4], w + 7: nibbles expanded for a tile. A level whose expand_nibbles and tile
+ *              agree on another order of the 128 bytes may use that: nothing else reads this form
  *    BYTES     int8  [kp / 4][row][kp % 4]
- *    BF16/FP16 16 bits [kp][row] */
-typedef enum sqf_form { SQF_FORM_NIBBLES, SQF_FORM_UNSIGNED, SQF_FORM_BYTES, SQF_FORM_BF16, SQF_FORM_FP16 } sqf_form;
+ *    BF16/FP16 16 bits [kp][row]
+ *    SPLIT     integers of two parts: kernels/split.h */
+typedef enum sqf_form {
+    SQF_FORM_NIBBLES,
+    SQF_FORM_UNSIGNED,
+    SQF_FORM_BYTES,
+    SQF_FORM_BF16,
+    SQF_FORM_FP16,
+    SQF_FORM_SPLIT
+} sqf_form;
 
 /* Bytes of SQF_SEGMENT_PAD columns of one panel. */
 static inline size_t sqf_form_step_bytes(sqf_form form)
@@ -75,6 +86,27 @@ typedef struct sqf_tile_job {
     float *out; /* [tokens][SQF_BLOCK_ROWS] */
 } sqf_tile_job;
 
+/* The product of SPLIT weights with a few tokens, all segments of the layer:
+ * out[m][r] += (act_scales[m][g] * scale_low[r][g]) * (float)I_low[m][r][g], then the same with scale_high and I_high,
+ * for g ascending; with tied scales the one term with scale_high and (I_low << shift) + I_high. Zero points as in
+ * sqf_tile_job. */
+typedef struct sqf_split_shape sqf_split_shape;
+typedef struct sqf_split_job {
+    const sqf_split_shape *shape;
+    const uint8_t *weights; /* first panel */
+    size_t panel_bytes;
+    size_t panels;
+    const sqf_segment *segments; /* all of the layer, and so the arrays below */
+    size_t segment_count;
+    const int8_t *codes; /* [tokens][code_stride] */
+    size_t code_stride;
+    const int32_t *sums;     /* [tokens][segment_count] */
+    const float *act_scales; /* [tokens][segment_count] */
+    const int32_t *zeros;    /* [tokens][segment_count] or NULL */
+    size_t tokens;
+    float *out; /* [tokens][SQF_BLOCK_ROWS] */
+} sqf_split_job;
+
 /* One level. No function allocates, fails or keeps anything; all are safe from any thread. Arrays need no alignment
  * beyond that of their elements, and are read and written within their n elements exactly. */
 typedef struct sqf_kernels {
@@ -84,13 +116,40 @@ typedef struct sqf_kernels {
     /* NIBBLES to UNSIGNED: 64 bytes become 128, `steps` times. */
     void (*expand_nibbles)(const uint8_t *packed, size_t steps, uint8_t *out);
 
+    void (*split_tile)(const sqf_split_job *job);
+    /* `steps` steps of one segment of a SPLIT panel from its header on, the list from element *position on, which
+     * moves to the next element. Tied scales: one plane, low elements times 2^shift, BYTES, in `high`. Else NIBBLES in
+     * `low` and BYTES in `high`, an element of the other part 0. */
+    void (*split_expand)(const sqf_split_shape *shape, const uint8_t *header, const uint8_t *list, size_t steps,
+                         size_t *position, uint8_t *low, uint8_t *high);
+
     /* Largest |x|; NaN or infinity if there is one. 0 for n == 0. */
     float (*absmax)(const float *x, size_t n);
     /* codes[i] = round half even (x[i] / scale), clamped to lowest..largest, + zero; returns their sum. scale > 0. */
     int32_t (*quantize)(const float *x, size_t n, float scale, float lowest, float largest, int32_t zero,
                         int8_t *codes);
+    /* The same on the grid of a small float (fp4, fp6): codes are grid values times `multiplier`. The distance of
+     * neighbours at q is fraction times the power of two at or below |q|, at least fraction * smallest_normal. */
+    int32_t (*quantize_grid)(const float *x, size_t n, float scale, float largest, float smallest_normal,
+                             float fraction, float multiplier, int8_t *codes);
+    /* Dynamic masks: the `count` elements of largest |x| * weight (weight may be NULL = 1; ties: the lower index) go to
+     * high, the others to low, each with 0 in the other's places. */
+    void (*split_top)(const float *x, const float *weight, size_t n, size_t count, float *low, float *high);
     /* The smallest of 0 and x, and the largest. No NaN. */
     void (*range)(const float *x, size_t n, float *lowest, float *largest);
+
+    /* Rounding of weights (src/ptq/round). Largest |x| where mask is 0 and where it is 1; 0 where there is none. */
+    void (*part_maxima)(const float *x, const uint8_t *mask, size_t n, float *low, float *high);
+    /* sqf_select_top of |x|. */
+    void (*select_magnitudes)(const float *x, size_t n, size_t k, uint8_t *mask);
+    /* Where mask (NULL = everywhere) is 1: value = sqf_type_round(type, x, scale), difference = x - value * scale;
+     * elsewhere difference stays as it is. codes: value + offset for integers, else sqf_type_encode; all n are written.
+     * Types with a scale. */
+    void (*round_codes)(sqf_type type, const float *x, size_t n, float scale, int32_t offset, const uint8_t *mask,
+                        uint8_t *codes, float *difference);
+    /* Adds the sums of squares, in double: element i into partial i % 8, the rest beyond whole eights into partial 0,
+     * then the partials in ascending order to the running sum. */
+    void (*square_sums)(const float *x, const float *y, size_t n, double *x_sum, double *y_sum);
 
     /* Stored elements need no alignment. */
     float (*dot_fp32)(const void *w, const float *x, size_t n);
@@ -126,9 +185,19 @@ typedef struct sqf_kernels {
  * them. */
 void sqf_kernels_add_scalar(sqf_kernels *kernels);
 void sqf_kernels_add_avx2(sqf_kernels *kernels);
+void sqf_kernels_add_avxvnni(sqf_kernels *kernels);
 void sqf_kernels_add_avx512(sqf_kernels *kernels);
+void sqf_kernels_add_neon(sqf_kernels *kernels);
+void sqf_kernels_add_dotprod(sqf_kernels *kernels);
+void sqf_kernels_add_i8mm(sqf_kernels *kernels);
 
-/* The vector functions of each level; called by the three above. */
+/* The functions for SPLIT weights of a level; the last one where the CPU has VBMI and VBMI2 too. */
+void sqf_split_add_scalar(sqf_kernels *kernels);
+void sqf_split_add_avx2(sqf_kernels *kernels);
+void sqf_split_add_vbmi2(sqf_kernels *kernels);
+
+/* The vector functions of each level; called by those above. On Arm the baseline has NEON, so that the scalar ones
+ * are compiled to it and no level adds others. */
 void sqf_vector_add_scalar(sqf_kernels *kernels);
 void sqf_vector_add_avx2(sqf_kernels *kernels);
 void sqf_vector_add_avx512(sqf_kernels *kernels);
