@@ -254,25 +254,30 @@ static void pack_elements(sqf_matrix *matrix, size_t n, const sqf_row *row)
 }
 
 /* Scales are stored as given: the algorithms have rounded them to their type before they chose codes by them. */
+void sqf_matrix_pack_scales(sqf_matrix *matrix, size_t n, const float *low, const float *high, const uint8_t *shift)
+{
+    const sqf_type scale_type = matrix->spec.scale_type;
+    for (size_t g = 0; g < matrix->group_count; g++) {
+        const size_t at = n * matrix->group_count + g;
+        if (matrix->scale_low) {
+            plane_put_scale(matrix->scale_low, at, scale_type, low[g] / matrix->scale_unit[0]);
+        }
+        if (matrix->scale_high) {
+            plane_put_scale(matrix->scale_high, at, scale_type, high[g] / matrix->scale_unit[1]);
+        }
+        if (matrix->shift) {
+            matrix->shift[at] = shift[g];
+        }
+    }
+}
+
 void sqf_matrix_pack_row(sqf_matrix *matrix, size_t n, const sqf_row *row)
 {
     assert(n < matrix->rows && (matrix->spec.high == SQF_TYPE_NONE || counts_are_right(matrix, row->mask)));
     /* only assertions call it */
     (void)counts_are_right;
     pack_elements(matrix, n, row);
-    const sqf_type scale_type = matrix->spec.scale_type;
-    for (size_t g = 0; g < matrix->group_count; g++) {
-        const size_t at = n * matrix->group_count + g;
-        if (matrix->scale_low) {
-            plane_put_scale(matrix->scale_low, at, scale_type, row->scale_low[g] / matrix->scale_unit[0]);
-        }
-        if (matrix->scale_high) {
-            plane_put_scale(matrix->scale_high, at, scale_type, row->scale_high[g] / matrix->scale_unit[1]);
-        }
-        if (matrix->shift) {
-            matrix->shift[at] = row->shift[g];
-        }
-    }
+    sqf_matrix_pack_scales(matrix, n, row->scale_low, row->scale_high, row->shift);
 }
 
 /* The inverse. In the vmask layout the low code itself says that an element is high; in the bitmask layout the mask
@@ -298,23 +303,28 @@ static void unpack_elements(const sqf_matrix *matrix, size_t n, sqf_row *row)
 
 /* Parts without a stored scale have the factor 1 (fp16, bf16) or 0 (none), so that value * scale is the weight for
  * all. */
-void sqf_matrix_unpack_row(const sqf_matrix *matrix, size_t n, sqf_row *row)
+void sqf_matrix_unpack_scales(const sqf_matrix *matrix, size_t n, float *low, float *high, uint8_t *shift)
 {
     const sqf_weight_spec *spec = &matrix->spec;
-    unpack_elements(matrix, n, row);
     for (size_t g = 0; g < matrix->group_count; g++) {
         const size_t at = n * matrix->group_count + g;
-        row->scale_low[g] =
+        low[g] =
             matrix->scale_low ? matrix->scale_unit[0] * plane_get_scale(matrix->scale_low, at, spec->scale_type) : 0.0f;
-        row->shift[g] = matrix->shift ? matrix->shift[at] : 0;
+        shift[g] = matrix->shift ? matrix->shift[at] : 0;
         /* 2^-n only moves the exponent, so the product is exact (but for fp32 scales near the smallest subnormal); n
          * <= 6. */
-        row->scale_high[g] = matrix->shift ? ldexpf(row->scale_low[g], -row->shift[g])
-                             : matrix->scale_high
-                                 ? matrix->scale_unit[1] * plane_get_scale(matrix->scale_high, at, spec->scale_type)
-                             : matrix->high ? 1.0f
-                                            : 0.0f;
+        high[g] = matrix->shift ? ldexpf(low[g], -shift[g])
+                  : matrix->scale_high
+                      ? matrix->scale_unit[1] * plane_get_scale(matrix->scale_high, at, spec->scale_type)
+                  : matrix->high ? 1.0f
+                                 : 0.0f;
     }
+}
+
+void sqf_matrix_unpack_row(const sqf_matrix *matrix, size_t n, sqf_row *row)
+{
+    unpack_elements(matrix, n, row);
+    sqf_matrix_unpack_scales(matrix, n, row->scale_low, row->scale_high, row->shift);
 }
 
 void sqf_matrix_dequantize_row(const sqf_matrix *matrix, size_t n, sqf_row *row, float *out)

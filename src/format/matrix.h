@@ -68,10 +68,16 @@ void sqf_row_clear(sqf_row *row);
 void sqf_matrix_pack_row(sqf_matrix *matrix, size_t n, const sqf_row *row);
 void sqf_matrix_unpack_row(const sqf_matrix *matrix, size_t n, sqf_row *row);
 
+/* The scales and shifts of a row alone: [G] each, as unpack_row fills those of an sqf_row. */
+void sqf_matrix_unpack_scales(const sqf_matrix *matrix, size_t n, float *low, float *high, uint8_t *shift);
+
 /* Checks everything a reader must reject in row n: invalid codes, sentinel or mask counts that are not k, padding bits
  * that are not 0, scales that are negative, NaN or infinite, shifts out of range. `name` is used in messages:
  * "NAME.sq_low: row 2 bank 1: 17 high elements, expected 16". */
 sqf_status sqf_matrix_check_row(const sqf_matrix *matrix, size_t n, const char *name, sqf_error *err);
+
+/* The same for rows begin..end: the message is that of the first bad one. Much faster where all are fine. */
+sqf_status sqf_matrix_check_rows(const sqf_matrix *matrix, size_t begin, size_t end, const char *name, sqf_error *err);
 
 /* Checks that channels is a permutation of 0..columns-1, ascending inside each section, and has in its high section
  * exactly k of every bank of the activation specification. */
@@ -100,6 +106,18 @@ sqf_group_scales sqf_group_scales_choose_in(const sqf_weight_spec *spec, const f
                                             const uint8_t *mask, const float *weight, size_t n, bool search);
 sqf_group_scales sqf_group_scales_choose(const sqf_weight_spec *spec, const float *x, const uint8_t *mask,
                                          const float *weight, size_t n, bool search);
+
+/* What the two above choose without a search, from the largest magnitude of each part (0 for a part without elements).
+ */
+sqf_group_scales sqf_group_scales_from_maxima(const sqf_weight_spec *spec, const float unit[2], float low_max,
+                                              float high_max);
+
+/* n codes of `bits` (1..8) bits, one a byte, as a packed row (docs/format.md section 7): ceil(n * bits / 8) bytes, the
+ * reserved bits of the last one 0. */
+void sqf_codes_pack(const uint8_t *codes, size_t n, unsigned bits, uint8_t *out);
+
+/* Stores the scales of row n, as sqf_matrix_pack_row does. */
+void sqf_matrix_pack_scales(sqf_matrix *matrix, size_t n, const float *low, const float *high, const uint8_t *shift);
 
 /* The stored tensors of a matrix, one list for writers, readers and counting. */
 typedef struct sqf_matrix_part {

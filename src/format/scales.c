@@ -58,15 +58,20 @@ static float search_factor(const sqf_weight_spec *spec, int step)
     return spec->scale_type == SQF_TYPE_E8M0 ? ldexpf(2.0f, -step) : (float)(100 - step) / 100.0f;
 }
 
-/* The scale of one part by itself: 0 where the type is none, 1 where it has no scale. */
-static float free_scale(const sqf_weight_spec *spec, const group_view *group, bool high, bool search)
+/* The scale of one part by itself from its largest magnitude: 0 where the type is none, 1 where it has no scale. */
+static float scale_of_part(const sqf_weight_spec *spec, sqf_type type, float max, float unit)
 {
-    const sqf_type type = high ? spec->high : spec->low;
     if (!sqf_type_has_scale(type)) {
         return type == SQF_TYPE_NONE ? 0.0f : 1.0f;
     }
-    const float max = part_max(group, high), unit = group->unit[high];
-    float best = sqf_scale_for_max(spec->scale_type, type, max, unit);
+    return sqf_scale_for_max(spec->scale_type, type, max, unit);
+}
+
+static float free_scale(const sqf_weight_spec *spec, const group_view *group, bool high, bool search)
+{
+    const sqf_type type = high ? spec->high : spec->low;
+    const float max = sqf_type_has_scale(type) ? part_max(group, high) : 0.0f, unit = group->unit[high];
+    float best = scale_of_part(spec, type, max, unit);
     if (!search || max == 0.0f) {
         return best;
     }
@@ -135,4 +140,14 @@ sqf_group_scales sqf_group_scales_choose_in(const sqf_weight_spec *spec, const f
     }
     return (sqf_group_scales){.low = free_scale(spec, &group, false, search),
                               .high = free_scale(spec, &group, true, search)};
+}
+
+sqf_group_scales sqf_group_scales_from_maxima(const sqf_weight_spec *spec, const float unit[2], float low_max,
+                                              float high_max)
+{
+    if (spec->high != SQF_TYPE_NONE && spec->scales == SQF_SCALES_TIED) {
+        return tied_scales(spec, low_max, high_max);
+    }
+    return (sqf_group_scales){.low = scale_of_part(spec, spec->low, low_max, unit[0]),
+                              .high = scale_of_part(spec, spec->high, high_max, unit[1])};
 }

@@ -74,6 +74,8 @@ typedef struct sqf_matrix_job {
     const char *name; /* for messages */
     sqf_weight_spec spec;
     const float *weights; /* [rows, columns] original channel order, smoothed; not changed */
+    const void *stored;   /* sqf_matrix_round, where weights is NULL: the same as a checkpoint has them, any alignment */
+    sqf_type stored_type; /* of `stored`: bf16, fp16 or fp32 */
     size_t rows, columns, border;
     const int32_t *channels;  /* stored order, or NULL */
     const sqf_factor *factor; /* stored order; NULL = no calibration (then compensate must be NONE) */
@@ -104,6 +106,16 @@ typedef struct sqf_matrix_result {
  * SQF_E_ARG: GPTQ without a factor, Wanda without norms; SQF_E_SHAPE: a factor of another width. */
 sqf_status sqf_matrix_quantize(sqf_context *context, const sqf_matrix_job *job, sqf_matrix *out,
                                sqf_matrix_result *result, sqf_error *err);
+
+/* True if sqf_matrix_round can do what is asked: nothing in it needs calibration or a search. */
+bool sqf_matrix_rounds(const sqf_weight_spec *spec, sqf_importance importance, sqf_prune prune, sqf_clip clip);
+
+/* Rounding to nearest without calibration at the speed of memory: what sqf_matrix_quantize makes of the same weights,
+ * bit for bit, from floats or straight from a checkpoint's elements. Blocks of rows in parallel; beside the result each
+ * thread holds one row (19 bytes a column). The job must have no factor, Hessian, channel list or compensation.
+ * SQF_E_ARG where it has, or where sqf_matrix_rounds says no; SQF_E_VALUE as sqf_matrix_quantize. */
+sqf_status sqf_matrix_round(sqf_context *context, const sqf_matrix_job *job, sqf_matrix *out, sqf_matrix_result *result,
+                            sqf_error *err);
 
 /* The output error that a search of smoothing factors goes by: the matrix rounded to nearest with the recipe's scheme
  * and `clip`, pruned by magnitude. `job` says weights, shape, border, channels, Hessian and importance; its name,
