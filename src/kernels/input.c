@@ -1,21 +1,15 @@
-/* Activations: gathered, scaled and quantized once for all layers that read them (q, k and v; gate and up).
+/* How a quantized input lies in memory: segments, planes, and the buffers behind them. Filled by quantize.c.
  * Semantics: docs/format.md section 5.
  *
  * A prepared input holds planes of int8 codes, padded to the segments of kernels.h, with one scale and one sum of
  * codes a token and segment; and, where some of it is not made of integers, a copy as floats. There is one plane with
  * uniform activations and static masks (a column is either low or high), two with dynamic masks (a column is low for
  * one token and high for another; the other plane has 0 there).
- *
- * Two ways lead to the planes. quantize_simple is the fast one, for integers on static sections, which nearly every
- * scheme has. Everything else is quantized by the scalar reference and then sorted into planes: dynamic masks, fp4,
- * fp8. Both divide and round alike, bit for bit. */
-#include <math.h>
-#include <stdatomic.h>
+ */
 #include <string.h>
 
 #include "base/memory.h"
 #include "format/reference.h"
-#include "format/zero_point.h"
 #include "kernels/layout.h"
 
 /* ---- layout ---- */
@@ -43,11 +37,6 @@ static float largest_code(sqf_type type)
 static bool is_narrow(sqf_type type)
 {
     return sqf_type_is_integer(type) && largest_code(type) <= 15;
-}
-
-static bool is_dynamic(const sqf_act_spec *spec)
-{
-    return sqf_act_spec_is_split(spec) && spec->mask == SQF_MASK_DYNAMIC;
 }
 
 /* Bit p: the codes of plane p are narrow in the section of `column`. With static masks both parts share plane 0, and
@@ -233,9 +222,10 @@ static sqf_status grow(void **memory, size_t *have, size_t need, const char *wha
     return SQF_OK;
 }
 
-/* Scratch of a thread: one row gathered and quantized while an input is prepared; a block's sums and its weights,
- * expanded or as floats, in the forward pass. The two never run at once, so they share it. Expanded weights:
- * integer_term adds segments until it has CHUNK_COLUMNS, so at most the longest segment goes beyond that. */
+/* Scratch of a thread: three rows (normed, gathered or split) and a quantized one while an input is prepared; a block's
+ * sums and its weights, expanded or as floats, in the forward pass. The two never run at once, so they share it.
+ * Expanded weights: integer_term adds segments until it has CHUNK_COLUMNS, so at most the longest segment goes beyond
+ * that. */
 static size_t scratch_need(const input_layout *layout)
 {
     size_t longest = 0;
@@ -247,14 +237,14 @@ static size_t scratch_need(const input_layout *layout)
     const size_t expanded = chunk * SQF_BLOCK_ROWS;
     const size_t floats = sizeof(float) * FLOAT_CHUNK * SQF_BLOCK_ROWS;
     const size_t forward = scratch_out_bytes() + (expanded > floats ? expanded : floats);
-    const size_t prepare =
-        layout->columns * (2 * sizeof(float) + 1) + layout->segment_count * 2 * (sizeof(float) + sizeof(int32_t)) + 256;
+    const size_t prepare = 3 * scratch_row_bytes(layout) + layout->columns +
+                           layout->segment_count * 2 * (sizeof(float) + sizeof(int32_t)) + 256;
     return ((forward > prepare ? forward : prepare) + 63) & ~(size_t)63;
 }
 
 /* Lays out all arrays of an input and points the planes at them. Floats need no copy where x itself will do: float
  * activations in their own order. */
-static sqf_status reserve(sqf_context *context, sqf_input *input, const float *x, sqf_error *err)
+sqf_status input_reserve(sqf_context *context, sqf_input *input, const float *x, sqf_error *err)
 {
     const input_layout *layout = input->layout;
     const size_t tokens = input->tokens, segments = layout->segment_count;
@@ -293,291 +283,6 @@ static sqf_status reserve(sqf_context *context, sqf_input *input, const float *x
     input->float_part = !layout->float_part ? NULL : copy ? input->float_copy : x;
     input->integer_part = layout->values ? (float *)(void *)(base + integers) : NULL;
     return SQF_OK;
-}
-
-/* ---- quantization ---- */
-
-/* Shared by the tasks of one sqf_input_prepare; a task is a token. */
-typedef struct prepare_job {
-    const sqf_kernels *kernels;
-    sqf_input *input;
-    const float *x;
-    atomic_size_t bad_token; /* the first that holds a NaN or infinity */
-} prepare_job;
-
-static sqf_type part_type(const sqf_act_spec *spec, int part)
-{
-    return part == HIGH ? spec->high : spec->low;
-}
-
-/* The plane whose codes hold `part`. */
-static unsigned part_plane(const input_layout *layout, int part)
-{
-    return layout->planes == PARTS ? (unsigned)part : 0;
-}
-
-static void pad_segment(int8_t *codes, const sqf_segment *segment)
-{
-    const size_t length = segment->end - segment->begin;
-    const size_t padded = sqf_ceil_div(length, SQF_SEGMENT_PAD) * SQF_SEGMENT_PAD;
-    memset(codes + segment->offset + length, 0, padded - length);
-}
-
-/* True where the fused path below serves: integers whose codes are the grid values (no fp4), float32 scales, one part
- * to a section. */
-static bool is_simple(const input_layout *layout)
-{
-    const sqf_act_spec *spec = &layout->spec;
-    const bool split = sqf_act_spec_is_split(spec);
-    return !is_dynamic(spec) && sqf_act_scale_type(spec) == SQF_TYPE_FP32 && sqf_type_is_integer(spec->low) &&
-           sqf_type_multiplier(spec->low) == 1 &&
-           (!split || (sqf_type_is_integer(spec->high) && sqf_type_multiplier(spec->high) == 1));
-}
-
-/* Where the range of one scale ends that begins at `at`: a group, or all columns of the part. It is at least the
- * segment that begins there: segments never cross it. */
-static size_t scale_range_end(const input_layout *layout, size_t at)
-{
-    if (layout->spec.scale == SQF_ACT_GROUP) {
-        size_t begin, end;
-        sqf_partition_range(&layout->scale_groups, sqf_partition_find(&layout->scale_groups, at), &begin, &end);
-        return end;
-    }
-    return sqf_act_spec_is_split(&layout->spec) && at < layout->border ? layout->border : layout->columns;
-}
-
-/* clip * absmax / qmax, from left to right as docs/format.md section 5 demands: the reference does the same, and the
- * last bit of a scale decides roundings. *zero is 0 without zero points. */
-static float choose_scale(const prepare_job *job, int part, const float *x, size_t n, int32_t *zero)
-{
-    const input_layout *layout = job->input->layout;
-    const sqf_act_spec *spec = &layout->spec;
-    const sqf_type type = part_type(spec, part);
-    const float clip = sqf_act_part_clip(spec, part == HIGH);
-    *zero = 0;
-    if (spec->scale == SQF_ACT_STATIC) {
-        *zero = sqf_act_has_zero(spec, part == HIGH) ? layout->static_zero[part] : 0;
-        return layout->static_scale[part];
-    }
-    if (sqf_act_has_zero(spec, part == HIGH)) {
-        sqf_range range;
-        job->kernels->range(x, n, &range.lowest, &range.largest);
-        const float scale = sqf_zero_scale(type, clip, range);
-        *zero = sqf_zero_point(type, clip, range, scale);
-        return scale;
-    }
-    return clip * job->kernels->absmax(x, n) / sqf_type_max(type);
-}
-
-/* One token, x in stored order. A scale of 0 (all zeros) gives codes 0 without a division by it. */
-static void quantize_simple(const prepare_job *job, size_t token, const float *x)
-{
-    const sqf_input *input = job->input;
-    const input_layout *layout = input->layout;
-    const code_plane *plane = &input->planes[0];
-    int8_t *codes = plane->codes + token * input->code_stride;
-    size_t range_end = 0;
-    float scale = 0.0f;
-    int32_t zero = 0;
-    for (size_t g = 0; g < layout->segment_count; g++) {
-        const sqf_segment *segment = &layout->segments[g];
-        const int part = section_part(layout, segment->begin);
-        const sqf_type type = part_type(&layout->spec, part);
-        if (segment->begin >= range_end) {
-            range_end = scale_range_end(layout, segment->begin);
-            scale = choose_scale(job, part, x + segment->begin, range_end - segment->begin, &zero);
-        }
-        const size_t length = segment->end - segment->begin, at = token * layout->segment_count + g;
-        plane->scales[at] = scale;
-        if (plane->zeros) {
-            plane->zeros[at] = scale > 0.0f ? zero : 0;
-        }
-        if (scale > 0.0f) {
-            const bool has_zero = sqf_act_has_zero(&layout->spec, part == HIGH);
-            const float largest = sqf_type_max(type), lowest = has_zero ? sqf_zero_lowest(type) : -largest;
-            plane->sums[at] = job->kernels->quantize(x + segment->begin, length, scale, lowest - (float)zero,
-                                                     largest - (float)zero, zero, codes + segment->offset);
-        } else {
-            plane->sums[at] = 0;
-            memset(codes + segment->offset, 0, length);
-        }
-        pad_segment(codes, segment);
-    }
-}
-
-/* Sorts the elements of one quantized row into the planes, one segment. A part that is not made of integers leaves
- * its plane at the zeros that were put there. */
-static void distribute(const sqf_input *input, size_t token, size_t g, const sqf_act_row *row)
-{
-    const input_layout *layout = input->layout;
-    const sqf_segment *segment = &layout->segments[g];
-    const float scale[PARTS] = {row->scale_low[segment->act_group], row->scale_high[segment->act_group]};
-    const int32_t zeros[PARTS] = {row->zero_low ? row->zero_low[segment->act_group] : 0,
-                                  row->zero_low ? row->zero_high[segment->act_group] : 0};
-    for (int part = LOW; part <= HIGH; part++) {
-        const sqf_type type = part_type(&layout->spec, part);
-        const unsigned p = part_plane(layout, part);
-        if (!sqf_type_is_integer(type) ||
-            (!is_dynamic(&layout->spec) && section_part(layout, segment->begin) != part)) {
-            continue;
-        }
-        const int multiplier = sqf_type_multiplier(type);
-        int8_t *codes = input->planes[p].codes + token * input->code_stride + segment->offset;
-        int32_t sum = 0;
-        for (size_t k = segment->begin; k < segment->end; k++) {
-            /* an element of the other part stands for 0; |code| <= 127: fp4's 6 * 2 is 12, int8 ends at 127 */
-            const int code = (row->mask[k] == part ? (int)(row->value[k] * (float)multiplier) : 0) + zeros[part];
-            codes[k - segment->begin] = (int8_t)code;
-            sum += code;
-        }
-        const size_t at = token * layout->segment_count + g;
-        input->planes[p].sums[at] = sum;
-        input->planes[p].scales[at] = scale[part] / (float)multiplier;
-        if (input->planes[p].zeros) {
-            input->planes[p].zeros[at] = zeros[part];
-        }
-    }
-}
-
-/* The row's elements that are integers (or that are not) as floats, the others 0. The two calls with `integers` true
- * and false add up to the whole row. */
-static void dequantize_part(const input_layout *layout, const sqf_act_row *row, bool integers, float *out)
-{
-    for (size_t g = 0; g < layout->segment_count; g++) {
-        const sqf_segment *segment = &layout->segments[g];
-        for (size_t k = segment->begin; k < segment->end; k++) {
-            const int part = row->mask[k] ? HIGH : LOW;
-            const sqf_type type = part_type(&layout->spec, part);
-            const float *scales = part == HIGH ? row->scale_high : row->scale_low;
-            const float value = row->value[k] * (sqf_type_has_scale(type) ? scales[segment->act_group] : 1.0f);
-            out[k] = sqf_type_is_integer(type) == integers && type != SQF_TYPE_NONE ? value : 0.0f;
-        }
-    }
-}
-
-/* Every other kind of input: quantized by the reference, then sorted into planes. */
-static void quantize_general(const prepare_job *job, size_t token, const float *x, sqf_act_row *row)
-{
-    const sqf_input *input = job->input;
-    const input_layout *layout = input->layout;
-    sqf_act_quantize_row(&layout->spec, x, layout->columns, layout->channels, layout->border, &layout->scale_groups,
-                         layout->has_static_scale ? layout->static_scale : NULL, layout->static_zero,
-                         layout->column_norm, row);
-    for (unsigned p = 0; p < layout->planes; p++) {
-        const code_plane *plane = &input->planes[p];
-        memset(plane->codes + token * input->code_stride, 0, layout->padded);
-        memset(plane->sums + token * layout->segment_count, 0, layout->segment_count * sizeof *plane->sums);
-        memset(plane->scales + token * layout->segment_count, 0, layout->segment_count * sizeof *plane->scales);
-        if (plane->zeros) {
-            memset(plane->zeros + token * layout->segment_count, 0, layout->segment_count * sizeof *plane->zeros);
-        }
-    }
-    for (size_t g = 0; layout->planes > 0 && g < layout->segment_count; g++) {
-        distribute(input, token, g, row);
-    }
-    if (layout->float_part) {
-        dequantize_part(layout, row, false, input->float_copy + token * layout->columns);
-    }
-    if (layout->values) {
-        dequantize_part(layout, row, true, input->integer_part + token * layout->columns);
-    }
-}
-
-/* Keeps the lowest: the message must not depend on which thread came first. */
-static void note_bad_token(prepare_job *job, size_t token)
-{
-    size_t first = atomic_load(&job->bad_token);
-    while (token < first && !atomic_compare_exchange_weak(&job->bad_token, &first, token)) {
-    }
-}
-
-static void gather(const float *x, const int32_t *channels, size_t n, float *out)
-{
-    for (size_t i = 0; i < n; i++) {
-        out[i] = x[channels[i]];
-    }
-}
-
-/* The integer part as floats, for weights that are not integers; the fast path's counterpart of dequantize_part. */
-static void values_from_codes(const sqf_input *input, size_t token, float *out)
-{
-    const input_layout *layout = input->layout;
-    const code_plane *plane = &input->planes[0];
-    for (size_t g = 0; g < layout->segment_count; g++) {
-        const sqf_segment *segment = &layout->segments[g];
-        const int8_t *codes = plane->codes + token * input->code_stride + segment->offset;
-        const float scale = plane->scales[token * layout->segment_count + g];
-        const int32_t zero = plane->zeros ? plane->zeros[token * layout->segment_count + g] : 0;
-        for (size_t k = segment->begin; k < segment->end; k++) {
-            out[k] = (float)(codes[k - segment->begin] - zero) * scale;
-        }
-    }
-}
-
-/* One token. absmax sees NaN and infinity as the largest of all, so one pass tells whether the row is finite. */
-static void prepare_token(void *user, size_t token, unsigned thread)
-{
-    prepare_job *job = user;
-    const sqf_input *input = job->input;
-    const input_layout *layout = input->layout;
-    const size_t columns = layout->columns;
-    const float *x = job->x + token * columns;
-    if (!isfinite(job->kernels->absmax(x, columns))) {
-        note_bad_token(job, token);
-        return;
-    }
-    uint8_t *scratch = input->scratch + thread * input->scratch_stride;
-    if (sqf_act_spec_is_float(&layout->spec)) {
-        if (layout->channels) {
-            gather(x, layout->channels, columns, input->float_copy + token * columns);
-        }
-        return;
-    }
-    if (!is_simple(layout)) {
-        sqf_act_row row;
-        row.value = (float *)(void *)scratch;
-        row.scale_low = row.value + columns;
-        row.scale_high = row.scale_low + layout->segment_count;
-        int32_t *zeros = (int32_t *)(void *)(row.scale_high + layout->segment_count);
-        const bool has_zeros = layout->spec.zero != SQF_ACT_ZERO_NONE;
-        row.zero_low = has_zeros ? zeros : NULL;
-        row.zero_high = has_zeros ? zeros + layout->segment_count : NULL;
-        row.mask = (uint8_t *)(zeros + 2 * layout->segment_count);
-        quantize_general(job, token, x, &row);
-        return;
-    }
-    if (layout->channels) {
-        float *gathered = (float *)(void *)scratch;
-        gather(x, layout->channels, columns, gathered);
-        x = gathered;
-    }
-    quantize_simple(job, token, x);
-    if (layout->values) {
-        values_from_codes(input, token, input->integer_part + token * columns);
-    }
-}
-
-sqf_status input_prepare(sqf_context *context, sqf_input *input, const input_layout *layout, const char *name,
-                         const float *x, size_t tokens, sqf_error *err)
-{
-    input->layout = layout;
-    input->tokens = tokens;
-    SQF_TRY(reserve(context, input, x, err));
-    prepare_job job = {.kernels = context->kernels, .input = input, .x = x};
-    atomic_init(&job.bad_token, SIZE_MAX);
-    sqf_pool_run(context->pool, tokens, prepare_token, &job);
-    const size_t token = atomic_load(&job.bad_token);
-    if (token == SIZE_MAX) {
-        return SQF_OK;
-    }
-    size_t channel = 0;
-    while (channel + 1 < layout->columns && isfinite(x[token * layout->columns + channel])) {
-        channel++;
-    }
-    /* A forward pass on half of an input is refused by sqf_linear_forward. */
-    input->layout = NULL;
-    return sqf_fail(err, SQF_E_VALUE, "%s: input of token %zu, channel %zu is %f, expected a finite number", name,
-                    token, channel, (double)x[token * layout->columns + channel]);
 }
 
 void sqf_input_dequantize(const sqf_input *input, float *out)

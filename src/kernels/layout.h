@@ -41,6 +41,11 @@ static inline int section_part(const input_layout *layout, size_t column)
                : LOW;
 }
 
+static inline bool is_dynamic(const sqf_act_spec *spec)
+{
+    return sqf_act_spec_is_split(spec) && spec->mask == SQF_MASK_DYNAMIC;
+}
+
 /* Codes of one plane with what turns their products into numbers. Scales of 0 go with codes that are all 0. */
 typedef struct code_plane {
     int8_t *codes;  /* [tokens][code_stride] grid value * multiplier */
@@ -66,9 +71,13 @@ struct sqf_input {
     size_t scratch_bytes, scratch_stride;
 };
 
-/* sqf_input_prepare for a layout; `name` is used in messages. */
+/* Memory for input->tokens rows of input->layout, with the pointers of `input` set. x: where floats may be read in
+ * place of a copy. */
+sqf_status input_reserve(sqf_context *context, sqf_input *input, const float *x, sqf_error *err);
+
+/* sqf_input_prepare_normed for a layout; `name` is used in messages, norm may be NULL. */
 sqf_status input_prepare(sqf_context *context, sqf_input *input, const input_layout *layout, const char *name,
-                         const float *x, size_t tokens, sqf_error *err);
+                         const float *x, const sqf_input_norm *norm, size_t tokens, sqf_error *err);
 
 /* A plane of weights, repacked: one part of the matrix, or both where tied scales make them one grid. Elements of the
  * other part are 0. Rows beyond the matrix in the last panel have scale 0. */
@@ -94,6 +103,12 @@ enum {
     CHUNK_COLUMNS = 2048, /* columns whose weights of one block are expanded at a time: 128 KiB, half of a small L2 */
     FLOAT_CHUNK = 512     /* the same for weights as floats */
 };
+
+/* A row of floats while an input is prepared, with what is behind it aligned. */
+static inline size_t scratch_row_bytes(const input_layout *layout)
+{
+    return (layout->columns * sizeof(float) + 63) & ~(size_t)63;
+}
 
 static inline size_t scratch_out_bytes(void)
 {

@@ -189,7 +189,13 @@ bool sqf_linear_same_input(const sqf_linear *a, const sqf_linear *b)
 sqf_status sqf_input_prepare(sqf_context *context, sqf_input *input, const sqf_linear *linear, const float *x,
                              size_t tokens, sqf_error *err)
 {
-    return input_prepare(context, input, &linear->input, linear->name, x, tokens, err);
+    return input_prepare(context, input, &linear->input, linear->name, x, NULL, tokens, err);
+}
+
+sqf_status sqf_input_prepare_normed(sqf_context *context, sqf_input *input, const sqf_linear *linear, const float *x,
+                                    const sqf_input_norm *norm, size_t tokens, sqf_error *err)
+{
+    return input_prepare(context, input, &linear->input, linear->name, x, norm, tokens, err);
 }
 
 /* ---- the product ---- */

@@ -52,6 +52,18 @@ void sqf_input_destroy(sqf_input *input);
 sqf_status sqf_input_prepare(sqf_context *context, sqf_input *input, const sqf_linear *linear, const float *x,
                              size_t tokens, sqf_error *err);
 
+/* A norm on the way: what is quantized is gain * x / sqrt(mean(x^2) + epsilon), as sqf_rmsnorm gives it. */
+typedef struct sqf_input_norm {
+    const float *gain; /* [K] */
+    float epsilon;
+    float *rows; /* [tokens, K] room for the normed rows of layers that read floats; others leave it untouched */
+} sqf_input_norm;
+
+/* sqf_input_prepare of the normed x, one pass over a token while it is in the nearest cache; norm NULL = none. The same
+ * bits as sqf_rmsnorm before. norm->rows must stay valid as x must; messages name normed numbers. */
+sqf_status sqf_input_prepare_normed(sqf_context *context, sqf_input *input, const sqf_linear *linear, const float *x,
+                                    const sqf_input_norm *norm, size_t tokens, sqf_error *err);
+
 /* y[tokens, N] = x W^T + bias for a prepared input. Results do not depend on the number of threads.
  * Adds to the context's product counts. */
 sqf_status sqf_linear_forward(sqf_context *context, const sqf_linear *linear, const sqf_input *input, float *y,

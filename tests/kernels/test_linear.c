@@ -33,7 +33,7 @@ static uint32_t pick(sqf_random *random, const uint32_t *values, size_t count)
 }
 
 static const sqf_type integer_types[] = {SQF_TYPE_INT2, SQF_TYPE_INT3, SQF_TYPE_INT4, SQF_TYPE_INT5,
-                                         SQF_TYPE_INT6, SQF_TYPE_INT8, SQF_TYPE_FP4};
+                                         SQF_TYPE_INT6, SQF_TYPE_INT8, SQF_TYPE_FP4, SQF_TYPE_FP6};
 static const sqf_type high_types[] = {SQF_TYPE_INT8, SQF_TYPE_INT8, SQF_TYPE_INT6, SQF_TYPE_INT4,
                                       SQF_TYPE_FP8,  SQF_TYPE_FP16, SQF_TYPE_BF16};
 #define COUNT(array) (sizeof(array) / sizeof *(array))
@@ -85,7 +85,7 @@ static uint32_t random_group(sqf_random *random, uint32_t weights)
 
 static void random_activations(sqf_random *random, const sqf_weight_spec *weights, sqf_act_spec *spec)
 {
-    static const uint32_t banks[] = {1, 4, 7, 16, 64};
+    static const uint32_t banks[] = {1, 4, 7, 16, 32, 64, 128};
     *spec = (sqf_act_spec){.clip = sqf_random_below(random, 4) ? 1.0f : 0.875f};
     const uint64_t kind = sqf_random_below(random, 6);
     if (kind == 0) {
@@ -107,6 +107,11 @@ static void random_activations(sqf_random *random, const sqf_weight_spec *weight
         spec->high_per_bank = (uint32_t)sqf_random_below(random, spec->bank + 1);
         spec->mask = kind == 5 ? SQF_MASK_DYNAMIC : SQF_MASK_STATIC;
         spec->dynamic_weighted = kind == 5 && sqf_random_below(random, 2);
+    }
+    static const sqf_type scale_types[] = {SQF_TYPE_BF16, SQF_TYPE_FP16, SQF_TYPE_E8M0, SQF_TYPE_FP8};
+    if (sqf_random_below(random, 3) == 0) {
+        spec->scale_type = pick_type(random, scale_types, COUNT(scale_types));
+        return;
     }
     spec->zero = sqf_random_below(random, 2) ? SQF_ACT_ZERO_NONE : (sqf_act_zero)(1 + sqf_random_below(random, 2));
 }

@@ -9,7 +9,7 @@
  * Tails are loaded as zeros and stored by their length, never read or written beyond n. */
 #include <string.h>
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -194,30 +194,71 @@ static void range(const float *x, size_t n, float *lowest, float *largest)
     }
 }
 
-/* A true division and the rounding of sqf_round_to_step: the same codes as the reference, lane by lane. */
-INLINE vi quantize_lanes(vf x, float scale, float lowest, float largest)
+/* Bit i: lane i of v is at least `least`. Absolute floats keep their order as integers. */
+INLINE unsigned lanes_at_least(vi v, int32_t least)
 {
-    vf q = x / scale;
+#if LANES == 16 && defined(__AVX512F__)
+    return _mm512_cmpge_epi32_mask((__m512i)v, _mm512_set1_epi32(least));
+#elif LANES == 8 && defined(__AVX2__)
+    return (unsigned)_mm256_movemask_ps((__m256)(v >= least));
+#else
+    unsigned bits = 0;
+    for (int lane = 0; lane < LANES; lane++) {
+        bits |= (unsigned)(v[lane] >= least) << lane;
+    }
+    return bits;
+#endif
+}
+
+INLINE vf clamp_lanes(vf q, float lowest, float largest)
+{
     q = SELECT(q > largest, splat(largest), q);
-    q = SELECT(q < lowest, splat(lowest), q);
-    q = (q + 12582912.0f) - 12582912.0f; /* round half even: |q| < 2^22 */
-    return __builtin_convertvector(q, vi);
+    return SELECT(q < lowest, splat(lowest), q);
+}
+
+/* How a quotient is rounded: by a product with the reciprocal where this must give the same integer.
+ *
+ * The product is off by at most three roundings, 3 * 2^-24 of at most 256 (after clamping), less than 2^-14. Where it
+ * lies further than 2^-12 from every half, the quotient lies on the same side of it; where it does not (one lane of
+ * 2048 in the mean), the vector is divided. Reciprocals that are not normal numbers never serve. */
+typedef struct quotient {
+    float scale, inverse;
+    int32_t doubt; /* bits of the distance from a whole number from which on it divides; 0 = always */
+} quotient;
+
+INLINE quotient make_quotient(float scale)
+{
+    const bool normal = scale >= 0x1p-120f && scale <= 0x1p120f;
+    return (quotient){scale, normal ? 1.0f / scale : 0.0f, normal ? 0x3eff8000 /* 0.5 - 2^-12 */ : 0};
+}
+
+/* The integer nearest to x / scale, half to even, and clamped: the rounding of sqf_round_to_step, |q| < 2^22. */
+INLINE vi quantize_lanes(vf x, quotient by, float lowest, float largest)
+{
+    vf q = clamp_lanes(x * by.inverse, lowest, largest);
+    vf whole = (q + 12582912.0f) - 12582912.0f;
+    if (__builtin_expect(lanes_at_least(BITS(absolute(q - whole)), by.doubt) != 0, 0)) {
+        q = clamp_lanes(x / by.scale, lowest, largest);
+        whole = (q + 12582912.0f) - 12582912.0f;
+    }
+    return __builtin_convertvector(whole, vi);
 }
 
 /* The sum of at most 2^17 codes (a segment) fits an int32 many times over. */
 static int32_t quantize(const float *x, size_t n, float scale, float lowest, float largest, int32_t zero, int8_t *codes)
 {
+    const quotient by = make_quotient(scale);
     vi sum = {0};
     size_t i = 0;
     int32_t total = 0;
     for (; i + LANES <= n; i += LANES) {
-        const vi q = quantize_lanes(load(x + i), scale, lowest, largest) + zero;
+        const vi q = quantize_lanes(load(x + i), by, lowest, largest) + zero;
         const vb narrow = __builtin_convertvector(q, vb);
         memcpy(codes + i, &narrow, sizeof narrow);
         sum += q;
     }
     if (i < n) {
-        const vi q = quantize_lanes(load_part(x + i, n - i), scale, lowest, largest) + zero;
+        const vi q = quantize_lanes(load_part(x + i, n - i), by, lowest, largest) + zero;
         const vb narrow = __builtin_convertvector(q, vb);
         memcpy(codes + i, &narrow, n - i);
         sum += q;
@@ -227,6 +268,104 @@ static int32_t quantize(const float *x, size_t n, float scale, float lowest, flo
         total += sum[lane];
     }
     return total;
+}
+
+/* The rounding of sqf_type_round on a grid whose steps grow with the powers of two. */
+static int32_t quantize_grid(const float *x, size_t n, float scale, float largest, float smallest_normal,
+                             float fraction, float multiplier, int8_t *codes)
+{
+    vi sum = {0};
+    int32_t total = 0;
+    for (size_t i = 0; i < n; i += LANES) {
+        const size_t left = n - i;
+        const vf v = left >= LANES ? load(x + i) : load_part(x + i, left);
+        const vf q = clamp_lanes(v / scale, -largest, largest);
+        const vf power = (vf)(BITS(q) & 0x7f800000);
+        const vf step = SELECT(power < smallest_normal, splat(smallest_normal), power) * fraction;
+        const vf shift = step * 12582912.0f;
+        const vi code = __builtin_convertvector(((q + shift) - shift) * multiplier, vi);
+        const vb narrow = __builtin_convertvector(code, vb);
+        memcpy(codes + i, &narrow, left < LANES ? left : LANES);
+        sum += code;
+    }
+    for (int lane = 0; lane < LANES; lane++) {
+        total += sum[lane];
+    }
+    return total;
+}
+
+/* How many of n scores, floats >= 0 as integers, are at least `least` (> 0). */
+INLINE size_t count_at_least(const float *scores, size_t n, int32_t least)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < n; i += LANES) {
+        const vf v = n - i >= LANES ? load(scores + i) : load_part(scores + i, n - i);
+        count += (size_t)__builtin_popcount(lanes_at_least(BITS(v), least));
+    }
+    return count;
+}
+
+/* The threshold of the `count` largest scores (0 < count < n) by halving: at least `count` are >= low, fewer are
+ * >= high. Returns low, and how many that are equal to it belong to the largest: n if all do. */
+INLINE int32_t top_threshold(const float *scores, size_t n, size_t count, int32_t low, int32_t high, size_t *ties)
+{
+    *ties = n;
+    while (high - low > 1) {
+        const int32_t middle = low + (high - low) / 2;
+        const size_t above = count_at_least(scores, n, middle);
+        if (above == count) {
+            return middle;
+        }
+        low = above > count ? middle : low;
+        high = above > count ? high : middle;
+    }
+    *ties = count - count_at_least(scores, n, high);
+    return low;
+}
+
+/* |x| * weight goes to `out`; its smallest and its largest, as integers. */
+INLINE void score_lanes(const float *x, const float *weight, size_t n, float *out, int32_t *low, int32_t *high)
+{
+    *low = INT32_MAX;
+    *high = 0;
+    for (size_t i = 0; i < n; i++) {
+        /* |x| * 1 is |x| */
+        const float score = __builtin_fabsf(x[i]) * (weight ? weight[i] : 1.0f);
+        int32_t bits;
+        memcpy(&bits, &score, sizeof bits);
+        *low = bits < *low ? bits : *low;
+        *high = bits > *high ? bits : *high;
+        out[i] = score;
+    }
+}
+
+static void split_top(const float *x, const float *weight, size_t n, size_t count, float *low, float *high)
+{
+    if (count == 0 || count >= n) {
+        memcpy(count ? high : low, x, n * sizeof *x);
+        memset(count ? low : high, 0, n * sizeof *x);
+        return;
+    }
+    int32_t least, most;
+    size_t ties;
+    score_lanes(x, weight, n, high, &least, &most);
+    least = top_threshold(high, n, count, least, most + 1, &ties);
+    size_t i = 0;
+    for (; ties == n && i + LANES <= n; i += LANES) {
+        const vf v = load(x + i);
+        const vi chosen = BITS(load(high + i)) >= least;
+        store(low + i, (vf)(BITS(v) & ~chosen));
+        store(high + i, (vf)(BITS(v) & chosen));
+    }
+    for (; i < n; i++) {
+        int32_t bits;
+        memcpy(&bits, high + i, sizeof bits);
+        const bool tie = bits == least && ties > 0;
+        ties -= tie; /* the lower index first */
+        const bool chosen = bits > least || tie;
+        low[i] = chosen ? 0.0f : x[i];
+        high[i] = chosen ? x[i] : 0.0f;
+    }
 }
 
 /* n stored elements from p + bytes * i as floats: LANES, and fewer. */
@@ -594,6 +733,8 @@ static float exp_sum(float *x, float shift, size_t n)
     return sum(x, n);
 }
 
+#include "kernels/cpu/round.h"
+
 /* expanded twice, so that VECTOR_SUFFIX is replaced before it is joined */
 #define JOIN_AGAIN(a, b) a##b
 #define JOIN(a, b)       JOIN_AGAIN(a, b)
@@ -603,7 +744,13 @@ void JOIN(sqf_vector_add_, VECTOR_SUFFIX)(sqf_kernels *kernels)
     kernels->expand_nibbles = expand_nibbles;
     kernels->absmax = absmax;
     kernels->quantize = quantize;
+    kernels->quantize_grid = quantize_grid;
+    kernels->split_top = split_top;
     kernels->range = range;
+    kernels->part_maxima = part_maxima;
+    kernels->select_magnitudes = select_magnitudes;
+    kernels->round_codes = round_codes;
+    kernels->square_sums = square_sums;
     kernels->dot_fp32 = dot_fp32;
     kernels->dot_bf16 = dot_bf16;
     kernels->dot_fp16 = dot_fp16;
