@@ -311,17 +311,14 @@ typedef struct row_check {
     sqf_error *errors; /* [tasks] */
 } row_check;
 
-/* Stops at the task's first bad row; check_rows takes the lowest of all. */
+/* Finds the task's first bad row; check_rows takes the lowest of all. */
 static void check_rows_task(void *user, size_t task, unsigned thread)
 {
     const row_check *job = user;
-    const size_t begin = task * CHECK_ROWS;
+    const size_t begin = task * CHECK_ROWS, rest = job->matrix->rows - begin;
     (void)thread;
-    for (size_t n = begin; n < job->matrix->rows && n < begin + CHECK_ROWS; n++) {
-        if (sqf_matrix_check_row(job->matrix, n, job->name, &job->errors[task]) != SQF_OK) {
-            return;
-        }
-    }
+    sqf_matrix_check_rows(job->matrix, begin, begin + (rest < CHECK_ROWS ? rest : CHECK_ROWS), job->name,
+                          &job->errors[task]);
 }
 
 /* The error of the lowest failing row, whatever the number of threads. */
