@@ -12,11 +12,12 @@ extern "C" {
 /** What is timed. */
 typedef struct sqf_bench_options {
     size_t prefill;     /**< tokens of the prompt, run at once; 0 = not timed */
-    size_t decode;      /**< tokens run one at a time, from an empty cache on; 0 = not timed */
+    size_t decode;      /**< tokens run one at a time; 0 = not timed */
     size_t repetitions; /**< >= 1; one run before them is not counted */
+    size_t depth;       /**< tokens in the cache before each of them; computed once, not timed */
 } sqf_bench_options;
 
-/** 512, 64 and 3. */
+/** 512, 64, 3 and 0. */
 SQF_API sqf_bench_options sqf_bench_options_default(void);
 
 /** Room for the name of a processor. */
@@ -34,7 +35,8 @@ typedef struct sqf_bench_result {
 /** Time a model on fixed synthetic tokens. Each repetition computes the logits of its last token (decode: of every
  *  token); nothing is sampled.
  *
- * @return SQF_OK; SQF_E_ARG (no repetition; more tokens than the model has positions: both are named); SQF_E_MEMORY;
+ * @return SQF_OK; SQF_E_ARG (no repetition; more tokens, the depth included, than the model has positions: both are
+ *         named); SQF_E_MEMORY;
  *         SQF_E_CANCELLED; errors of sqf_session_forward. *result is empty after a failure.
  *
  * Sets the context's product counts to zero before each run. Reports progress in "repetitions", between runs only, so
@@ -44,6 +46,31 @@ SQF_API sqf_status sqf_bench_run(sqf_context *context, const sqf_model *model, c
 
 /** Free the lists and zero the result. NULL is fine. */
 SQF_API void sqf_bench_result_clear(sqf_bench_result *result);
+
+/** Room for the roofs of one kernel level. */
+enum { SQF_BENCH_ROOFS = 4 };
+
+/** A rate of products that nothing but one pattern of instructions reaches. */
+typedef struct sqf_bench_roof {
+    const char *name;  /**< the instructions; static */
+    double gmac_per_s; /**< 10^9 multiply-accumulates a second, all threads together */
+} sqf_bench_roof;
+
+/** What all threads of a context reach together when they do nothing else. */
+typedef struct sqf_bench_roofs {
+    double read_gb_per_s;    /**< 10^9 bytes a second from memory, through huge pages where the system grants them */
+    double float_gmac_per_s; /**< float32 multiply-adds of the kernel level in use */
+    size_t integer_count;    /**< byte products of the kernel level in use; 0 for the portable level */
+    sqf_bench_roof integer[SQF_BENCH_ROOFS];
+} sqf_bench_roofs;
+
+/** Measure the roofs of the context's kernel level and threads: best of several rounds, about two seconds and 1 GiB.
+ *
+ * @return SQF_OK; SQF_E_MEMORY; SQF_E_CANCELLED. *roofs is zero after a failure. */
+SQF_API sqf_status sqf_bench_roofs_measure(sqf_context *context, sqf_bench_roofs *roofs, sqf_error *err);
+
+/** The highest of the integer roofs, 0 if there is none. */
+SQF_API double sqf_bench_roofs_integer(const sqf_bench_roofs *roofs);
 
 /** Write the processor's name as the system tells it, "unknown" if it does not. */
 SQF_API void sqf_cpu_name(char name[SQF_BENCH_CPU]);

@@ -33,6 +33,8 @@ typedef struct sqf_model_info {
     uint64_t parameters;        /**< all weights, the embedding counted once */
     uint64_t quantized_weights; /**< weights of quantized matrices */
     uint64_t weight_bytes;      /**< of all stored tensors */
+    uint64_t read_bytes;        /**< of the matrices that every decoded token reads, as the kernels hold them; 0 for a
+                                     model that was inspected and not loaded */
     double bits_per_weight;     /**< stored bits of the decoder's linear layers per weight, scales and masks included */
     double weights_equivalent_bits, activations_equivalent_bits; /**< mean over the decoder's linear layers' weights */
     const char *rotation, *rotation_values, *rotation_down;      /**< bases of the residual stream, of the values and of

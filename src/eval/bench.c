@@ -50,16 +50,29 @@ void sqf_cpu_name(char name[SQF_BENCH_CPU])
 typedef struct bench {
     sqf_context *context;
     sqf_session *session;
-    const uint32_t *ids;
-    float *logits; /* [vocabulary] */
+    const uint32_t *ids; /* as many as the session has positions */
+    float *logits;       /* [vocabulary] */
+    size_t depth;        /* tokens that are in the cache before each run */
 } bench;
 
-/* `count` tokens, `step` at a time, with the logits after each step. */
+enum { DEPTH_STEP = 512 };
+
+/* Tokens before those that are timed. In steps: the scratch of one long prompt would be larger than the cache. */
+static sqf_status fill_cache(const bench *b, sqf_error *err)
+{
+    for (size_t done = 0; done < b->depth; done += DEPTH_STEP) {
+        const size_t rest = b->depth - done;
+        SQF_TRY(sqf_session_forward(b->session, b->ids + done, rest < DEPTH_STEP ? rest : DEPTH_STEP, err));
+    }
+    return SQF_OK;
+}
+
+/* `count` tokens behind those of the depth, `step` at a time, with the logits after each step. */
 static sqf_status run_tokens(const bench *b, size_t count, size_t step, sqf_error *err)
 {
-    sqf_session_reset(b->session);
+    sqf_session_truncate(b->session, b->depth);
     for (size_t done = 0; done < count; done += step) {
-        SQF_TRY(sqf_session_forward(b->session, b->ids + done, step, err));
+        SQF_TRY(sqf_session_forward(b->session, b->ids + b->depth + done, step, err));
         SQF_TRY(sqf_session_logits(b->session, step - 1, 1, b->logits, err));
     }
     return SQF_OK;
@@ -100,7 +113,8 @@ static sqf_status make_ids(size_t count, size_t vocabulary, uint32_t **ids, sqf_
     return SQF_OK;
 }
 
-/* One session for all runs, as long as the longest: its cache is allocated in the warm-up and not while timing. */
+/* One session for all runs, as long as the depth and the longest of them: its cache is allocated in the warm-up and not
+ * while timing, and what stands before the timed tokens is computed once. */
 sqf_status sqf_bench_run(sqf_context *context, const sqf_model *model, const sqf_bench_options *options,
                          sqf_bench_result *result, sqf_error *err)
 {
@@ -110,15 +124,21 @@ sqf_status sqf_bench_run(sqf_context *context, const sqf_model *model, const sqf
     if (options->repetitions == 0 || longest == 0) {
         return sqf_fail(err, SQF_E_ARG, "bench: nothing to time, expected at least one repetition and one token");
     }
-    bench b = {.context = context};
+    size_t positions;
+    if (!sqf_add_size(&positions, longest, options->depth)) {
+        return sqf_fail(err, SQF_E_ARG, "bench: %zu tokens after %zu: no model has so many positions", longest,
+                        options->depth);
+    }
+    bench b = {.context = context, .depth = options->depth};
     uint32_t *ids = NULL;
     const size_t runs = options->repetitions + 1;
     const size_t decode_done = options->prefill ? runs : 0, total = decode_done + (options->decode ? runs : 0);
     sqf_status status;
-    SQF_TRY_GOTO(status, sqf_session_create(model, longest, &b.session, err), done);
+    SQF_TRY_GOTO(status, sqf_session_create(model, positions, &b.session, err), done);
     SQF_TRY_GOTO(status, SQF_ALLOC(&b.logits, vocabulary, "logits", err), done);
-    SQF_TRY_GOTO(status, make_ids(longest, vocabulary, &ids, err), done);
+    SQF_TRY_GOTO(status, make_ids(positions, vocabulary, &ids, err), done);
     b.ids = ids;
+    SQF_TRY_GOTO(status, fill_cache(&b, err), done);
     SQF_TRY_GOTO(status,
                  time_tokens(&b, options->prefill, options->prefill, options->repetitions, 0, total,
                              &result->prefill_tokens_per_s, &result->prefill_products, err),

@@ -181,6 +181,21 @@ size_t sqf_linear_columns(const sqf_linear *linear)
     return linear->columns;
 }
 
+size_t sqf_linear_bytes(const sqf_linear *linear)
+{
+    if (linear->dense) {
+        return linear->rows * linear->columns * sqf_type_storage_bytes(linear->dense_type);
+    }
+    const size_t panels = sqf_ceil_div(linear->rows, SQF_PANEL_ROWS);
+    const size_t scale_bytes = linear->input.segment_count * SQF_PANEL_ROWS * sizeof(float);
+    size_t bytes = 0;
+    for (size_t p = 0; p < linear->plane_count; p++) {
+        const size_t sums = linear->planes[p].column_sums ? scale_bytes : 0;
+        bytes += panels * (linear->planes[p].panel_bytes + scale_bytes + sums);
+    }
+    return bytes;
+}
+
 bool sqf_linear_same_input(const sqf_linear *a, const sqf_linear *b)
 {
     return input_layout_equal(&a->input, &b->input);

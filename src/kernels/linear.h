@@ -37,6 +37,9 @@ void sqf_linear_destroy(sqf_linear *linear);
 size_t sqf_linear_rows(const sqf_linear *linear);
 size_t sqf_linear_columns(const sqf_linear *linear);
 
+/* Bytes of the weights as the kernels hold them, scales and padding included: what a product of one token reads. */
+size_t sqf_linear_bytes(const sqf_linear *linear);
+
 /* True if both read their input in the same quantized form, so that one sqf_input serves both. */
 bool sqf_linear_same_input(const sqf_linear *a, const sqf_linear *b);
 

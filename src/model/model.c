@@ -33,6 +33,17 @@ static sqf_status load_layers(sqf_model *model, sqf_error *err)
     return sqf_progress(model->context, "layers", layers, layers, err);
 }
 
+/* What every decoded token reads. A model that was not loaded has no planes, and keeps 0. */
+static void count_read_bytes(sqf_model *model)
+{
+    model->info.read_bytes = sqf_linear_bytes(model->output);
+    for (size_t i = 0; i < model->checkpoint.config.layers; i++) {
+        for (size_t k = 0; k < SQF_LINEAR_COUNT; k++) {
+            model->info.read_bytes += sqf_linear_bytes(model->layers[i].linear[k]);
+        }
+    }
+}
+
 /* What can fail without reading weights comes first. The output matrix is the embedding where the two are tied: the
  * same mapped bytes, used as a linear layer. */
 static sqf_status load(sqf_model *model, const char *directory, sqf_error *err)
@@ -48,7 +59,9 @@ static sqf_status load(sqf_model *model, const char *directory, sqf_error *err)
     const char *output = config->tied ? "model.embed_tokens.weight" : "lm_head.weight";
     SQF_TRY(sqf_dense_linear(checkpoint, model->context, output, config->vocabulary, config->hidden, NULL,
                              &model->output, &model->output_owned, err));
-    return load_layers(model, err);
+    SQF_TRY(load_layers(model, err));
+    count_read_bytes(model);
+    return SQF_OK;
 }
 
 /* A model is handed out whole or not at all. */
