@@ -55,6 +55,11 @@ static void damage(sqf_random *random, sqf_matrix *matrix)
     const size_t bytes = matrix->rows * part->row_bytes;
     if (bytes > 0) {
         uint8_t *at = *part->data + sqf_random_below(random, bytes);
+        if (sqf_random_below(random, 4) == 0 && at + 1 < *part->data + bytes) { /* infinity, if it is a scale */
+            at[0] = sqf_random_below(random, 2) ? 0x00 : 0x80;
+            at[1] = at[0] ? 0x7f : 0x7c;
+            return;
+        }
         *at = sqf_random_below(random, 2) ? (uint8_t)(*at ^ 1u << sqf_random_below(random, 8))
                                           : (uint8_t)(0xffu << sqf_random_below(random, 9));
     }
