@@ -59,6 +59,18 @@ static void tensor_name(size_t layer, sqf_linear_kind kind, const char *suffix, 
     sqf_tensor_name(module, suffix, name);
 }
 
+/* True if the module is rounded straight from the checkpoint's elements: nothing looks at its weights before. */
+static bool rounds_directly(const sqf_pipeline *pipeline, const sqf_layer_work *work, sqf_linear_kind kind)
+{
+    const sqf_module_plan *plan = &work->plan->module[kind];
+    const sqf_module_recipe *recipe = &plan->recipe;
+    const sqf_act_spec *act = &recipe->scheme.activations;
+    const bool reordered = sqf_act_spec_is_split(act) && act->mask == SQF_MASK_STATIC;
+    return !work->forward && plan->quantized && !reordered &&
+           !sqf_rotation_changes_weights(&pipeline->plan.rotation, kind) &&
+           sqf_matrix_rounds(&recipe->scheme.weights, recipe->importance, recipe->prune, recipe->clip);
+}
+
 static sqf_status load_linear(const sqf_pipeline *pipeline, sqf_layer_work *work, sqf_linear_kind kind, sqf_error *err)
 {
     const sqf_config *config = &pipeline->checkpoint.config;
@@ -70,7 +82,9 @@ static sqf_status load_linear(const sqf_pipeline *pipeline, sqf_layer_work *work
     }
     sqf_linear_shape(config, kind, &rows, &columns);
     tensor_name(work->index, kind, "weight", name);
-    SQF_TRY(sqf_checkpoint_floats(&pipeline->checkpoint, name, rows, columns, &work->weights[kind], err));
+    if (!rounds_directly(pipeline, work, kind)) {
+        SQF_TRY(sqf_checkpoint_floats(&pipeline->checkpoint, name, rows, columns, &work->weights[kind], err));
+    }
     if (!sqf_linear_has_bias(config, kind)) {
         return SQF_OK;
     }
@@ -388,6 +402,20 @@ static sqf_status correct_weights(sqf_pipeline *pipeline, sqf_layer_work *work, 
     return sqf_correction_apply(pipeline->context, &group->correction, work->weights[kind], rows, err);
 }
 
+/* Rounds a module of the layer whose weights were not loaded (rounds_directly). */
+static sqf_status round_stored(sqf_pipeline *pipeline, sqf_matrix_job *job, sqf_matrix *matrix,
+                               sqf_matrix_result *result, sqf_error *err)
+{
+    char tensor_of[SQF_MODULE_NAME];
+    const sqf_tensor *tensor;
+    sqf_tensor_name(job->name, "weight", tensor_of);
+    SQF_TRY(sqf_checkpoint_dense(&pipeline->checkpoint, pipeline->context, tensor_of, job->rows, job->columns, &tensor,
+                                 err));
+    job->stored = tensor->data;
+    job->stored_type = sqf_dtype_type(tensor->dtype);
+    return sqf_matrix_round(pipeline->context, job, matrix, result, err);
+}
+
 static sqf_status quantize_member(sqf_pipeline *pipeline, sqf_layer_work *work, input_group *group, size_t i,
                                   sqf_error *err)
 {
@@ -400,7 +428,7 @@ static sqf_status quantize_member(sqf_pipeline *pipeline, sqf_layer_work *work, 
     if (corrected) {
         SQF_TRY(correct_weights(pipeline, work, group, group->member[i], err));
     }
-    const sqf_matrix_job job = {
+    sqf_matrix_job job = {
         .name = name,
         .spec = recipe->scheme.weights,
         .weights = group->weights[i],
@@ -418,7 +446,8 @@ static sqf_status quantize_member(sqf_pipeline *pipeline, sqf_layer_work *work, 
         .seed = pipeline->options->seed,
     };
     sqf_report_entry *entry = &group->entry[i];
-    SQF_TRY(sqf_matrix_quantize(pipeline->context, &job, &group->matrix[i], &entry->result, err));
+    SQF_TRY(job.weights ? sqf_matrix_quantize(pipeline->context, &job, &group->matrix[i], &entry->result, err)
+                        : round_stored(pipeline, &job, &group->matrix[i], &entry->result, err));
     entry->recipe = recipe;
     entry->alpha = work->factors[group->input] ? work->alpha[group->input] : work->plan->alpha[group->input];
     entry->rows = group->rows[i];
