@@ -215,14 +215,28 @@ sqf_status sqf_input_prepare_normed(sqf_context *context, sqf_input *input, cons
 
 /* ---- the product ---- */
 
-/* What all tasks of one forward pass share. */
+/* What becomes of the sums of a block. */
+typedef enum store_mode {
+    STORE_SET,  /* y = sums */
+    STORE_ADD,  /* y = y + sums */
+    STORE_GATE, /* y = silu(sums) * y */
+} store_mode;
+
+/* The product of one layer, shared by all of its tasks. */
 typedef struct forward_job {
     const sqf_kernels *kernels;
     const sqf_linear *linear;
     const sqf_input *input;
     float *y;
-    size_t blocks; /* of rows */
+    store_mode store;
 } forward_job;
+
+/* Products that run as one job of the pool. */
+typedef struct forward_run {
+    forward_job jobs[SQF_LINEAR_JOBS], gates[SQF_LINEAR_JOBS]; /* a gate without a layer is none */
+    size_t blocks[SQF_LINEAR_JOBS], count;                     /* of rows */
+    size_t all_blocks;
+} forward_run;
 
 /* One task: a block of rows and a block of tokens, with the scratch of its thread. */
 typedef struct block {
@@ -475,26 +489,29 @@ static void dense_blas(const block *self)
 static void store_block(const block *self)
 {
     const sqf_linear *linear = self->job->linear;
+    const sqf_kernels *kernels = self->job->kernels;
     for (size_t m = 0; m < self->tokens; m++) {
-        const float *from = self->out + m * SQF_BLOCK_ROWS;
+        float *from = self->out + m * SQF_BLOCK_ROWS;
         float *to = self->job->y + (self->first_token + m) * linear->rows + self->first_row;
-        memcpy(to, from, self->rows * sizeof *to);
         if (linear->bias) {
-            self->job->kernels->add(to, linear->bias + self->first_row, self->rows);
+            kernels->add(from, linear->bias + self->first_row, self->rows);
+        }
+        switch (self->job->store) {
+        case STORE_SET: memcpy(to, from, self->rows * sizeof *to); break;
+        case STORE_ADD: kernels->add(to, from, self->rows); break;
+        case STORE_GATE: kernels->silu_mul(from, to, self->rows, to); break;
         }
     }
 }
 
-/* Tasks of one block of tokens follow each other, so that neighbours in time share the activations in the outer
- * cache. */
-static void forward_task(void *user, size_t task, unsigned thread)
+/* A block of rows of one product for a block of tokens. */
+static void forward_block(const forward_job *job, size_t row_block, size_t token_block, unsigned thread)
 {
-    const forward_job *job = user;
     const sqf_linear *linear = job->linear;
     uint8_t *scratch = job->input->scratch + thread * job->input->scratch_stride;
     block self = {.job = job, .out = (float *)(void *)scratch, .tile = scratch + scratch_out_bytes()};
-    self.first_row = task % job->blocks * SQF_BLOCK_ROWS;
-    self.first_token = task / job->blocks * TOKEN_BLOCK;
+    self.first_row = row_block * SQF_BLOCK_ROWS;
+    self.first_token = token_block * TOKEN_BLOCK;
     const size_t rows_left = linear->rows - self.first_row, tokens_left = job->input->tokens - self.first_token;
     self.rows = rows_left < SQF_BLOCK_ROWS ? rows_left : SQF_BLOCK_ROWS;
     self.tokens = tokens_left < TOKEN_BLOCK ? tokens_left : TOKEN_BLOCK;
@@ -510,6 +527,22 @@ static void forward_task(void *user, size_t task, unsigned thread)
     store_block(&self);
 }
 
+/* Tasks of one block of tokens follow each other, so that neighbours in time share the activations in the outer
+ * cache. A gate follows its product while the block of it is in the nearest cache. */
+static void forward_task(void *user, size_t task, unsigned thread)
+{
+    const forward_run *run = user;
+    const size_t token_block = task / run->all_blocks;
+    size_t row_block = task % run->all_blocks, i = 0;
+    while (row_block >= run->blocks[i]) {
+        row_block -= run->blocks[i++];
+    }
+    forward_block(&run->jobs[i], row_block, token_block, thread);
+    if (run->gates[i].linear) {
+        forward_block(&run->gates[i], row_block, token_block, thread);
+    }
+}
+
 static void add_counts(sqf_product_counts *counts, const sqf_product_counts *per_token, uint64_t tokens)
 {
     counts->dense += per_token->dense * tokens;
@@ -519,15 +552,46 @@ static void add_counts(sqf_product_counts *counts, const sqf_product_counts *per
     counts->dropped += per_token->dropped * tokens;
 }
 
+static sqf_status check_input(const sqf_linear *linear, const sqf_input *input, sqf_error *err)
+{
+    return input->layout && input_layout_equal(input->layout, &linear->input)
+               ? SQF_OK
+               : sqf_fail(err, SQF_E_ARG, "%s: the input was not prepared for this layer", linear->name);
+}
+
 sqf_status sqf_linear_forward(sqf_context *context, const sqf_linear *linear, const sqf_input *input, float *y,
                               sqf_error *err)
 {
-    if (!input->layout || !input_layout_equal(input->layout, &linear->input)) {
-        return sqf_fail(err, SQF_E_ARG, "%s: the input was not prepared for this layer", linear->name);
+    return sqf_linear_forward_jobs(context, &(sqf_linear_job){.linear = linear, .y = y}, 1, input, err);
+}
+
+sqf_status sqf_linear_forward_jobs(sqf_context *context, const sqf_linear_job *jobs, size_t count,
+                                   const sqf_input *input, sqf_error *err)
+{
+    forward_run run = {.count = count};
+    if (count < 1 || count > SQF_LINEAR_JOBS) {
+        return sqf_fail(err, SQF_E_ARG, "linear: %zu products at once, expected 1 to %d", count, (int)SQF_LINEAR_JOBS);
     }
-    forward_job job = {.kernels = context->kernels, .linear = linear, .input = input, .y = y};
-    job.blocks = sqf_ceil_div(linear->rows, SQF_BLOCK_ROWS);
-    sqf_pool_run(context->pool, job.blocks * sqf_ceil_div(input->tokens, TOKEN_BLOCK), forward_task, &job);
-    add_counts(&context->products, &linear->per_token, input->tokens);
+    for (size_t i = 0; i < count; i++) {
+        const sqf_linear *linear = jobs[i].linear, *gate = jobs[i].gate;
+        SQF_TRY(check_input(linear, input, err));
+        if (gate) {
+            SQF_TRY(check_input(gate, input, err));
+        }
+        if (gate && gate->rows != linear->rows) {
+            return sqf_fail(err, SQF_E_ARG, "%s: %zu rows as gate of %zu", gate->name, gate->rows, linear->rows);
+        }
+        run.jobs[i] = (forward_job){context->kernels, linear, input, jobs[i].y, jobs[i].add ? STORE_ADD : STORE_SET};
+        run.gates[i] = (forward_job){context->kernels, gate, input, jobs[i].y, STORE_GATE};
+        run.blocks[i] = sqf_ceil_div(linear->rows, SQF_BLOCK_ROWS);
+        run.all_blocks += run.blocks[i];
+    }
+    sqf_pool_run(context->pool, run.all_blocks * sqf_ceil_div(input->tokens, TOKEN_BLOCK), forward_task, &run);
+    for (size_t i = 0; i < count; i++) {
+        add_counts(&context->products, &jobs[i].linear->per_token, input->tokens);
+        if (jobs[i].gate) {
+            add_counts(&context->products, &jobs[i].gate->per_token, input->tokens);
+        }
+    }
     return SQF_OK;
 }

@@ -72,6 +72,22 @@ sqf_status sqf_input_prepare_normed(sqf_context *context, sqf_input *input, cons
 sqf_status sqf_linear_forward(sqf_context *context, const sqf_linear *linear, const sqf_input *input, float *y,
                               sqf_error *err);
 
+/* One product of several that read an input:
+ *   y = linear(x); with `add` y = y + linear(x); with `gate` y = silu(gate(x)) * linear(x), gate with as many rows. */
+typedef struct sqf_linear_job {
+    const sqf_linear *linear;
+    float *y;               /* [tokens, N] */
+    const sqf_linear *gate; /* or NULL; not with add */
+    bool add;
+} sqf_linear_job;
+
+enum { SQF_LINEAR_JOBS = 4 };
+
+/* Up to SQF_LINEAR_JOBS products of one input as one job of the pool: threads meet once. The same bits as one after
+ * the other by sqf_linear_forward, sqf_silu_mul and sqf_add. */
+sqf_status sqf_linear_forward_jobs(sqf_context *context, const sqf_linear_job *jobs, size_t count,
+                                   const sqf_input *input, sqf_error *err);
+
 /* x [tokens, K] with quantization undone, in the channel order in which x came, for error measurement: out [tokens, K].
  */
 void sqf_input_dequantize(const sqf_input *input, float *out);
