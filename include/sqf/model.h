@@ -42,6 +42,12 @@ typedef struct sqf_model_info {
     double rotation_operations; /**< float operations of rotations at run time for one token; `cost` has them too */
     sqf_cost cost;              /**< predicted work of the decoder's linear layers for one token (cost.h) */
     double predicted_cost;      /**< the same per product, by the default cost model */
+    /* The whole model; the figures by weight above leave out its two matrices of the vocabulary. */
+    const char *output_scheme, *embedding_scheme; /**< short names; one and the same where embeddings are tied */
+    double bits_per_parameter; /**< stored bits of all tensors per parameter: embedding, output matrix and norms too */
+    uint64_t token_bytes;      /**< stored bytes that every decoded token reads: all tensors, but of an embedding that is
+                                    not the output matrix none */
+    sqf_cost output_cost;      /**< predicted work of the output matrix for one token */
 } sqf_model_info;
 
 /** The facts of a model. */
@@ -65,12 +71,28 @@ typedef struct sqf_sampling {
  * then temperature 1 and top_k 50. */
 SQF_API sqf_sampling sqf_model_sampling(const sqf_model *model);
 
+/** How a session keeps keys and values. */
+typedef enum sqf_kv_type {
+    SQF_KV_F32 = 0, /**< float32: nothing is lost */
+    SQF_KV_F16,     /**< fp16, rounded to nearest */
+    SQF_KV_INT8     /**< int8, symmetric, one float32 scale a head and token; keys after the rotary embedding */
+} sqf_kv_type;
+
+/** "f32", "f16" or "int8"; a static string. Safe from any thread. */
+SQF_API const char *sqf_kv_type_name(sqf_kv_type type);
+/** The type of a name. SQF_E_ARG names what was found. Safe from any thread. */
+SQF_API sqf_status sqf_kv_type_parse(const char *text, sqf_kv_type *type, sqf_error *err);
+
 /** One sequence: its KV cache and scratch memory. One thread at a time; sessions of one context share its threads and
  *  must not compute at the same time. */
 typedef struct sqf_session sqf_session;
 
-/** Create a session for at most `positions` tokens, 1 .. the model's positions (SQF_E_ARG beyond: both are named). */
+/** Create a session for at most `positions` tokens, 1 .. the model's positions (SQF_E_ARG beyond: both are named).
+ *  Keys and values are kept in float32. */
 SQF_API sqf_status sqf_session_create(const sqf_model *model, size_t positions, sqf_session **out, sqf_error *err);
+/** The same with a KV cache of another type than float32. */
+SQF_API sqf_status sqf_session_create_kv(const sqf_model *model, size_t positions, sqf_kv_type kv, sqf_session **out,
+                                         sqf_error *err);
 /** Destroy a session. NULL is fine. */
 SQF_API void sqf_session_destroy(sqf_session *session);
 /** Forget all tokens. */
@@ -82,6 +104,8 @@ SQF_API void sqf_session_truncate(sqf_session *session, size_t length);
 SQF_API size_t sqf_session_length(const sqf_session *session);
 /** Number of tokens that it was created for. */
 SQF_API size_t sqf_session_positions(const sqf_session *session);
+/** Bytes of the KV cache that one position takes, all layers together. */
+SQF_API uint64_t sqf_session_kv_bytes(const sqf_session *session);
 
 /** Append `count` tokens (prefill if many, decode if one).
  *  @return SQF_OK; SQF_E_ARG (no room: needed and available are named); SQF_E_VALUE (an id beyond the vocabulary; a NaN
@@ -95,6 +119,27 @@ SQF_API sqf_status sqf_session_forward(sqf_session *session, const uint32_t *ids
  *  @return SQF_OK; SQF_E_ARG (rows that the last call did not have; no call yet); SQF_E_VALUE (NaN or infinity);
  *          SQF_E_MEMORY. */
 SQF_API sqf_status sqf_session_logits(sqf_session *session, size_t first, size_t count, float *logits, sqf_error *err);
+
+/** Append tokens to several sessions of one model in one pass: each linear layer reads its weights once for the tokens of
+ *  all of them, attention runs for each session over its own cache. Decoding a batch costs little more than decoding one
+ *  text as long as reading the weights is what takes the time.
+ *
+ *  Each session ends up as after sqf_session_forward of its tokens alone, bit for bit where linear layers multiply
+ *  integers, whatever the batch and the order; layers in floating point (float weights or activations, fp8) sum more
+ *  than 4 tokens by BLAS, whose rounding depends on the number of tokens.
+ *
+ *  @param sessions  [count] distinct, of one model, with whatever lengths and cache types; count >= 1.
+ *  @param ids       [count] the tokens of each session.
+ *  @param counts    [count] how many; >= 1 each. One each is a step of decoding.
+ *  @return SQF_OK; SQF_E_ARG (a session named twice or of another model; no tokens; no room); SQF_E_VALUE and
+ *          SQF_E_MEMORY as sqf_session_forward. After a failure all sessions are as before. One thread at a time. */
+SQF_API sqf_status sqf_sessions_forward(sqf_session *const *sessions, size_t count, const uint32_t *const *ids,
+                                        const size_t *counts, sqf_error *err);
+
+/** Logits after the last token of each session, by one product with the output matrix.
+ *  @param logits  [count, vocabulary] out.
+ *  @return as sqf_session_logits; SQF_E_ARG too for sessions of different models. */
+SQF_API sqf_status sqf_sessions_logits(sqf_session *const *sessions, size_t count, float *logits, sqf_error *err);
 
 /** Draws tokens; reproducible for a seed. One thread at a time. */
 typedef struct sqf_sampler sqf_sampler;
