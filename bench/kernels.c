@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -14,6 +15,7 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "base/thread.h"
+#include "kernels/attention.h"
 #include "kernels/dispatch.h"
 #include "kernels/linear.h"
 #include "kernels/ops.h"
@@ -26,6 +28,27 @@ static void check(sqf_status status, const sqf_error *err)
         fprintf(stderr, "bench_kernels: %s\n", err->text);
         exit(1);
     }
+}
+
+/* Processor time of all threads: what other work on the machine disturbs least. */
+static double processor_seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* From -2 to 2, for free(). */
+static float *random_floats(size_t n)
+{
+    sqf_error err;
+    float *x;
+    check(SQF_ALLOC(&x, n, "numbers", &err), &err);
+    sqf_random random = {1};
+    for (size_t i = 0; i < n; i++) {
+        x[i] = (float)(sqf_random_unit(&random) * 4.0 - 2.0);
+    }
+    return x;
 }
 
 /* ---- roofs ---- */
@@ -338,30 +361,68 @@ static void bench_scheme(const char *level, unsigned threads, const char *scheme
     sqf_context_destroy(context);
 }
 
-/* Attention of a prompt, and of one token after 4096, in the shape of a 1B model. */
+/* Cache memory with room for `positions`, filled with random rows. */
+static sqf_kv_view make_cache(sqf_context *context, sqf_kv_type type, size_t positions, size_t kv_heads, size_t dim)
+{
+    sqf_error err;
+    sqf_kv_view kv = {.type = type, .kv_heads = kv_heads, .head_dim = dim};
+    kv.capacity = sqf_ceil_div(positions, SQF_KV_PANEL) * SQF_KV_PANEL;
+    const size_t slots = kv_heads * kv.capacity, element = sqf_kv_element(type);
+    check(sqf_alloc_bytes(&kv.key, slots * dim, element, "keys", &err), &err);
+    check(sqf_alloc_bytes(&kv.value, slots * sqf_kv_value_width(dim), element, "values", &err), &err);
+    check(SQF_ALLOC(&kv.key_scales, slots, "scales", &err), &err);
+    check(SQF_ALLOC(&kv.value_scales, slots, "scales", &err), &err);
+    float *x = random_floats(positions * kv_heads * dim);
+    sqf_kv_store(context, &kv, 0, positions, x, x);
+    free(x);
+    return kv;
+}
+
+static void free_cache(sqf_kv_view *kv)
+{
+    free(kv->key);
+    free(kv->value);
+    free(kv->key_scales);
+    free(kv->value_scales);
+}
+
+/* Prompts of several lengths, and one token after several, in the shape of a 1B model. */
 static void bench_attention(const char *level, unsigned threads)
 {
+    enum { HEADS = 32, KV_HEADS = 8, DIM = 64, LONGEST = 8192 };
+    static const struct {
+        size_t tokens, past;
+    } shapes[] = {{512, 0}, {2048, 0}, {4096, 0}, {1, 512}, {1, 4096}, {1, LONGEST}};
+    static const char *const names[] = {"f32", "f16", "int8"};
     sqf_error err;
     sqf_context *context;
     const sqf_context_options options = {.threads = threads, .cpu = level};
     check(sqf_context_create(&options, &context, &err), &err);
-    const size_t heads = 32, kv_heads = 8, dim = 64, length = 4096;
-    float *query, *cache, *out;
-    check(SQF_ALLOC(&query, length * heads * dim, "query", &err), &err);
-    check(SQF_ALLOC(&cache, (length + 1) * kv_heads * dim, "cache", &err), &err);
-    check(SQF_ALLOC(&out, length * heads * dim, "out", &err), &err);
-    const size_t tokens[2] = {512, 1}, past[2] = {0, 4096};
-    for (int i = 0; i < 2; i++) {
-        const sqf_attention_job job = {query, cache, cache, out, tokens[i], past[i], heads, kv_heads, dim, 0, 0.125f};
-        double best = 1e9;
-        for (int round = 0; round < ROUNDS; round++) {
-            const double begin = sqf_clock_seconds();
-            check(sqf_attention(context, &job, &err), &err);
-            const double seconds = sqf_clock_seconds() - begin;
-            best = seconds < best ? seconds : best;
+    float *query = random_floats(4096 * HEADS * DIM), *out = random_floats(4096 * HEADS * DIM);
+    sqf_attention_scratch scratch = {0};
+    for (int type = SQF_KV_F32; type <= SQF_KV_INT8; type++) {
+        sqf_kv_view kv = make_cache(context, (sqf_kv_type)type, LONGEST + 1, KV_HEADS, DIM);
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+            const sqf_attention_job job = {query, kv, out, shapes[i].tokens, shapes[i].past, HEADS, 0, 0.125f};
+            double best = 1e9;
+            for (int round = 0; round < ROUNDS; round++) {
+                const double begin = processor_seconds();
+                check(sqf_attention(context, &job, 1, &scratch, &err), &err);
+                const double seconds = processor_seconds() - begin;
+                best = seconds < best ? seconds : best;
+            }
+            const double seen = (double)job.tokens * ((double)job.past + (double)(job.tokens + 1) / 2);
+            const double bytes = 2.0 * (double)((job.past + 1) * KV_HEADS) *
+                                 (double)(DIM * sqf_kv_element(kv.type) + (type == SQF_KV_INT8 ? 4 : 0));
+            printf("%-10s attention %-4s %4zu tokens after %4zu: %8.3f ms %6.1f GFLOP/s", level, names[type],
+                   job.tokens, job.past, best * 1e3, 4 * seen * HEADS * DIM / best * 1e-9);
+            printf(job.tokens == 1 ? " %6.1f GB/s\n" : "\n", bytes / best * 1e-9);
         }
-        printf("%-10s attention of %zu tokens after %zu: %.2f ms\n", level, tokens[i], past[i], best * 1e3);
+        free_cache(&kv);
     }
+    sqf_attention_scratch_clear(&scratch);
+    free(query);
+    free(out);
     const size_t n = 512 * 8192;
     float *gate, *up;
     check(SQF_ALLOC(&gate, n, "gate", &err), &err);
@@ -376,9 +437,6 @@ static void bench_attention(const char *level, unsigned threads)
     printf("%-10s silu: %.2f ns an element\n", level, best * 1e9 / (double)n);
     free(gate);
     free(up);
-    free(query);
-    free(cache);
-    free(out);
     sqf_context_destroy(context);
 }
 

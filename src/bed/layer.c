@@ -247,8 +247,8 @@ static sqf_status run_linear(measurement *m, const sqf_linear *linear, const flo
 }
 
 /* The window's rows of the quantized model's embedding through its decoder layer: m->seen. */
-static sqf_status run_decoder(measurement *m, size_t first, sqf_workspace *workspace, float *stream, float *cache,
-                              sqf_error *err)
+static sqf_status run_decoder(measurement *m, size_t first, sqf_workspace *workspace, float *stream,
+                              const sqf_kv_cache *cache, sqf_error *err)
 {
     const sqf_model *model = m->model;
     const size_t n = WINDOW * m->data->columns;
@@ -256,8 +256,8 @@ static sqf_status run_decoder(measurement *m, size_t first, sqf_workspace *works
     const sqf_layer_tap tap = {.input = see_input, .user = m};
     sqf_to_float(type, model->embedding->data + first * m->data->columns * sqf_dtype_bytes(model->embedding->dtype), n,
                  stream);
-    return sqf_layer_forward(m->context, &model->checkpoint.config, &model->layers[0], stream, WINDOW, 0, cache,
-                             cache + WINDOW * HEAD, &tap, workspace, err);
+    return sqf_layer_forward(m->context, &model->checkpoint.config, &model->layers[0], stream, WINDOW, 0,
+                             sqf_kv_cache_layer(cache, 0), &tap, workspace, err);
 }
 
 /* Sums of the squares of some tokens. */
@@ -300,12 +300,13 @@ static sqf_status compare_text(measurement *m, const float *x, size_t first, siz
 {
     const size_t columns = m->data->columns, rows = m->data->rows;
     sqf_workspace *workspace = NULL;
-    float *stream = NULL, *cache = NULL, *y[2] = {NULL, NULL};
+    sqf_kv_cache *cache = NULL;
+    float *stream = NULL, *y[2] = {NULL, NULL};
     error_sums total = {0};
     sqf_status status;
     SQF_TRY_GOTO(status, sqf_workspace_create(&m->model->checkpoint.config, &workspace, err), done);
     SQF_TRY_GOTO(status, SQF_ALLOC(&stream, WINDOW * columns, "a window", err), done);
-    SQF_TRY_GOTO(status, SQF_ALLOC(&cache, 2 * WINDOW * HEAD, "keys and values", err), done);
+    SQF_TRY_GOTO(status, sqf_kv_cache_create_layer(&m->model->checkpoint.config, WINDOW, &cache, err), done);
     SQF_TRY_GOTO(status, SQF_ALLOC(&y[0], WINDOW * rows, "outputs", err), done);
     SQF_TRY_GOTO(status, SQF_ALLOC(&y[1], WINDOW * rows, "outputs", err), done);
     for (size_t t = 0; t < tokens && status == SQF_OK; t += WINDOW) {
@@ -318,7 +319,7 @@ static sqf_status compare_text(measurement *m, const float *x, size_t first, siz
 done:
     sqf_workspace_destroy(workspace);
     free(stream);
-    free(cache);
+    sqf_kv_cache_destroy(cache);
     free(y[0]);
     free(y[1]);
     return status;

@@ -41,7 +41,7 @@ typedef struct measurement {
     float *logits, *reference; /* [ROW_CHUNK, vocabulary] */
     float *scratch;            /* [vocabulary] */
     float *normed;             /* [ROW_CHUNK, hidden] */
-    float *key, *value;
+    sqf_kv_cache *cache;       /* of the layer at work */
     sqf_input *input;
     sqf_workspace *workspace;
     worst_case worst[SQF_INPUT_COUNT];
@@ -55,7 +55,7 @@ static sqf_status run_layer(measurement *m, const sqf_layer *layer, float *strea
     const sqf_config *config = &m->model->checkpoint.config;
     for (size_t w = 0; w < m->windows; w++) {
         SQF_TRY(sqf_layer_forward(m->task->context, config, layer, stream + w * m->length * config->hidden, m->length,
-                                  0, m->key, m->value, NULL, m->workspace, err));
+                                  0, sqf_kv_cache_layer(m->cache, 0), NULL, m->workspace, err));
     }
     return SQF_OK;
 }
@@ -448,7 +448,6 @@ static sqf_status make_plans(measurement *m, bool *follow_model, sqf_error *err)
 static sqf_status make_buffers(measurement *m, sqf_error *err)
 {
     const sqf_config *config = &m->model->checkpoint.config;
-    const size_t width = config->kv_heads * config->head_dim;
     size_t tokens, kept;
     float **const streams[] = {&m->stream, &m->next, &m->output, &m->final};
     if (!sqf_mul_size(&tokens, m->windows, m->length) || !sqf_mul_size(&m->floats, tokens, config->hidden)) {
@@ -463,8 +462,7 @@ static sqf_status make_buffers(measurement *m, sqf_error *err)
     SQF_TRY(SQF_ALLOC(&m->kl, tokens, "distributions", err));
     SQF_TRY(SQF_ALLOC(&m->scratch, config->vocabulary, "logits", err));
     SQF_TRY(SQF_ALLOC(&m->normed, ROW_CHUNK * config->hidden, "hidden states", err));
-    SQF_TRY(SQF_ALLOC(&m->key, m->length * width, "keys", err));
-    SQF_TRY(SQF_ALLOC(&m->value, m->length * width, "values", err));
+    SQF_TRY(sqf_kv_cache_create_layer(config, m->length, &m->cache, err));
     if (sqf_mul_size(&kept, tokens, config->vocabulary) && kept <= KEPT_LOGITS / sizeof *m->kept) {
         SQF_TRY(SQF_ALLOC(&m->kept, kept, "distributions", err));
     }
@@ -477,8 +475,7 @@ static void clear(measurement *m)
     for (size_t c = 0; m->plans && c < m->task->budget->candidates.count; c++) {
         sqf_plan_clear(&m->plans[c]);
     }
-    float *const buffers[] = {m->stream, m->next,      m->output, m->final, m->kept,
-                              m->logits, m->reference, m->normed, m->key,   m->value};
+    float *const buffers[] = {m->stream, m->next, m->output, m->final, m->kept, m->logits, m->reference, m->normed};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
         free(buffers[i]);
     }
@@ -489,6 +486,7 @@ static void clear(measurement *m)
     free(m->kl);
     free(m->scratch);
     free(m->plans);
+    sqf_kv_cache_destroy(m->cache);
     sqf_input_destroy(m->input);
     sqf_workspace_destroy(m->workspace);
     sqf_model_destroy(m->model);

@@ -12,7 +12,6 @@ enum { ROWS = 64 };
 static sqf_status create_parts(sqf_engine *e, sqf_error *err)
 {
     const sqf_config *config = &e->original->checkpoint.config;
-    const size_t width = config->kv_heads * config->head_dim;
     size_t floats, room;
     if (!sqf_mul_size(&floats, e->windows * e->length, config->hidden) ||
         !sqf_mul_size(&room, ROWS, config->vocabulary)) {
@@ -21,8 +20,7 @@ static sqf_status create_parts(sqf_engine *e, sqf_error *err)
     SQF_TRY(sqf_workspace_create(config, &e->workspace[0], err));
     SQF_TRY(sqf_workspace_create(&e->quantized->checkpoint.config, &e->workspace[1], err));
     SQF_TRY(sqf_input_create(&e->input, err));
-    SQF_TRY(SQF_ALLOC(&e->key, e->length * width, "keys", err));
-    SQF_TRY(SQF_ALLOC(&e->value, e->length * width, "values", err));
+    SQF_TRY(sqf_kv_cache_create_layer(config, e->length, &e->cache, err));
     SQF_TRY(SQF_ALLOC(&e->stream, e->length * config->hidden, "a window", err));
     SQF_TRY(SQF_ALLOC(&e->reference, floats, "hidden states", err));
     SQF_TRY(SQF_ALLOC(&e->normed, ROWS * config->hidden, "hidden states", err));
@@ -41,8 +39,7 @@ void sqf_engine_clear(sqf_engine *engine)
     sqf_workspace_destroy(engine->workspace[0]);
     sqf_workspace_destroy(engine->workspace[1]);
     sqf_input_destroy(engine->input);
-    free(engine->key);
-    free(engine->value);
+    sqf_kv_cache_destroy(engine->cache);
     free(engine->stream);
     free(engine->reference);
     free(engine->normed);
@@ -67,8 +64,8 @@ sqf_status sqf_engine_layer(sqf_engine *engine, bool quantized, const sqf_layer 
                             const sqf_layer_tap *tap, sqf_error *err)
 {
     const sqf_model *model = quantized ? engine->quantized : engine->original;
-    return sqf_layer_forward(engine->context, &model->checkpoint.config, layer, x, engine->length, 0, engine->key,
-                             engine->value, tap, engine->workspace[quantized], err);
+    return sqf_layer_forward(engine->context, &model->checkpoint.config, layer, x, engine->length, 0,
+                             sqf_kv_cache_layer(engine->cache, 0), tap, engine->workspace[quantized], err);
 }
 
 static sqf_status find_logits(sqf_engine *e, const sqf_model *head, const float *rows, size_t count, float *logits,

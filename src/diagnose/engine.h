@@ -13,7 +13,7 @@ typedef struct sqf_engine {
     size_t windows, length;
     sqf_workspace *workspace[2]; /* of the original's layers, of the quantized model's */
     sqf_input *input;            /* of the output matrix */
-    float *key, *value;          /* [length, kv_heads * head_dim] */
+    sqf_kv_cache *cache;         /* of the layer at work */
     float *stream;               /* [length, hidden] */
     float *reference;            /* [windows, length, hidden] after the original's last layer */
     float *normed;               /* scratch of logits */

@@ -22,20 +22,6 @@ void sqf_silu_mul(sqf_context *context, const float *gate, const float *up, size
 /* x += y over n elements. */
 void sqf_add(sqf_context *context, float *x, const float *y, size_t n);
 
-/* Causal attention of one sequence. Token t of `query` stands at position past + t and sees the positions
- * max(0, past + t - window + 1) .. past + t (window 0 = all). Groups of heads / kv_heads query heads share a key head.
- * Time is O(tokens * positions seen), memory O(tile); prefill runs in tiles, not token by token. */
-typedef struct sqf_attention_job {
-    const float *query; /* [tokens, heads, head_dim] */
-    const float *key;   /* [past + tokens, kv_heads, head_dim] */
-    const float *value; /* the same */
-    float *out;         /* [tokens, heads, head_dim] */
-    size_t tokens, past, heads, kv_heads, head_dim, window;
-    float scale;
-} sqf_attention_job;
-
-sqf_status sqf_attention(sqf_context *context, const sqf_attention_job *job, sqf_error *err);
-
 /* y[i] = float of n stored elements of type FP32, BF16 or FP16. `from` needs no alignment. */
 void sqf_to_float(sqf_type type, const void *from, size_t n, float *y);
 

@@ -3,7 +3,8 @@
  * agree with it to rounding.
  *
  * The point of the file is project(): an input is quantized once for all the linear layers that read it in the same
- * form. Only the inputs of linear layers are quantized; the stream, norms, attention and the cache stay in float32. */
+ * form. Only the inputs of linear layers are quantized; the stream, norms, and attention stay in float32; the cache has
+ * its own type (kernels/attention.h). */
 #include <math.h>
 #include <string.h>
 
@@ -18,10 +19,12 @@ struct sqf_workspace {
     float *normed;        /* [tokens, hidden] */
     float *query;         /* [tokens, heads, head_dim] */
     float *attended;      /* the same */
+    float *key, *value;   /* [tokens, kv_heads, head_dim] on their way to the cache */
     float *gate, *up;     /* [tokens, intermediate] */
     float *delta;         /* [tokens, hidden] what a block adds to the stream */
     float *cosine, *sine; /* [tokens, head_dim / 2] for the positions from rope_first */
     size_t rope_first, rope_count;
+    sqf_attention_scratch attention;
 };
 
 sqf_status sqf_workspace_create(const sqf_config *config, sqf_workspace **out, sqf_error *err)
@@ -39,8 +42,9 @@ sqf_status sqf_workspace_create(const sqf_config *config, sqf_workspace **out, s
 /* Also for a workspace of which only some buffers were made. */
 static void free_buffers(sqf_workspace *workspace)
 {
-    float **const buffers[] = {&workspace->normed, &workspace->query, &workspace->attended, &workspace->gate,
-                               &workspace->up,     &workspace->delta, &workspace->cosine,   &workspace->sine};
+    float **const buffers[] = {&workspace->normed, &workspace->query, &workspace->attended, &workspace->key,
+                               &workspace->value,  &workspace->gate,  &workspace->up,       &workspace->delta,
+                               &workspace->cosine, &workspace->sine};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
         free(*buffers[i]);
         *buffers[i] = NULL;
@@ -52,6 +56,7 @@ void sqf_workspace_destroy(sqf_workspace *workspace)
 {
     if (workspace) {
         free_buffers(workspace);
+        sqf_attention_scratch_clear(&workspace->attention);
         sqf_input_destroy(workspace->input);
         free(workspace);
     }
@@ -77,6 +82,8 @@ static sqf_status reserve(sqf_workspace *w, size_t tokens, sqf_error *err)
     SQF_TRY(buffer(&w->normed, tokens, config->hidden, err));
     SQF_TRY(buffer(&w->query, tokens, config->heads * config->head_dim, err));
     SQF_TRY(buffer(&w->attended, tokens, config->heads * config->head_dim, err));
+    SQF_TRY(buffer(&w->key, tokens, config->kv_heads * config->head_dim, err));
+    SQF_TRY(buffer(&w->value, tokens, config->kv_heads * config->head_dim, err));
     SQF_TRY(buffer(&w->gate, tokens, config->intermediate, err));
     SQF_TRY(buffer(&w->up, tokens, config->intermediate, err));
     SQF_TRY(buffer(&w->delta, tokens, config->hidden, err));
@@ -143,50 +150,48 @@ static sqf_status project(pass *p, sqf_linear_kind kind, float *y, sqf_error *er
     return SQF_OK;
 }
 
-/* q, k, v of the tokens; k and v straight into the cache. */
-static sqf_status project_qkv(pass *p, float *key, float *value, sqf_error *err)
+/* q, k, v of the tokens; k and v go into the cache. */
+static sqf_status project_qkv(pass *p, const sqf_kv_view *kv, sqf_error *err)
 {
     const sqf_config *c = p->config;
     sqf_workspace *w = p->work;
     SQF_TRY(project(p, SQF_LINEAR_Q, w->query, err));
-    SQF_TRY(project(p, SQF_LINEAR_K, key, err));
-    SQF_TRY(project(p, SQF_LINEAR_V, value, err));
+    SQF_TRY(project(p, SQF_LINEAR_K, w->key, err));
+    SQF_TRY(project(p, SQF_LINEAR_V, w->value, err));
     if (p->layer->query_norm) {
         sqf_rmsnorm(p->context, w->query, p->layer->query_norm, c->norm_epsilon, p->tokens * c->heads, c->head_dim,
                     w->query);
-        sqf_rmsnorm(p->context, key, p->layer->key_norm, c->norm_epsilon, p->tokens * c->kv_heads, c->head_dim, key);
+        sqf_rmsnorm(p->context, w->key, p->layer->key_norm, c->norm_epsilon, p->tokens * c->kv_heads, c->head_dim,
+                    w->key);
     }
     prepare_rope(w, c, p->past, p->tokens);
     sqf_rope_apply(p->context, w->query, w->cosine, w->sine, p->tokens, c->heads, c->head_dim);
-    sqf_rope_apply(p->context, key, w->cosine, w->sine, p->tokens, c->kv_heads, c->head_dim);
+    sqf_rope_apply(p->context, w->key, w->cosine, w->sine, p->tokens, c->kv_heads, c->head_dim);
+    sqf_kv_store(p->context, kv, p->past, p->tokens, w->key, w->value);
     return SQF_OK;
 }
 
 /* x += o(attention(norm(x))). Keys and values of this pass go behind the `past` ones of the cache before attention
  * reads them all. */
-static sqf_status attention_block(pass *p, float *x, float *key, float *value, sqf_error *err)
+static sqf_status attention_block(pass *p, float *x, const sqf_kv_view *kv, sqf_error *err)
 {
     const sqf_config *c = p->config;
     sqf_workspace *w = p->work;
-    const size_t written = p->past * c->kv_heads * c->head_dim;
     sqf_rmsnorm(p->context, x, p->layer->attention_norm, c->norm_epsilon, p->tokens, c->hidden, w->normed);
     SQF_TRY(begin_input(p, SQF_INPUT_QKV, w->normed, c->hidden, err));
     if (p->stopped) {
         return SQF_OK;
     }
-    SQF_TRY(project_qkv(p, key + written, value + written, err));
+    SQF_TRY(project_qkv(p, kv, err));
     const sqf_attention_job job = {.query = w->query,
-                                   .key = key,
-                                   .value = value,
+                                   .kv = *kv,
                                    .out = w->attended,
                                    .tokens = p->tokens,
                                    .past = p->past,
                                    .heads = c->heads,
-                                   .kv_heads = c->kv_heads,
-                                   .head_dim = c->head_dim,
                                    .window = sqf_config_window(c, p->layer->index),
                                    .scale = 1.0f / sqrtf((float)c->head_dim)};
-    SQF_TRY(sqf_attention(p->context, &job, err));
+    SQF_TRY(sqf_attention(p->context, &job, 1, &w->attention, err));
     SQF_TRY(begin_input(p, SQF_INPUT_O, w->attended, c->heads * c->head_dim, err));
     if (p->stopped) {
         return SQF_OK;
@@ -226,7 +231,7 @@ static sqf_status mlp_block(pass *p, float *x, sqf_error *err)
  *     x -> norm -> Q -> q k v -> rope -> attention -> Q -> o -> + x
  *     x -> norm -> Q -> gate up -> silu * -> (rotation ->) Q -> down -> + x */
 sqf_status sqf_layer_forward(sqf_context *context, const sqf_config *config, const sqf_layer *layer, float *x,
-                             size_t tokens, size_t past, float *key, float *value, const sqf_layer_tap *tap,
+                             size_t tokens, size_t past, sqf_kv_view kv, const sqf_layer_tap *tap,
                              sqf_workspace *workspace, sqf_error *err)
 {
     pass p = {.context = context,
@@ -237,6 +242,6 @@ sqf_status sqf_layer_forward(sqf_context *context, const sqf_config *config, con
               .tap = tap,
               .work = workspace};
     SQF_TRY(reserve(workspace, tokens, err));
-    SQF_TRY(attention_block(&p, x, key, value, err));
+    SQF_TRY(attention_block(&p, x, &kv, err));
     return p.stopped ? SQF_OK : mlp_block(&p, x, err);
 }

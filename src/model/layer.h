@@ -5,6 +5,7 @@
 
 #include "kernels/linear.h"
 #include "model/checkpoint.h"
+#include "model/kv_cache.h"
 
 /* A layer that computes. Immutable once loaded; sessions share it. */
 typedef struct sqf_layer {
@@ -39,11 +40,11 @@ sqf_status sqf_workspace_create(const sqf_config *config, sqf_workspace **out, s
 void sqf_workspace_destroy(sqf_workspace *workspace);
 
 /* x [tokens, hidden] of ONE sequence goes through the layer in place. Token t stands at position past + t.
- * key, value [past + tokens, kv_heads * head_dim]: the layer's cache; rows `past` and up are written here.
+ * kv: the layer's cache, with room for past + tokens positions; those from `past` on are written here.
  * tap may be NULL. Note for taps: a rotated DOWN input (layer->down_rotation) arrives rotated; where a permutation was
  * folded (layer->down_order), the DOWN input arrives in stored order. After a failure x holds no meaningful values. */
 sqf_status sqf_layer_forward(sqf_context *context, const sqf_config *config, const sqf_layer *layer, float *x,
-                             size_t tokens, size_t past, float *key, float *value, const sqf_layer_tap *tap,
+                             size_t tokens, size_t past, sqf_kv_view kv, const sqf_layer_tap *tap,
                              sqf_workspace *workspace, sqf_error *err);
 
 #endif

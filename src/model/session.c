@@ -8,18 +8,18 @@
 #include <string.h>
 
 #include "kernels/ops.h"
+#include "model/kv_cache.h"
 #include "model/model.h"
 
 /* CHUNK_TOKENS: tokens that go through all layers at once in a prefill. CHUNK_LOGITS: rows of logits computed at
- * once. Both bound the scratch memory of long prompts at no cost in speed. FIRST_POSITIONS: the smallest cache. */
-enum { CHUNK_TOKENS = 512, CHUNK_LOGITS = 64, FIRST_POSITIONS = 256 };
+ * once. Both bound the scratch memory of long prompts at no cost in speed. */
+enum { CHUNK_TOKENS = 512, CHUNK_LOGITS = 64 };
 
 /* One caller at a time; many sessions may share a model. */
 struct sqf_session {
     const sqf_model *model;
     size_t positions, length;
-    size_t capacity;      /* positions that the cache has room for */
-    float **key, **value; /* [layers] of [capacity, kv_heads * head_dim] */
+    sqf_kv_cache *cache;
     sqf_workspace *workspace;
     sqf_input *input; /* of the output matrix */
     float *rows;      /* [row_count, hidden] after the last layer, of the last forward */
@@ -28,18 +28,22 @@ struct sqf_session {
     float *normed; /* [CHUNK_LOGITS, hidden] */
 };
 
-/* The cache's arrays come with the first tokens (reserve_cache). */
-static sqf_status create_parts(sqf_session *session, sqf_error *err)
+static sqf_status create_parts(sqf_session *session, sqf_kv_type kv, sqf_error *err)
 {
     const sqf_config *config = &session->model->checkpoint.config;
-    SQF_TRY(SQF_ALLOC(&session->key, config->layers, "KV cache", err));
-    SQF_TRY(SQF_ALLOC(&session->value, config->layers, "KV cache", err));
+    SQF_TRY(sqf_kv_cache_create(config, config->layers, kv, &session->cache, err));
     SQF_TRY(SQF_ALLOC(&session->normed, CHUNK_LOGITS * config->hidden, "session", err));
     SQF_TRY(sqf_input_create(&session->input, err));
     return sqf_workspace_create(config, &session->workspace, err);
 }
 
 sqf_status sqf_session_create(const sqf_model *model, size_t positions, sqf_session **out, sqf_error *err)
+{
+    return sqf_session_create_kv(model, positions, SQF_KV_F32, out, err);
+}
+
+sqf_status sqf_session_create_kv(const sqf_model *model, size_t positions, sqf_kv_type kv, sqf_session **out,
+                                 sqf_error *err)
 {
     const size_t most = model->checkpoint.config.positions;
     *out = NULL;
@@ -50,7 +54,7 @@ sqf_status sqf_session_create(const sqf_model *model, size_t positions, sqf_sess
     SQF_TRY(SQF_ALLOC(out, 1, "session", err));
     (*out)->model = model;
     (*out)->positions = positions;
-    const sqf_status status = create_parts(*out, err);
+    const sqf_status status = create_parts(*out, kv, err);
     if (status != SQF_OK) {
         sqf_session_destroy(*out);
         *out = NULL;
@@ -63,16 +67,7 @@ void sqf_session_destroy(sqf_session *session)
     if (!session) {
         return;
     }
-    for (size_t i = 0; i < session->model->checkpoint.config.layers; i++) {
-        if (session->key) {
-            free(session->key[i]);
-        }
-        if (session->value) {
-            free(session->value[i]);
-        }
-    }
-    free(session->key);
-    free(session->value);
+    sqf_kv_cache_destroy(session->cache);
     sqf_workspace_destroy(session->workspace);
     sqf_input_destroy(session->input);
     free(session->rows);
@@ -106,42 +101,9 @@ size_t sqf_session_positions(const sqf_session *session)
     return session->positions;
 }
 
-/* A larger copy of one layer's keys or values. */
-static sqf_status grow_cache(float **cache, size_t used, size_t capacity, sqf_error *err)
+uint64_t sqf_session_kv_bytes(const sqf_session *session)
 {
-    float *larger;
-    SQF_TRY(SQF_ALLOC(&larger, capacity, "KV cache", err));
-    if (used > 0) {
-        memcpy(larger, *cache, used * sizeof *larger);
-    }
-    free(*cache);
-    *cache = larger;
-    return SQF_OK;
-}
-
-/* The cache doubles up to the session's positions: a short text in a long session costs little. A failure halfway
- * leaves some layers larger than `capacity` says, which does no harm. */
-static sqf_status reserve_cache(sqf_session *session, size_t length, sqf_error *err)
-{
-    const sqf_config *config = &session->model->checkpoint.config;
-    const size_t width = config->kv_heads * config->head_dim;
-    size_t capacity = session->capacity < FIRST_POSITIONS ? FIRST_POSITIONS : session->capacity, elements;
-    if (length <= session->capacity) {
-        return SQF_OK;
-    }
-    while (capacity < length) {
-        capacity *= 2;
-    }
-    capacity = capacity < session->positions ? capacity : session->positions;
-    if (!sqf_mul_size(&elements, capacity, width)) {
-        return sqf_fail(err, SQF_E_MEMORY, "KV cache: %zu positions of %zu numbers are too many", capacity, width);
-    }
-    for (size_t i = 0; i < config->layers; i++) {
-        SQF_TRY(grow_cache(&session->key[i], session->length * width, elements, err));
-        SQF_TRY(grow_cache(&session->value[i], session->length * width, elements, err));
-    }
-    session->capacity = capacity;
-    return SQF_OK;
+    return sqf_kv_cache_position_bytes(session->cache);
 }
 
 /* Room for the hidden states of `count` tokens, which are written before the former ones are given up. */
@@ -197,7 +159,7 @@ static sqf_status forward_chunk(sqf_session *session, const uint32_t *ids, size_
     embed(model, ids, count, x);
     for (size_t i = 0; i < model->checkpoint.config.layers; i++) {
         SQF_TRY(sqf_layer_forward(model->context, &model->checkpoint.config, &model->layers[i], x, count, past,
-                                  session->key[i], session->value[i], NULL, session->workspace, err));
+                                  sqf_kv_cache_layer(session->cache, i), NULL, session->workspace, err));
     }
     return SQF_OK;
 }
@@ -221,7 +183,7 @@ sqf_status sqf_session_forward(sqf_session *session, const uint32_t *ids, size_t
 {
     const size_t hidden = session->model->checkpoint.config.hidden;
     SQF_TRY(check_ids(session, ids, count, err));
-    SQF_TRY(reserve_cache(session, session->length + count, err));
+    SQF_TRY(sqf_kv_cache_reserve(session->cache, session->length, session->length + count, session->positions, err));
     SQF_TRY(reserve_rows(session, count, err));
     for (size_t begin = 0; begin < count; begin += CHUNK_TOKENS) {
         const size_t n = count - begin < CHUNK_TOKENS ? count - begin : CHUNK_TOKENS;

@@ -58,8 +58,8 @@ sqf_status sqf_pipeline_run_window(sqf_pipeline *pipeline, const sqf_layer *laye
     if (tap) {
         x = memcpy(pipeline->window, x, floats * sizeof *x);
     }
-    return sqf_layer_forward(pipeline->context, config, layer, x, length, 0, pipeline->key, pipeline->value, tap,
-                             pipeline->workspace, err);
+    return sqf_layer_forward(pipeline->context, config, layer, x, length, 0, sqf_kv_cache_layer(pipeline->cache, 0),
+                             tap, pipeline->workspace, err);
 }
 
 sqf_status sqf_pipeline_run_windows(sqf_pipeline *pipeline, const sqf_layer *layer, float *stream,
@@ -241,15 +241,14 @@ static sqf_status prepare_calibration(sqf_pipeline *pipeline, sqf_error *err)
     sqf_log(pipeline->context, SQF_LOG_INFO, "calibration: %zu windows of %zu tokens from a text of %zu",
             calibration->windows, calibration->length, calibration->tokens);
     SQF_TRY(embed_windows(pipeline, err));
-    const size_t length = calibration->length, width = config->kv_heads * config->head_dim;
+    const size_t length = calibration->length;
     if (pipeline->plan.follows_model) {
         const size_t floats = calibration->windows * length * config->hidden;
         SQF_TRY(SQF_ALLOC(&pipeline->original, floats, "calibration activations", err));
         memcpy(pipeline->original, pipeline->hidden, floats * sizeof *pipeline->original);
     }
     SQF_TRY(SQF_ALLOC(&pipeline->window, length * config->hidden, "a calibration window", err));
-    SQF_TRY(SQF_ALLOC(&pipeline->key, length * width, "keys", err));
-    SQF_TRY(SQF_ALLOC(&pipeline->value, length * width, "values", err));
+    SQF_TRY(sqf_kv_cache_create_layer(config, length, &pipeline->cache, err));
     SQF_TRY(sqf_workspace_create(config, &pipeline->workspace, err));
     pipeline->report.calibration_tokens = calibration->windows * length;
     return SQF_OK;
@@ -360,8 +359,7 @@ static void pipeline_clear(sqf_pipeline *pipeline)
     free(pipeline->original);
     free(pipeline->basis);
     free(pipeline->window);
-    free(pipeline->key);
-    free(pipeline->value);
+    sqf_kv_cache_destroy(pipeline->cache);
     sqf_report_clear(&pipeline->report);
     sqf_calibration_clear(&pipeline->calibration);
     sqf_plan_clear(&pipeline->plan);

@@ -33,7 +33,7 @@ typedef struct sqf_pipeline {
     float *original;          /* the same of the original model; NULL unless some module asks (plan.follows_model) */
     float *basis;             /* [hidden, hidden] of the rotated residual stream; NULL = the checkpoint's */
     float *window;            /* [length, hidden] scratch */
-    float *key, *value;       /* [length, kv_heads * head_dim] scratch */
+    sqf_kv_cache *cache;      /* of the layer at work, [length] */
     sqf_workspace *workspace; /* of forward passes */
     uint64_t done, total;     /* progress, in windows (in layers where no text runs) */
     const sqf_pipeline_visitor *visitor; /* NULL = none */

@@ -1,4 +1,4 @@
-/* Norms, rotary embedding, attention and logits against double precision, at every level that this machine has. */
+/* Norms, rotary embedding and logits against double precision, at every level that this machine has. */
 #include "check.h"
 
 #include <math.h>
@@ -187,106 +187,6 @@ static void rope_turns_halves_of_a_head(void **state)
     }
 }
 
-static void run_attention(sqf_context *context, const void *data, float *out)
-{
-    sqf_error err;
-    sqf_attention_job job = *(const sqf_attention_job *)data;
-    job.out = out;
-    assert_ok(sqf_attention(context, &job, &err), &err);
-}
-
-/* One output vector by the definition: all scores, softmax, sum. */
-static void refer_attention(const sqf_attention_job *job, size_t t, size_t h, double *out)
-{
-    const size_t dim = job->head_dim, kv = h / (job->heads / job->kv_heads), last = job->past + t;
-    const size_t first = job->window && last + 1 > job->window ? last + 1 - job->window : 0;
-    double *score = malloc((last + 1) * sizeof *score), largest = -INFINITY, total = 0.0;
-    for (size_t p = first; p <= last; p++) {
-        score[p] = 0.0;
-        for (size_t i = 0; i < dim; i++) {
-            score[p] += (double)job->query[(t * job->heads + h) * dim + i] *
-                        (double)job->key[(p * job->kv_heads + kv) * dim + i];
-        }
-        score[p] *= (double)job->scale;
-        largest = fmax(largest, score[p]);
-    }
-    memset(out, 0, dim * sizeof *out);
-    for (size_t p = first; p <= last; p++) {
-        const double weight = exp(score[p] - largest);
-        total += weight;
-        for (size_t i = 0; i < dim; i++) {
-            out[i] += weight * (double)job->value[(p * job->kv_heads + kv) * dim + i];
-        }
-    }
-    for (size_t i = 0; i < dim; i++) {
-        out[i] /= total;
-    }
-    free(score);
-}
-
-static void check_attention(sqf_random *random, size_t tokens, size_t past, size_t heads, size_t kv_heads, size_t dim,
-                            size_t window, float spread)
-{
-    float *query = random_floats(random, tokens * heads * dim);
-    float *key = random_floats(random, (past + tokens) * kv_heads * dim);
-    float *value = random_floats(random, (past + tokens) * kv_heads * dim);
-    for (size_t i = 0; i < tokens * heads * dim; i++) {
-        query[i] *= spread;
-    }
-    float *out = malloc(tokens * heads * dim * sizeof *out);
-    double *want = malloc(dim * sizeof *want);
-    const sqf_attention_job job = {
-        query, key, value, NULL, tokens, past, heads, kv_heads, dim, window, 1.0f / sqrtf((float)dim)};
-    run_everywhere(run_attention, &job, tokens * heads * dim, out);
-    for (size_t t = 0; t < tokens; t++) {
-        for (size_t h = 0; h < heads; h++) {
-            refer_attention(&job, t, h, want);
-            for (size_t i = 0; i < dim; i++) {
-                /* scores of size 30 keep an absolute error of some 1e-5, which the exponential turns into a relative
-                 * one */
-                assert_close((double)out[(t * heads + h) * dim + i], want[i], spread > 1.0f ? 1e-4 : 5e-6, "attention",
-                             (t * heads + h) * dim + i);
-            }
-        }
-    }
-    free(query);
-    free(key);
-    free(value);
-    free(out);
-    free(want);
-}
-
-static void attention_agrees_with_the_definition(void **state)
-{
-    (void)state;
-    sqf_random random = {test_seed("attention", 6)};
-    check_attention(&random, 1, 0, 2, 1, 8, 0, 1.0f);
-    check_attention(&random, 1, 300, 4, 2, 64, 0, 1.0f);
-    check_attention(&random, 1, 300, 4, 4, 40, 17, 1.0f);
-    check_attention(&random, 3, 126, 2, 1, 16, 0, 1.0f);
-    check_attention(&random, 5, 250, 6, 2, 10, 3, 1.0f);
-    check_attention(&random, 200, 0, 2, 1, 64, 0, 1.0f);
-    check_attention(&random, 200, 77, 4, 2, 16, 0, 30.0f);
-    check_attention(&random, 270, 10, 2, 2, 12, 33, 1.0f);
-    check_attention(&random, 130, 0, 1, 1, 128, 1, 1.0f);
-    for (int i = 0; i < 10; i++) {
-        const size_t kv_heads = 1 + sqf_random_below(&random, 3);
-        check_attention(&random, 1 + sqf_random_below(&random, 150), sqf_random_below(&random, 200),
-                        kv_heads * (1 + sqf_random_below(&random, 3)), kv_heads, 1 + sqf_random_below(&random, 70),
-                        sqf_random_below(&random, 2) * sqf_random_below(&random, 200), 1.0f);
-    }
-}
-
-static void attention_refuses_heads_that_do_not_divide(void **state)
-{
-    (void)state;
-    sqf_error err;
-    sqf_context *context = open_context(NULL, 1);
-    const sqf_attention_job job = {.heads = 3, .kv_heads = 2, .head_dim = 4};
-    assert_fails(sqf_attention(context, &job, &err), SQF_E_ARG, &err, "3 heads over 2 key heads");
-    sqf_context_destroy(context);
-}
-
 static void every_half_converts_exactly(void **state)
 {
     (void)state;
@@ -344,8 +244,6 @@ int main(void)
         cmocka_unit_test(silu_agrees_with_double),
         cmocka_unit_test(add_is_exact),
         cmocka_unit_test(rope_turns_halves_of_a_head),
-        cmocka_unit_test(attention_agrees_with_the_definition),
-        cmocka_unit_test(attention_refuses_heads_that_do_not_divide),
         cmocka_unit_test(every_half_converts_exactly),
         cmocka_unit_test(log_softmax_sums_to_one),
     };

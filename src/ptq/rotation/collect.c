@@ -107,7 +107,7 @@ static sqf_status pass_layer(sqf_pipeline *pipeline, sqf_layer_work *work, float
     SQF_TRY(sqf_layer_work_linears(pipeline, work, err));
     for (; c.window < pipeline->calibration.windows; c.window++) {
         SQF_TRY(sqf_layer_forward(pipeline->context, config, &work->layer, stream + c.window * length * hidden, length,
-                                  0, pipeline->key, pipeline->value, &tap, pipeline->workspace, err));
+                                  0, sqf_kv_cache_layer(pipeline->cache, 0), &tap, pipeline->workspace, err));
         SQF_TRY(sqf_pipeline_advance(pipeline, err));
     }
     for (size_t i = 0; i < 2 && out->values; i++) {
