@@ -42,6 +42,12 @@ typedef struct sqf_model_info {
     double rotation_operations; /**< float operations of rotations at run time for one token; `cost` has them too */
     sqf_cost cost;              /**< predicted work of the decoder's linear layers for one token (cost.h) */
     double predicted_cost;      /**< the same per product, by the default cost model */
+    /* The whole model; the figures by weight above leave out its two matrices of the vocabulary. */
+    const char *output_scheme, *embedding_scheme; /**< short names; one and the same where embeddings are tied */
+    double bits_per_parameter; /**< stored bits of all tensors per parameter: embedding, output matrix and norms too */
+    uint64_t token_bytes;      /**< stored bytes that every decoded token reads: all tensors, but of an embedding that is
+                                    not the output matrix none */
+    sqf_cost output_cost;      /**< predicted work of the output matrix for one token */
 } sqf_model_info;
 
 /** The facts of a model. */
@@ -113,6 +119,27 @@ SQF_API sqf_status sqf_session_forward(sqf_session *session, const uint32_t *ids
  *  @return SQF_OK; SQF_E_ARG (rows that the last call did not have; no call yet); SQF_E_VALUE (NaN or infinity);
  *          SQF_E_MEMORY. */
 SQF_API sqf_status sqf_session_logits(sqf_session *session, size_t first, size_t count, float *logits, sqf_error *err);
+
+/** Append tokens to several sessions of one model in one pass: each linear layer reads its weights once for the tokens of
+ *  all of them, attention runs for each session over its own cache. Decoding a batch costs little more than decoding one
+ *  text as long as reading the weights is what takes the time.
+ *
+ *  Each session ends up as after sqf_session_forward of its tokens alone, bit for bit where linear layers multiply
+ *  integers, whatever the batch and the order; layers in floating point (float weights or activations, fp8) sum more
+ *  than 4 tokens by BLAS, whose rounding depends on the number of tokens.
+ *
+ *  @param sessions  [count] distinct, of one model, with whatever lengths and cache types; count >= 1.
+ *  @param ids       [count] the tokens of each session.
+ *  @param counts    [count] how many; >= 1 each. One each is a step of decoding.
+ *  @return SQF_OK; SQF_E_ARG (a session named twice or of another model; no tokens; no room); SQF_E_VALUE and
+ *          SQF_E_MEMORY as sqf_session_forward. After a failure all sessions are as before. One thread at a time. */
+SQF_API sqf_status sqf_sessions_forward(sqf_session *const *sessions, size_t count, const uint32_t *const *ids,
+                                        const size_t *counts, sqf_error *err);
+
+/** Logits after the last token of each session, by one product with the output matrix.
+ *  @param logits  [count, vocabulary] out.
+ *  @return as sqf_session_logits; SQF_E_ARG too for sessions of different models. */
+SQF_API sqf_status sqf_sessions_logits(sqf_session *const *sessions, size_t count, float *logits, sqf_error *err);
 
 /** Draws tokens; reproducible for a seed. One thread at a time. */
 typedef struct sqf_sampler sqf_sampler;
