@@ -74,11 +74,26 @@ input=
 expect_error 1 "nowhere/*" "$sqf" run nowhere -p x
 
 expect 0 "*" "" "$sqf" bench "$model" --prefill 16 --decode 4 --repetitions 2 --json -q
-expect_members prefill_tokens_per_s decode_tokens_per_s bits_per_weight weight_bytes cpu threads
-[ "$(sed -n '/"prefill_tokens_per_s"/,/]/p' "$scratch/out" | grep -c '^    [0-9]')" -eq 2 ] ||
-    complain "bench: expected two repetitions"
-expect 0 "$model: BF16, * bits a weight*prefill * tokens/s*decode * tokens/s" "" "$sqf" bench "$model" -p 16 -n 4 -r 2
-expect 0 "$model: BF16, *decode * tokens/s" "" "$sqf" bench "$model" -p 0 -n 1 -r 1 --threads 1
+expect_members results roofs bits_per_weight weight_bytes read_bytes cpu threads
+[ "$(sed -n '/"tokens_per_s"/,/]/p' "$scratch/out" | grep -c '^        [0-9]')" -eq 4 ] ||
+    complain "bench: expected two repetitions of two tests"
+grep -q '"roofs": null' "$scratch/out" || complain "bench: roofs were not asked for"
+# bf16: the matrices are read as they are stored, all but the norms
+is "$(member read_bytes) < $(member weight_bytes) && $(member read_bytes) > 0.99 * $(member weight_bytes)"
+expect 0 "$model: BF16, * bits a weight*prefill * 16 tokens * 0 before *decode * 4 tokens *" "" \
+    "$sqf" bench "$model" -p 16 -n 4 -r 2
+expect 0 "$model: BF16, *decode * 1 tokens *" "" "$sqf" bench "$model" -p 0 -n 1 -r 1 --threads 1
+# every length at every depth
+expect 0 "*" "" "$sqf" bench "$model" -p 8,0,3 -n 2 -d 0,20 -r 1 -q
+found=$(sed -n 's/^\(prefill\|decode\) *\([0-9]*\) tokens *\([0-9]*\) before.*/\1 \2 \3/p' "$scratch/out" | tr '\n' ',')
+[ "$found" = "prefill 8 0,decode 2 0,prefill 3 0,prefill 8 20,decode 2 20,prefill 3 20," ] ||
+    complain "bench: the rows are $found"
+expect 0 "*roofs: read * GB/s*of roof*of read*%*" "" "$sqf" bench "$model" -p 4 -n 1 -r 1 --roofs -q
+for list in "" , 1, ,1 1,x -1 16777217 1,99999999999999999999; do
+    expect_error 2 "--depth $list: expected up to 32 whole numbers from 0 to 16777216, separated by commas" \
+        "$sqf" bench "$model" --depth "$list"
+done
+expect_error 1 "*2048*2060*" "$sqf" bench "$model" --prefill 60 -n 0 --depth 2000
 expect_error 1 "*2048*4096*" "$sqf" bench "$model" --prefill 4096
 
 expect 0 "*LlamaForCausalLM*4 layers*model.layers.3.mlp.down_proj.weight*256x768*BF16*" "" "$sqf" inspect "$model"

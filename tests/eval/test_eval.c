@@ -229,10 +229,76 @@ static void test_speed_is_given_for_every_repetition(void **state)
     assert_ok(sqf_bench_run(d->context, d->model, &options, &result, &err), &err);
     assert_null(result.prefill_tokens_per_s);
     sqf_bench_result_clear(&result);
+    options.depth = 2000;
+    options.decode = 49;
+    assert_fails(sqf_bench_run(d->context, d->model, &options, &result, &err), SQF_E_ARG, &err, "2049");
+    options.depth = SIZE_MAX - 5;
+    assert_fails(sqf_bench_run(d->context, d->model, &options, &result, &err), SQF_E_ARG, &err, "49");
+    options.depth = 0;
     options.decode = 4096;
     assert_fails(sqf_bench_run(d->context, d->model, &options, &result, &err), SQF_E_ARG, &err, "4096");
     options.repetitions = 0;
     assert_fails(sqf_bench_run(d->context, d->model, &options, &result, &err), SQF_E_ARG, &err, "repetition");
+}
+
+static void test_a_depth_of_the_cache_is_timed(void **state)
+{
+    demo *d = *state;
+    sqf_error err;
+    sqf_bench_result result;
+    const sqf_bench_options options = {.prefill = 5, .decode = 2, .repetitions = 1, .depth = 600};
+    assert_ok(sqf_bench_run(d->context, d->model, &options, &result, &err), &err);
+    assert_true(result.prefill_tokens_per_s[0] > 0 && result.decode_tokens_per_s[0] > 0);
+    /* the depth itself is not counted: 5 tokens, the output matrix for one of them */
+    const sqf_model_info info = sqf_model_info_get(d->model);
+    const uint64_t output = info.vocabulary * info.hidden, layers = info.read_bytes / 2 - output;
+    assert_int_equal(result.prefill_products.dense, 5 * layers + output);
+    assert_int_equal(result.decode_products.dense, 2 * (layers + output));
+    sqf_bench_result_clear(&result);
+}
+
+static void test_roofs_are_above_zero_at_every_level(void **state)
+{
+    (void)state;
+    for (const char *const *level = sqf_cpu_levels(); *level; level++) {
+        sqf_error err;
+        sqf_context *context;
+        sqf_bench_roofs roofs;
+        const sqf_context_options options = {.threads = 2, .cpu = *level};
+        assert_ok(sqf_context_create(&options, &context, &err), &err);
+        assert_ok(sqf_bench_roofs_measure(context, &roofs, &err), &err);
+        assert_true(isfinite(roofs.read_gb_per_s) && roofs.read_gb_per_s > 0);
+        assert_true(isfinite(roofs.float_gmac_per_s) && roofs.float_gmac_per_s > 0);
+        double best = 0;
+        for (size_t i = 0; i < roofs.integer_count; i++) {
+            assert_true(isfinite(roofs.integer[i].gmac_per_s) && roofs.integer[i].gmac_per_s > 0);
+            best = fmax(best, roofs.integer[i].gmac_per_s);
+        }
+        assert_true(sqf_bench_roofs_integer(&roofs) == best);
+        sqf_context_destroy(context);
+    }
+}
+
+static bool stop_roofs(void *user, const char *what, uint64_t done, uint64_t total)
+{
+    (void)user;
+    assert_string_equal(what, "rounds of roofs");
+    assert_true(done <= total);
+    return false;
+}
+
+static void test_measuring_roofs_can_be_cancelled(void **state)
+{
+    (void)state;
+    sqf_error err;
+    sqf_context *context;
+    sqf_bench_roofs roofs;
+    sqf_context_options options = sqf_context_options_default();
+    options.progress = stop_roofs;
+    assert_ok(sqf_context_create(&options, &context, &err), &err);
+    assert_int_equal(sqf_bench_roofs_measure(context, &roofs, &err), SQF_E_CANCELLED);
+    assert_true(roofs.read_gb_per_s == 0 && roofs.integer_count == 0);
+    sqf_context_destroy(context);
 }
 
 static void test_an_inspection_lists_and_finds_tensors(void **state)
@@ -442,6 +508,9 @@ int main(void)
         cmocka_unit_test(test_kept_scores_stand_in_for_a_reference),
         cmocka_unit_test(test_what_cannot_be_scored_is_refused),
         cmocka_unit_test(test_speed_is_given_for_every_repetition),
+        cmocka_unit_test(test_a_depth_of_the_cache_is_timed),
+        cmocka_unit_test(test_roofs_are_above_zero_at_every_level),
+        cmocka_unit_test(test_measuring_roofs_can_be_cancelled),
         cmocka_unit_test(test_an_inspection_lists_and_finds_tensors),
         cmocka_unit_test(test_a_comparison_undoes_smoothing),
         cmocka_unit_test(test_a_check_names_what_is_damaged),
