@@ -60,6 +60,17 @@ static void detect(bool *avx2, bool *avxvnni, bool *avx512)
         *avxvnni = *avx2 && (a & bit_AVXVNNI) != 0;
     }
 }
+
+/* The level, and what needs VBMI and VBMI2 beside it: Cascade Lake has VNNI without them. */
+static void add_avx512(sqf_kernels *kernels)
+{
+    unsigned a, b, c, d;
+    const unsigned needed = bit_AVX512VBMI | bit_AVX512VBMI2;
+    sqf_kernels_add_avx512(kernels);
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & needed) == needed) {
+        sqf_split_add_vbmi2(kernels);
+    }
+}
 #endif
 
 /* Puts a level's functions over those below it: `table` is never cleared, so that every table is complete. */
@@ -84,7 +95,7 @@ static void fill_tables(void)
         add_level(&table, "avxvnni", sqf_kernels_add_avxvnni);
     }
     if (avx512) {
-        add_level(&table, "avx512vnni", sqf_kernels_add_avx512);
+        add_level(&table, "avx512vnni", add_avx512);
     }
 #elif SQF_ARCH_ARM
     add_level(&table, "neon", sqf_kernels_add_neon);

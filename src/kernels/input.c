@@ -11,6 +11,7 @@
 #include "base/memory.h"
 #include "format/reference.h"
 #include "kernels/layout.h"
+#include "kernels/repack_split.h"
 
 /* ---- layout ---- */
 
@@ -236,7 +237,9 @@ static size_t scratch_need(const input_layout *layout)
     const size_t chunk = sqf_ceil_div(longest, SQF_SEGMENT_PAD) * SQF_SEGMENT_PAD + CHUNK_COLUMNS;
     const size_t expanded = chunk * SQF_BLOCK_ROWS;
     const size_t floats = sizeof(float) * FLOAT_CHUNK * SQF_BLOCK_ROWS;
-    const size_t forward = scratch_out_bytes() + (expanded > floats ? expanded : floats);
+    const size_t split = layout->planes > 0 ? split_scratch_bytes(layout) : 0;
+    const size_t plain = expanded > floats ? expanded : floats;
+    const size_t forward = scratch_out_bytes() + (plain > split ? plain : split);
     const size_t prepare = 3 * scratch_row_bytes(layout) + layout->columns +
                            layout->segment_count * 2 * (sizeof(float) + sizeof(int32_t)) + 256;
     return ((forward > prepare ? forward : prepare) + 63) & ~(size_t)63;

@@ -6,6 +6,7 @@
 
 #include "kernels/kernels.h"
 #include "kernels/linear.h"
+#include "kernels/split.h"
 
 enum { LOW = 0, HIGH = 1, PARTS = 2 };
 
@@ -84,11 +85,13 @@ sqf_status input_prepare(sqf_context *context, sqf_input *input, const input_lay
 typedef struct weight_plane {
     sqf_form form;
     sqf_type type;
+    bool in_arena; /* the memory belongs to the arena of the layer's parameters */
     uint8_t *data; /* [panels][panel_bytes] */
     size_t panel_bytes;
     float *scales; /* [panels][segments][SQF_PANEL_ROWS] scale / multiplier */
     int32_t
         *column_sums; /* the same shape: sums of the integers over the segment's columns; NULL without zero points */
+    sqf_split_shape split; /* SQF_FORM_SPLIT, which holds both parts, its scales and sums in `data` */
 } weight_plane;
 
 /* Repacks a matrix into one or two planes on the context's threads. With tied integer scales both parts lie on one

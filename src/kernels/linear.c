@@ -18,6 +18,7 @@
 #include "base/memory.h"
 #include "format/products.h"
 #include "kernels/layout.h"
+#include "kernels/repack_split.h"
 
 enum {
     DIRECT_TOKENS = 8,      /* up to so many tokens packed nibbles are unpacked in registers, beyond once a block */
@@ -422,7 +423,12 @@ static void quantized_product(const block *self)
             continue; /* this part of a dynamic mask is not made of integers */
         }
         for (size_t i = 0; i < linear->plane_count; i++) {
-            if (sqf_type_is_integer(linear->planes[i].type)) {
+            const weight_plane *plane = &linear->planes[i];
+            if (plane->form == SQF_FORM_SPLIT) {
+                split_product_add(&(split_product){self->job->kernels, self->job->input, plane, p,
+                                                   self->first_row / SQF_PANEL_ROWS, self->panels, self->first_token,
+                                                   self->tokens, self->out, self->tile});
+            } else if (sqf_type_is_integer(plane->type)) {
                 integer_term(self, p, &linear->planes[i]);
             }
         }

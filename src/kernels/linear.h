@@ -6,6 +6,7 @@
 #ifndef SQF_KERNELS_LINEAR_H
 #define SQF_KERNELS_LINEAR_H
 
+#include "base/arena.h"
 #include "base/context.h"
 #include "format/matrix.h"
 
@@ -25,6 +26,7 @@ typedef struct sqf_linear_params {
     const float *static_scale;  /* SQF_ACT_STATIC: [2], low and high; copied */
     const int32_t *static_zero; /* with zero points: [2], low and high; copied */
     const float *column_norm;   /* weighted dynamic masks: [K], original channel order; copied */
+    sqf_arena *arena; /* memory for the repacked weights, which must outlive the layer; NULL = blocks of their own */
     bool input_in_stored_order; /* the producer already delivers x in the order of matrix->channels: no gather */
 } sqf_linear_params;
 

@@ -15,7 +15,7 @@ awk -F '\t' '
     {
         vector = $2 ~ /^v[a-z]/ || $2 ~ /%[yz]mm/ # every instruction of AVX and later
         wide = $2 ~ /%zmm|%k[0-7]|%[xy]mm(1[6-9]|2[0-9]|3[01])/ # registers that came with AVX-512
-        level = name ~ /_avx512\.c\.o$/ ? 2 : name ~ /_avx2\.c\.o$/ ? 1 : 0
+        level = name ~ /_(avx512|vbmi2)\.c\.o$/ ? 2 : name ~ /_avx2\.c\.o$/ ? 1 : 0
         found[level] += level == 2 ? wide : vector
     }
     (level == 0 && vector) || (level == 1 && wide) { print "FAILED: " name ": " $0; failures++ }

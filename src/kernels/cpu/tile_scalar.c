@@ -46,4 +46,5 @@ void sqf_kernels_add_scalar(sqf_kernels *kernels)
 {
     sqf_vector_add_scalar(kernels);
     kernels->tile = tile;
+    sqf_split_add_scalar(kernels);
 }
