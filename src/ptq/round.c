@@ -148,6 +148,15 @@ static size_t gather_codes(uint8_t *codes, const uint8_t *mask, uint8_t wanted, 
     return count;
 }
 
+/* Without a branch, for the same reason. */
+static void put_sentinels(uint8_t *restrict codes, const uint8_t *restrict mask, uint8_t sentinel, size_t n)
+{
+    for (size_t j = 0; j < n; j++) {
+        const uint8_t keep = (uint8_t)(mask[j] - 1);
+        codes[j] = (uint8_t)((codes[j] & keep) | (sentinel & ~keep));
+    }
+}
+
 /* The planes of row n. Masks and codes are used up. */
 static void pack_planes(const round_work *work, round_row *row, size_t n)
 {
@@ -158,10 +167,7 @@ static void pack_planes(const round_work *work, round_row *row, size_t n)
     if (out->low && bitmask) {
         gather_codes(row->low, row->mask, 0, columns);
     } else if (out->low && split) {
-        const uint8_t sentinel = (uint8_t)sqf_type_sentinel(spec->low);
-        for (size_t j = 0; j < columns; j++) {
-            row->low[j] = row->mask[j] ? sentinel : row->low[j];
-        }
+        put_sentinels(row->low, row->mask, (uint8_t)sqf_type_sentinel(spec->low), columns);
     }
     if (out->low) {
         sqf_codes_pack(row->low, out->low_count, sqf_type_bits(spec->low), out->low + n * out->low_row_bytes);
