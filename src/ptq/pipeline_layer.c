@@ -409,11 +409,15 @@ static sqf_status round_stored(sqf_pipeline *pipeline, sqf_matrix_job *job, sqf_
     char tensor_of[SQF_MODULE_NAME];
     const sqf_tensor *tensor;
     sqf_tensor_name(job->name, "weight", tensor_of);
-    SQF_TRY(sqf_checkpoint_dense(&pipeline->checkpoint, pipeline->context, tensor_of, job->rows, job->columns, &tensor,
-                                 err));
+    SQF_TRY(sqf_checkpoint_find_dense(&pipeline->checkpoint, tensor_of, job->rows, job->columns, &tensor, err));
+    SQF_TRY(sqf_tensor_verify(tensor, err));
     job->stored = tensor->data;
     job->stored_type = sqf_dtype_type(tensor->dtype);
-    return sqf_matrix_round(pipeline->context, job, matrix, result, err);
+    const sqf_status status = sqf_matrix_round(pipeline->context, job, matrix, result, err);
+    /* rounding looks at every weight anyway; the checkpoint's own check then only says which one of which file */
+    return status != SQF_E_VALUE ? status
+                                 : sqf_checkpoint_dense(&pipeline->checkpoint, pipeline->context, tensor_of, job->rows,
+                                                        job->columns, &tensor, err);
 }
 
 static sqf_status quantize_member(sqf_pipeline *pipeline, sqf_layer_work *work, input_group *group, size_t i,
