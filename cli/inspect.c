@@ -33,7 +33,7 @@ static json_t *entry_json(const sqf_inspect_entry *entry)
     json_object_set_new(object, "bytes", json_count(entry->bytes));
     json_object_set_new(object, "bits_stored", json_number(entry->stored_bits));
     json_object_set_new(object, "bits_equivalent", json_number(entry->weights_equivalent_bits));
-    if (entry->linear) {
+    if (entry->linear || entry->output) {
         json_object_set_new(object, "activation_bits_equivalent", json_number(entry->activations_equivalent_bits));
         json_object_set_new(object, "cost", json_number(entry->cost));
         json_object_set_new(object, "low_rate_share", json_number(entry->low_rate_share));
@@ -84,8 +84,10 @@ static void print_entry(const sqf_inspect_entry *entry)
     format_bytes(entry->bytes, bytes);
     printf("%-46s %-12s %-14s %10s", entry->name, shape, entry->dtype, bytes);
     if (entry->quantized) {
-        printf("  %.3f bits stored, %.4g equivalent, low rate %.0f %%, cost %.3f", entry->stored_bits,
-               entry->weights_equivalent_bits, 100 * entry->low_rate_share, entry->cost);
+        printf("  %.3f bits stored, %.4g equivalent", entry->stored_bits, entry->weights_equivalent_bits);
+    }
+    if (entry->quantized && (entry->linear || entry->output)) {
+        printf(", low rate %.0f %%, cost %.3f", 100 * entry->low_rate_share, entry->cost);
     }
     putchar('\n');
 }
@@ -112,6 +114,11 @@ static json_t *info_json(const sqf_model_info *info)
     json_object_set_new(object, "activations_equivalent_bits", json_number(info->activations_equivalent_bits));
     json_object_set_new(object, "low_rate_share", json_number(sqf_cost_low_rate_share(&info->cost)));
     json_object_set_new(object, "cost", json_number(info->predicted_cost));
+    json_object_set_new(object, "output_scheme", json_string_or_null(info->output_scheme));
+    json_object_set_new(object, "embedding_scheme", json_string_or_null(info->embedding_scheme));
+    json_object_set_new(object, "bits_per_parameter", json_number(info->bits_per_parameter));
+    json_object_set_new(object, "token_bytes", json_count(info->token_bytes));
+    json_object_set_new(object, "output_cost", json_number(sqf_cost_per_product(&info->output_cost, NULL)));
     json_object_set_new(object, "rotation",
                         json_pack("{s:s, s:s, s:s, s:o}", "residual", info->rotation, "values", info->rotation_values,
                                   "down", info->rotation_down, "operations", json_number(info->rotation_operations)));
@@ -120,8 +127,9 @@ static json_t *info_json(const sqf_model_info *info)
 
 static void print_info(const sqf_model_info *info)
 {
-    char bytes[32];
+    char bytes[32], token_bytes[32];
     format_bytes(info->weight_bytes, bytes);
+    format_bytes(info->token_bytes, token_bytes);
     printf("%s: %s, %s\n", info->directory, info->architecture, info->scheme);
     printf("  %zu layers, hidden %zu, intermediate %zu, %zu heads (%zu key/value) of %zu, vocabulary %zu, "
            "%zu positions\n",
@@ -132,6 +140,8 @@ static void print_info(const sqf_model_info *info)
            "products at the low rate; predicted cost %.3f of an 8-bit product\n",
            info->bits_per_weight, info->weights_equivalent_bits, info->activations_equivalent_bits,
            100 * sqf_cost_low_rate_share(&info->cost), info->predicted_cost);
+    printf("  all tensors: %.3f bits a parameter; output matrix %s, embedding %s; a decoded token reads %s\n",
+           info->bits_per_parameter, info->output_scheme, info->embedding_scheme, token_bytes);
     if (strcmp(info->rotation, "off") != 0 || strcmp(info->rotation_values, "off") != 0 ||
         strcmp(info->rotation_down, "off") != 0) {
         printf("  rotated: residual stream %s, values %s, input of down_proj %s (%.0f float operations a token)\n",
@@ -296,7 +306,10 @@ const cli_command *inspect_command(void)
             "codes, scales and masks are distributed.\n\n"
             "JSON members: model, architecture, scheme, hidden, intermediate, layers, heads, kv_heads, head_dim, "
             "vocabulary, positions, parameters, quantized_weights, weight_bytes, bits_per_weight, "
-            "weights_equivalent_bits, activations_equivalent_bits, cost, tensors (name, quantized, scheme or dtype, "
+            "weights_equivalent_bits, activations_equivalent_bits, low_rate_share, cost (these five of the decoder's "
+            "linear layers), output_scheme, embedding_scheme, bits_per_parameter (all tensors), token_bytes (that a "
+            "decoded token reads), output_cost (of the output matrix), rotation, tensors (name, quantized, scheme or "
+            "dtype, "
             "shape, bytes, bits_stored, bits_equivalent, low_rate_share and cost of linear layers, ...). With TENSOR "
             "the object of that tensor, and of a quantized module also high, high_share, columns_never_high, "
             "columns_always_high, busiest_share, low_zero_share, low_limit_share, scale_low, scale_high, "

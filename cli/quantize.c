@@ -140,6 +140,8 @@ static json_t *summary_json(const cli_arguments *arguments, sqf_recipe *recipe, 
     json_object_set_new(object, "file_bytes", json_count(summary->file_bytes));
     json_object_set_new(object, "mean_output_error", json_number(summary->mean_output_error));
     json_object_set_new(object, "damped", json_integer(summary->damped));
+    json_object_set_new(object, "vocabulary_weights", json_count(summary->vocabulary_weights));
+    json_object_set_new(object, "vocabulary_bits_per_weight", json_number(summary->vocabulary_bits_per_weight));
     return object;
 }
 
@@ -153,6 +155,9 @@ static void print_summary(const cli_arguments *arguments, const sqf_quantize_sum
                summary->weights_equivalent_bits, summary->activations_equivalent_bits);
     } else {
         printf("nothing quantized");
+    }
+    if (summary->vocabulary_weights > 0) {
+        printf("; output matrix and embedding %.3f", summary->vocabulary_bits_per_weight);
     }
     printf(", %.2f s\n", summary->seconds);
     if (isfinite(summary->mean_output_error)) {
@@ -336,7 +341,11 @@ static const char description[] =
     "      - match: '.*\\.down_proj'\n"
     "        scheme: w8a8\n"
     "        clip: mse\n\n"
-    "Embeddings, norms, biases and lm_head stay as they are.\n\n"
+    "Norms and biases stay as they are, and so do output matrix and embedding unless --lm-head or --embedding says "
+    "otherwise. Where a model ties the two, one quantized matrix serves both: either flag is enough, with --lm-head "
+    "saying the activations too. Given both with other weights, or one of them off, the quantized model has two "
+    "matrices. Without calibration text they are rounded to nearest; with it --compensate holds for the output matrix. "
+    "An override that matches lm_head changes other parameters of it.\n\n"
     "With a target (--target-loss, --target-bits, --target-speed; several hold together) settings are chosen for "
     "every input of every layer: the loss that each of --candidates causes there alone is measured on held-out text, "
     "a choice is made that keeps the target, and the model is verified on that text before it is written; otherwise "
@@ -347,7 +356,8 @@ static const char description[] =
     "Calibration text is encoded without special tokens. From .jsonl the member --calib-field of every line is taken. "
     "JSON members: model, output, scheme, seconds, calibration_seconds, calibration_tokens, weights, bits_per_weight, "
     "weights_equivalent_bits, activations_equivalent_bits, file_bytes, mean_output_error, damped (factorizations that "
-    "needed more damping), and with a target budget. The same by tensor stands in OUT/report.json.";
+    "needed more damping), vocabulary_weights, vocabulary_bits_per_weight (of output matrix and embedding, which the "
+    "other figures by weight leave out), and with a target budget. The same by tensor stands in OUT/report.json.";
 
 /* The only table that is built: the others are constant. */
 const cli_command *quantize_command(void)
@@ -356,6 +366,7 @@ const cli_command *quantize_command(void)
         "sqf quantize models/demo -o demo-sq6 --scheme w4a-sq6 --calib models/demo/text/calib.txt --calib-length 512",
         "sqf quantize models/demo -o demo-w4 --scheme w4a16 --calib none",
         "sqf quantize MODEL -o OUT --scheme 'W(SQ5)A8' --importance gain --calib data.jsonl --calib-field text",
+        "sqf quantize MODEL -o OUT --scheme w4a8 --lm-head w4a8 --calib none",
         "sqf quantize MODEL -o OUT --recipe recipe.yaml --calib calib.txt",
         "sqf quantize MODEL -o OUT --calib calib.txt --target-loss 1% --candidates 'w4a4, w4a-sq5|w4a-sq6 mask=l2, "
         "w4a8'",

@@ -18,6 +18,7 @@ typedef struct sqf_inspect_entry {
     const char *dtype; /**< "BF16", ...; of a quantized module the short name of its scheme */
     bool quantized;
     bool linear; /**< a weight matrix of the decoder's linear layers, quantized or not */
+    bool output; /**< a quantized output matrix (of tied embeddings that one matrix) */
     size_t dimensions;
     size_t shape[4]; /**< [N, K] of a quantized module */
     uint64_t elements;
@@ -25,8 +26,8 @@ typedef struct sqf_inspect_entry {
     sqf_scheme scheme;  /**< of linear layers; dense for other tensors */
     double stored_bits; /**< bytes * 8 / elements */
     double weights_equivalent_bits, activations_equivalent_bits; /**< as sqf_scheme_bits_of; 16 or 32 if dense */
-    double cost;           /**< predicted, per product, of linear layers (cost.h, default model); else 0 */
-    double low_rate_share; /**< of linear layers: products with both operands at 4 bits or fewer; else 0 */
+    double cost;           /**< predicted, per product, of `linear` and `output` (cost.h, default model); else 0 */
+    double low_rate_share; /**< of the same: products with both operands at 4 bits or fewer; else 0 */
 } sqf_inspect_entry;
 
 /** Open a model directory for looking at it.

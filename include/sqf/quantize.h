@@ -87,6 +87,9 @@ typedef struct sqf_module_recipe {
     sqf_rotate rotate;             /**< of the whole model: only the base recipe may say it */
     sqf_rotate_part rotate_values; /**< the same */
     sqf_rotate_part rotate_down;   /**< the same */
+    sqf_scheme lm_head;   /**< of the output matrix; only the base recipe may say it. Zero (bank 0): as goes with the
+                               embedding; unquantized weights: stays as it is. See sqf_recipe_resolve */
+    sqf_scheme embedding; /**< of the embedding, weights alone; the same */
 } sqf_module_recipe;
 
 /** Values of `smooth`: no smoothing; AWQ's factors, searched for the least output error of rounded weights; and the
@@ -137,7 +140,8 @@ SQF_API void sqf_recipe_destroy(sqf_recipe *recipe);
 /** The base recipe, to be changed by the caller (command line flags come after a file). Borrowed. */
 SQF_API sqf_module_recipe *sqf_recipe_base(sqf_recipe *recipe);
 /** Leave a module alone: its full name ("model.layers.0.mlp.down_proj"), or "re:" and a Perl regular expression that
- *  matches the whole name. lm_head is always left alone. SQF_E_ARG: an expression that does not compile. */
+ *  matches the whole name. lm_head and model.embed_tokens are left alone unless the base recipe has a scheme for
+ *  them. SQF_E_ARG: an expression that does not compile. */
 SQF_API sqf_status sqf_recipe_add_ignore(sqf_recipe *recipe, const char *pattern, sqf_error *err);
 /** Begin an override: modules whose whole name matches the regular expression take the keys that
  *  sqf_recipe_override_set adds next, on top of the base and of earlier overrides. */
@@ -148,7 +152,11 @@ SQF_API sqf_status sqf_recipe_override_set(sqf_recipe *recipe, const char *key, 
 /** The recipe as YAML that sqf_recipe_load reads back to the same recipe; for free(). */
 SQF_API sqf_status sqf_recipe_print(const sqf_recipe *recipe, char **yaml, sqf_error *err);
 /** The recipe of one module, e.g. "model.layers.0.mlp.down_proj", checked by sqf_scheme_check; *ignored tells whether
- * it is left alone. SQF_E_ARG names the override and the key that do not fit. */
+ * it is left alone. SQF_E_ARG names the override and the key that do not fit.
+ *
+ * "lm_head" and "model.embed_tokens" have the base's scheme of their own in place of the base's scheme, no smoothing and
+ * no act_outliers, and are left alone without such a scheme; overrides that match them come on top. Where a model ties its embeddings, one stored matrix serves both with the output matrix's scheme, unless the base recipe
+ * says both and their weights differ: then the quantized model has two (config.json: tie_word_embeddings false). */
 SQF_API sqf_status sqf_recipe_resolve(const sqf_recipe *recipe, const char *module, sqf_module_recipe *out,
                                       bool *ignored, sqf_error *err);
 
@@ -175,12 +183,14 @@ SQF_API sqf_quantize_options sqf_quantize_options_default(void);
 typedef struct sqf_quantize_summary {
     double seconds, calibration_seconds;
     uint64_t calibration_tokens;
-    uint64_t weights;       /**< quantized weights */
-    double bits_per_weight; /**< stored, of the quantized matrices */
+    uint64_t weights;       /**< quantized weights of the decoder's linear layers */
+    double bits_per_weight; /**< stored, of these */
     double weights_equivalent_bits, activations_equivalent_bits;
     uint64_t file_bytes;      /**< of all safetensors files */
     double mean_output_error; /**< over matrices; NaN without calibration */
     unsigned damped;          /**< Cholesky factorizations that needed more damping than asked */
+    uint64_t vocabulary_weights;       /**< quantized weights of output matrix and embedding, one stored matrix once */
+    double vocabulary_bits_per_weight; /**< stored, of these; NaN without any */
 } sqf_quantize_summary;
 
 /** Quantize a model directory into another. One decoder layer in float32 at a time; the output appears whole or not at

@@ -251,11 +251,15 @@ static sqf_status run_decoder(measurement *m, size_t first, sqf_workspace *works
                               const sqf_kv_cache *cache, sqf_error *err)
 {
     const sqf_model *model = m->model;
-    const size_t n = WINDOW * m->data->columns;
-    const sqf_type type = sqf_dtype_type(model->embedding->dtype);
     const sqf_layer_tap tap = {.input = see_input, .user = m};
-    sqf_to_float(type, model->embedding->data + first * m->data->columns * sqf_dtype_bytes(model->embedding->dtype), n,
-                 stream);
+    uint32_t ids[WINDOW];
+    for (size_t t = 0; t < WINDOW; t++) {
+        ids[t] = (uint32_t)(first + t);
+    }
+    sqf_lookup lookup = {0};
+    const sqf_status status = sqf_embedding_rows(m->context, &model->embedding, &lookup, ids, WINDOW, stream, err);
+    sqf_lookup_clear(&lookup);
+    SQF_TRY(status);
     return sqf_layer_forward(m->context, &model->checkpoint.config, &model->layers[0], stream, WINDOW, 0,
                              sqf_kv_cache_layer(cache, 0), &tap, workspace, err);
 }

@@ -183,12 +183,11 @@ static sqf_status score_stream(measurement *m, float *stream, size_t layer, sqf_
 static sqf_status run_original(measurement *m, sqf_error *err)
 {
     const sqf_config *config = &m->model->checkpoint.config;
-    const sqf_tensor *embedding = m->model->embedding;
-    const size_t row_bytes = config->hidden * sqf_dtype_bytes(embedding->dtype);
-    for (size_t t = 0; t < m->windows * m->length; t++) {
-        sqf_to_float(sqf_dtype_type(embedding->dtype), embedding->data + m->ids[t] * row_bytes, config->hidden,
-                     m->stream + t * config->hidden);
-    }
+    sqf_lookup lookup = {0};
+    const sqf_status looked_up =
+        sqf_embedding_rows(m->task->context, &m->model->embedding, &lookup, m->ids, m->windows * m->length, m->stream, err);
+    sqf_lookup_clear(&lookup);
+    SQF_TRY(looked_up);
     memcpy(m->final, m->stream, m->floats * sizeof *m->final);
     for (size_t i = 0; i < config->layers; i++) {
         SQF_TRY(run_layer(m, &m->model->layers[i], m->final, err));

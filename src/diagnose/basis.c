@@ -1,4 +1,5 @@
-/* Least squares over the vocabulary: both embeddings are stored in float, one is the other times the rotation. */
+/* Least squares over the vocabulary: one embedding is the other times the rotation, exactly where both are stored in
+ * float, and nearly where one is quantized. */
 #include "diagnose/basis.h"
 
 #include <math.h>
@@ -17,23 +18,33 @@ static sqf_status add_products(const sqf_model *a, const sqf_model *b, float *sq
     const size_t n = a->checkpoint.config.hidden, vocabulary = a->checkpoint.config.vocabulary;
     const sqf_model *models[2] = {a, b};
     float *rows[2] = {NULL, NULL};
+    sqf_lookup lookups[2] = {{0}, {0}};
+    uint32_t ids[ROWS];
     sqf_status status = SQF_ALLOC(&rows[0], ROWS * n, "embeddings", err);
     if (status == SQF_OK) {
         status = SQF_ALLOC(&rows[1], ROWS * n, "embeddings", err);
     }
     for (size_t first = 0; first < vocabulary && status == SQF_OK; first += ROWS) {
         const size_t count = vocabulary - first < ROWS ? vocabulary - first : ROWS;
-        for (size_t m = 0; m < 2; m++) {
-            const sqf_tensor *e = models[m]->embedding;
-            sqf_to_float(sqf_dtype_type(e->dtype), e->data + first * n * sqf_dtype_bytes(e->dtype), count * n, rows[m]);
+        for (size_t i = 0; i < count; i++) {
+            ids[i] = (uint32_t)(first + i);
+        }
+        for (size_t m = 0; m < 2 && status == SQF_OK; m++) {
+            status =
+                sqf_embedding_rows(models[m]->context, &models[m]->embedding, &lookups[m], ids, count, rows[m], err);
+        }
+        if (status != SQF_OK) {
+            break;
         }
         cblas_ssyrk(CblasRowMajor, CblasUpper, CblasTrans, (int)n, (int)count, 1.0f, rows[0], (int)n, 1.0f, square,
                     (int)n);
         cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)n, (int)n, (int)count, 1.0f, rows[0], (int)n, rows[1],
                     (int)n, 1.0f, product, (int)n);
     }
-    free(rows[0]);
-    free(rows[1]);
+    for (size_t m = 0; m < 2; m++) {
+        sqf_lookup_clear(&lookups[m]);
+        free(rows[m]);
+    }
     return status;
 }
 

@@ -20,6 +20,8 @@ static sqf_status create_parts(sqf_engine *e, sqf_error *err)
     SQF_TRY(sqf_workspace_create(config, &e->workspace[0], err));
     SQF_TRY(sqf_workspace_create(&e->quantized->checkpoint.config, &e->workspace[1], err));
     SQF_TRY(sqf_input_create(&e->input, err));
+    SQF_TRY(sqf_lookup_prepare(e->context, &e->original->embedding, &e->lookup[0], err));
+    SQF_TRY(sqf_lookup_prepare(e->context, &e->quantized->embedding, &e->lookup[1], err));
     SQF_TRY(sqf_kv_cache_create_layer(config, e->length, &e->cache, err));
     SQF_TRY(SQF_ALLOC(&e->stream, e->length * config->hidden, "a window", err));
     SQF_TRY(SQF_ALLOC(&e->reference, floats, "hidden states", err));
@@ -39,6 +41,8 @@ void sqf_engine_clear(sqf_engine *engine)
     sqf_workspace_destroy(engine->workspace[0]);
     sqf_workspace_destroy(engine->workspace[1]);
     sqf_input_destroy(engine->input);
+    sqf_lookup_clear(&engine->lookup[0]);
+    sqf_lookup_clear(&engine->lookup[1]);
     sqf_kv_cache_destroy(engine->cache);
     free(engine->stream);
     free(engine->reference);
@@ -51,13 +55,9 @@ void sqf_engine_clear(sqf_engine *engine)
 
 void sqf_engine_embed(const sqf_engine *engine, const sqf_model *model, size_t window, float *x)
 {
-    const size_t hidden = model->checkpoint.config.hidden;
-    const sqf_type type = sqf_dtype_type(model->embedding->dtype);
-    const size_t row_bytes = hidden * sqf_dtype_bytes(model->embedding->dtype);
-    for (size_t t = 0; t < engine->length; t++) {
-        const uint32_t id = engine->ids[window * engine->length + t];
-        sqf_to_float(type, model->embedding->data + id * row_bytes, hidden, x + t * hidden);
-    }
+    sqf_lookup lookup = engine->lookup[model != engine->original]; /* prepared: nothing is allocated, nothing fails */
+    (void)sqf_embedding_rows(engine->context, &model->embedding, &lookup, engine->ids + window * engine->length,
+                             engine->length, x, NULL);
 }
 
 sqf_status sqf_engine_layer(sqf_engine *engine, bool quantized, const sqf_layer *layer, float *x,

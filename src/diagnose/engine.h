@@ -12,6 +12,7 @@ typedef struct sqf_engine {
     const uint32_t *ids; /* [windows, length] */
     size_t windows, length;
     sqf_workspace *workspace[2]; /* of the original's layers, of the quantized model's */
+    sqf_lookup lookup[2];        /* the same, of their embeddings */
     sqf_input *input;            /* of the output matrix */
     sqf_kv_cache *cache;         /* of the layer at work */
     float *stream;               /* [length, hidden] */

@@ -46,10 +46,8 @@ static sqf_status side_open(side *s, sqf_context *context, const char *module, s
                             sqf_error *err)
 {
     const sqf_scheme scheme = sqf_module_schemes_get(s->checkpoint->schemes, module);
-    /* embedding and output matrix are never quantized, whatever the scheme of those that have none of their own */
-    const bool linear = strncmp(module, "model.layers.", strlen("model.layers.")) == 0;
     SQF_TRY(SQF_ALLOC(&s->values, columns, "a row", err));
-    if (linear && !sqf_weight_spec_is_dense(&scheme.weights)) {
+    if (!sqf_weight_spec_is_dense(&scheme.weights)) {
         SQF_TRY(sqf_checkpoint_linear(s->checkpoint, context, module, rows, columns, &s->stored, err));
         return sqf_row_create(&s->stored.matrix, &s->row, err);
     }

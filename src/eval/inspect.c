@@ -34,7 +34,9 @@ static bool is_stored_part(const char *name, size_t *length)
 {
     const char *dot = strrchr(name, '.');
     *length = dot ? (size_t)(dot - name) : 0;
-    return dot && strncmp(dot, ".sq_", 4) == 0 && strncmp(name, "model.", 6) == 0;
+    return dot && strncmp(dot, ".sq_", 4) == 0 &&
+           (strncmp(name, "model.", 6) == 0 ||
+            strncmp(name, SQF_MODULE_OUTPUT ".", strlen(SQF_MODULE_OUTPUT) + 1) == 0);
 }
 
 /* Figures that follow from scheme, bytes and elements. */
@@ -44,7 +46,7 @@ static void finish_entry(sqf_named_entry *e)
     const sqf_scheme_bits bits = sqf_scheme_bits_of(&entry->scheme);
     entry->weights_equivalent_bits = bits.weights_equivalent;
     entry->activations_equivalent_bits = bits.activations_equivalent;
-    if (entry->linear) {
+    if (entry->linear || entry->output) {
         const sqf_cost cost = sqf_cost_linear(&entry->scheme, entry->shape[0], entry->shape[1]);
         entry->cost = sqf_cost_per_product(&cost, NULL);
         entry->low_rate_share = sqf_cost_low_rate_share(&cost);
@@ -53,7 +55,7 @@ static void finish_entry(sqf_named_entry *e)
 }
 
 /* One entry stands for all the tensors of a module; its bytes are theirs together. */
-static sqf_status add_quantized(sqf_inspection *inspection, const char *module, sqf_linear_kind kind,
+static sqf_status add_quantized(sqf_inspection *inspection, const char *module, size_t rows, size_t columns,
                                 const sqf_scheme *scheme, sqf_error *err)
 {
     sqf_named_entry *e = &inspection->entries[inspection->count++];
@@ -61,9 +63,12 @@ static sqf_status add_quantized(sqf_inspection *inspection, const char *module, 
     snprintf(e->name, sizeof e->name, "%s", module);
     sqf_scheme_print(scheme, SQF_SPELLING_SHORT, e->scheme);
     entry->dtype = e->scheme;
-    entry->quantized = entry->linear = true;
+    entry->quantized = true;
+    entry->output = strcmp(module, sqf_output_module(&inspection->model.checkpoint.config)) == 0;
+    entry->linear = !entry->output && strcmp(module, SQF_MODULE_EMBEDDING) != 0;
     entry->dimensions = 2;
-    sqf_linear_shape(&inspection->model.checkpoint.config, kind, &entry->shape[0], &entry->shape[1]);
+    entry->shape[0] = rows;
+    entry->shape[1] = columns;
     entry->elements = (uint64_t)entry->shape[0] * entry->shape[1];
     entry->scheme = *scheme;
     sqf_stored_part parts[SQF_STORED_PARTS];
@@ -97,6 +102,15 @@ static void add_tensor(sqf_inspection *inspection, const sqf_tensor *tensor)
     finish_entry(e);
 }
 
+/* An entry for the module if it is quantized. */
+static sqf_status add_module(sqf_inspection *inspection, const char *module, size_t rows, size_t columns,
+                             sqf_error *err)
+{
+    const sqf_scheme scheme = sqf_module_schemes_get(inspection->model.checkpoint.schemes, module);
+    return sqf_weight_spec_is_dense(&scheme.weights) ? SQF_OK
+                                                     : add_quantized(inspection, module, rows, columns, &scheme, err);
+}
+
 /* There are at most as many entries as tensors: every module has at least one. */
 static sqf_status add_entries(sqf_inspection *inspection, sqf_error *err)
 {
@@ -107,11 +121,14 @@ static sqf_status add_entries(sqf_inspection *inspection, sqf_error *err)
         for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
             char module[SQF_MODULE_NAME];
             sqf_linear_name(layer, (sqf_linear_kind)kind, module);
-            const sqf_scheme scheme = sqf_module_schemes_get(checkpoint->schemes, module);
-            if (!sqf_weight_spec_is_dense(&scheme.weights)) {
-                SQF_TRY(add_quantized(inspection, module, (sqf_linear_kind)kind, &scheme, err));
-            }
+            size_t rows, columns;
+            sqf_linear_shape(&checkpoint->config, (sqf_linear_kind)kind, &rows, &columns);
+            SQF_TRY(add_module(inspection, module, rows, columns, err));
         }
+    }
+    const char *const vocabulary[] = {SQF_MODULE_EMBEDDING, SQF_MODULE_OUTPUT};
+    for (size_t i = 0; i < sizeof vocabulary / sizeof *vocabulary; i++) {
+        SQF_TRY(add_module(inspection, vocabulary[i], checkpoint->config.vocabulary, checkpoint->config.hidden, err));
     }
     for (size_t i = 0; i < tensors; i++) {
         const sqf_tensor *tensor = sqf_tensors_at(checkpoint->tensors, i);

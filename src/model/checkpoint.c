@@ -48,24 +48,32 @@ static sqf_status expect_part(const survey *s, const char *module, const sqf_sto
     return SQF_OK;
 }
 
-/* The tensors of one linear layer: its weights, dense or in the parts that its scheme calls for, and its bias. */
-static sqf_status expect_linear(const survey *s, size_t layer, sqf_linear_kind kind, sqf_error *err)
+/* A module's weights, dense or in the parts that its scheme calls for. */
+static sqf_status expect_weights(const survey *s, const char *module, size_t rows, size_t columns, sqf_error *err)
 {
-    char module[SQF_MODULE_NAME], name[SQF_MODULE_NAME];
-    size_t rows, columns, count;
+    char name[SQF_MODULE_NAME];
+    size_t count;
     sqf_stored_part parts[SQF_STORED_PARTS];
-    sqf_linear_name(layer, kind, module);
-    sqf_linear_shape(&s->checkpoint->config, kind, &rows, &columns);
     const sqf_scheme scheme = sqf_module_schemes_get(s->checkpoint->schemes, module);
     if (sqf_weight_spec_is_dense(&scheme.weights)) {
         sqf_tensor_name(module, "weight", name);
-        SQF_TRY(expect_dense(s, name, rows, columns, err));
-    } else {
-        SQF_TRY(sqf_stored_parts(&scheme, rows, columns, parts, &count, err));
-        for (size_t i = 0; i < count; i++) {
-            SQF_TRY(expect_part(s, module, &parts[i], err));
-        }
+        return expect_dense(s, name, rows, columns, err);
     }
+    SQF_TRY(sqf_stored_parts(&scheme, rows, columns, parts, &count, err));
+    for (size_t i = 0; i < count; i++) {
+        SQF_TRY(expect_part(s, module, &parts[i], err));
+    }
+    return SQF_OK;
+}
+
+/* The tensors of one linear layer: its weights and its bias. */
+static sqf_status expect_linear(const survey *s, size_t layer, sqf_linear_kind kind, sqf_error *err)
+{
+    char module[SQF_MODULE_NAME], name[SQF_MODULE_NAME];
+    size_t rows, columns;
+    sqf_linear_name(layer, kind, module);
+    sqf_linear_shape(&s->checkpoint->config, kind, &rows, &columns);
+    SQF_TRY(expect_weights(s, module, rows, columns, err));
     if (!sqf_linear_has_bias(&s->checkpoint->config, kind)) {
         return SQF_OK;
     }
@@ -137,10 +145,10 @@ static sqf_status refuse_unknown(const survey *s, sqf_error *err)
 static sqf_status survey_tensors(const survey *s, sqf_error *err)
 {
     const sqf_config *config = &s->checkpoint->config;
-    SQF_TRY(expect_dense(s, "model.embed_tokens.weight", config->vocabulary, config->hidden, err));
+    SQF_TRY(expect_weights(s, SQF_MODULE_EMBEDDING, config->vocabulary, config->hidden, err));
     SQF_TRY(expect_dense(s, "model.norm.weight", config->hidden, 0, err));
     if (!config->tied || sqf_tensors_find(s->checkpoint->tensors, "lm_head.weight")) {
-        SQF_TRY(expect_dense(s, "lm_head.weight", config->vocabulary, config->hidden, err));
+        SQF_TRY(expect_weights(s, SQF_MODULE_OUTPUT, config->vocabulary, config->hidden, err));
     }
     for (size_t layer = 0; layer < config->layers; layer++) {
         SQF_TRY(expect_layer(s, layer, err));
@@ -148,13 +156,13 @@ static sqf_status survey_tensors(const survey *s, sqf_error *err)
     return refuse_unknown(s, err);
 }
 
-/* Modules that quantization_config may name: the decoder's linear layers, and those that always stay as they are. */
+/* Modules that quantization_config may name: the decoder's linear layers, output matrix and embedding. */
 static bool is_module(const void *user, const char *name)
 {
     const sqf_config *config = user;
     size_t layer;
     char known[SQF_MODULE_NAME];
-    if (strcmp(name, "lm_head") == 0 || strcmp(name, "model.embed_tokens") == 0) {
+    if (strcmp(name, SQF_MODULE_OUTPUT) == 0 || strcmp(name, SQF_MODULE_EMBEDDING) == 0) {
         return true;
     }
     /* four digits at most: the bound on layers is 1024, and the full name is compared below */
@@ -170,11 +178,31 @@ static bool is_module(const void *user, const char *name)
     return false;
 }
 
-/* The output matrix and the embedding may be on the ignore list, but are never quantized. A rotation must fit the width
- * that it turns. */
+/* Tied embeddings are one matrix, and so have one scheme: the embedding's, whose activations are those of the output.
+ * An embedding that makes no logits has nothing to multiply: its rows are looked up. */
+static sqf_status check_vocabulary_schemes(const sqf_checkpoint *checkpoint, sqf_error *err)
+{
+    const sqf_scheme output = sqf_module_schemes_get(checkpoint->schemes, SQF_MODULE_OUTPUT);
+    const sqf_scheme embedding = sqf_module_schemes_get(checkpoint->schemes, SQF_MODULE_EMBEDDING);
+    const bool tied = checkpoint->config.tied;
+    if (tied && !sqf_weight_spec_is_dense(&output.weights)) {
+        return sqf_fail(err, SQF_E_FORMAT,
+                        "%s/config.json: quantization_config: overrides: lm_head: expected no scheme of its own where "
+                        "embeddings are tied (model.embed_tokens has it)",
+                        checkpoint->directory);
+    }
+    if (!tied && !sqf_act_spec_is_float(&embedding.activations)) {
+        return sqf_fail(err, SQF_E_FORMAT,
+                        "%s/config.json: quantization_config: overrides: model.embed_tokens: expected unquantized "
+                        "activations where embeddings are not tied: its rows are looked up",
+                        checkpoint->directory);
+    }
+    return SQF_OK;
+}
+
+/* A rotation must fit the width that it turns. */
 static sqf_status check_schemes(const sqf_checkpoint *checkpoint, sqf_error *err)
 {
-    static const char *const dense[] = {"lm_head", "model.embed_tokens"};
     const size_t factor = sqf_module_schemes_rotation(checkpoint->schemes).down_factor;
     if (factor > 0 && !sqf_rotation_fits(checkpoint->config.intermediate, factor)) {
         return sqf_fail(err, SQF_E_FORMAT,
@@ -182,15 +210,8 @@ static sqf_status check_schemes(const sqf_checkpoint *checkpoint, sqf_error *err
                         "leaves a power of two, found %zu",
                         checkpoint->directory, checkpoint->config.intermediate, factor);
     }
-    const json_t *overrides = json_object_get(sqf_module_schemes_json(checkpoint->schemes), "overrides");
     SQF_TRY(sqf_module_schemes_check(checkpoint->schemes, is_module, &checkpoint->config, err));
-    for (size_t i = 0; i < sizeof dense / sizeof *dense; i++) {
-        if (json_object_get(overrides, dense[i])) {
-            return sqf_fail(err, SQF_E_SUPPORT, "%s/config.json: quantization_config: overrides: %s is never quantized",
-                            checkpoint->directory, dense[i]);
-        }
-    }
-    return SQF_OK;
+    return check_vocabulary_schemes(checkpoint, err);
 }
 
 /* Messages about quantization_config name the file that it stands in. */

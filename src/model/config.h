@@ -72,7 +72,8 @@ typedef struct sqf_module_schemes sqf_module_schemes;
 sqf_status sqf_module_schemes_load(const json_t *config_json, const char *where, sqf_module_schemes **out,
                                    sqf_error *err); /* *out = NULL without quantization_config */
 void sqf_module_schemes_destroy(sqf_module_schemes *schemes);
-/* The scheme of "model.layers.0.self_attn.q_proj"; dense BF16 for ignored modules and NULL schemes. */
+/* The scheme of "model.layers.0.self_attn.q_proj"; dense BF16 for ignored modules and NULL schemes, and for the output
+ * matrix and the embedding unless they are named. */
 sqf_scheme sqf_module_schemes_get(const sqf_module_schemes *schemes, const char *module);
 /* The scheme that modules have which are not named; dense BF16 for NULL schemes. */
 sqf_scheme sqf_module_schemes_main(const sqf_module_schemes *schemes);

@@ -14,6 +14,7 @@ void sqf_model_destroy(sqf_model *model)
     }
     sqf_linear_destroy(model->output);
     free(model->output_owned);
+    sqf_embedding_clear(&model->embedding);
     free(model->layers);
     free(model->norm);
     free(model->end_ids);
@@ -33,6 +34,46 @@ static sqf_status load_layers(sqf_model *model, sqf_error *err)
     return sqf_progress(model->context, "layers", layers, layers, err);
 }
 
+/* A quantized output matrix as a layer; `stored` is read here alone. */
+static sqf_status create_output(sqf_model *model, const char *module, const sqf_stored_linear *stored, sqf_error *err)
+{
+    const sqf_linear_params params = {.name = module,
+                                      .rows = stored->matrix.rows,
+                                      .columns = stored->matrix.columns,
+                                      .matrix = &stored->matrix,
+                                      .activations = stored->scheme.activations,
+                                      .static_scale = stored->static_scale,
+                                      .static_zero = stored->static_zero,
+                                      .column_norm = stored->column_norm};
+    return sqf_linear_create(model->context, &params, &model->output, err);
+}
+
+/* The output matrix is the embedding where the two are tied: the same stored bytes, used as a linear layer. */
+static sqf_status load_output(sqf_model *model, sqf_error *err)
+{
+    const sqf_checkpoint *checkpoint = &model->checkpoint;
+    const sqf_config *config = &checkpoint->config;
+    const char *module = sqf_output_module(config);
+    const sqf_scheme scheme = sqf_module_schemes_get(checkpoint->schemes, module);
+    if (sqf_weight_spec_is_dense(&scheme.weights)) {
+        char name[SQF_MODULE_NAME];
+        sqf_tensor_name(module, "weight", name);
+        return sqf_dense_linear(checkpoint, model->context, name, config->vocabulary, config->hidden, NULL,
+                                &model->output, &model->output_owned, err);
+    }
+    if (config->tied) {
+        return create_output(model, module, &model->embedding.stored, err);
+    }
+    sqf_stored_linear stored = {0};
+    sqf_status status =
+        sqf_checkpoint_linear(checkpoint, model->context, module, config->vocabulary, config->hidden, &stored, err);
+    if (status == SQF_OK) {
+        status = create_output(model, module, &stored, err);
+    }
+    sqf_stored_linear_clear(&stored);
+    return status;
+}
+
 /* What every decoded token reads. A model that was not loaded has no planes, and keeps 0. */
 static void count_read_bytes(sqf_model *model)
 {
@@ -44,8 +85,7 @@ static void count_read_bytes(sqf_model *model)
     }
 }
 
-/* What can fail without reading weights comes first. The output matrix is the embedding where the two are tied: the
- * same mapped bytes, used as a linear layer. */
+/* What can fail without reading weights comes first. */
 static sqf_status load(sqf_model *model, const char *directory, sqf_error *err)
 {
     sqf_checkpoint *checkpoint = &model->checkpoint;
@@ -53,12 +93,9 @@ static sqf_status load(sqf_model *model, const char *directory, sqf_error *err)
     SQF_TRY(sqf_checkpoint_open(directory, checkpoint, err));
     SQF_TRY(sqf_model_load_generation(model, err));
     SQF_TRY(sqf_model_count(model, err));
-    SQF_TRY(sqf_checkpoint_dense(checkpoint, model->context, "model.embed_tokens.weight", config->vocabulary,
-                                 config->hidden, &model->embedding, err));
+    SQF_TRY(sqf_embedding_load(checkpoint, model->context, &model->embedding, err));
     SQF_TRY(sqf_checkpoint_floats(checkpoint, "model.norm.weight", config->hidden, 0, &model->norm, err));
-    const char *output = config->tied ? "model.embed_tokens.weight" : "lm_head.weight";
-    SQF_TRY(sqf_dense_linear(checkpoint, model->context, output, config->vocabulary, config->hidden, NULL,
-                             &model->output, &model->output_owned, err));
+    SQF_TRY(load_output(model, err));
     SQF_TRY(load_layers(model, err));
     count_read_bytes(model);
     return SQF_OK;
@@ -170,6 +207,38 @@ static void add_rotation(sqf_model *model, sqf_cost *sum)
     }
 }
 
+/* The two matrices of the vocabulary, which figures by weight of the decoder's linear layers leave out. Bytes of
+ * everything are known: what a token reads is all of it but the rows of an embedding that makes no logits. */
+static sqf_status count_vocabulary(sqf_model *model, sqf_error *err)
+{
+    const sqf_checkpoint *checkpoint = &model->checkpoint;
+    const sqf_config *config = &checkpoint->config;
+    const char *const modules[] = {SQF_MODULE_EMBEDDING, SQF_MODULE_OUTPUT};
+    char *const names[] = {model->embedding_scheme, model->output_scheme};
+    model->info.token_bytes = model->info.weight_bytes;
+    for (int i = 0; i < (config->tied ? 1 : 2); i++) {
+        const sqf_scheme scheme = stored_scheme(checkpoint, modules[i]);
+        const bool makes_logits = config->tied || i == 1;
+        size_t bytes;
+        SQF_TRY(stored_bytes(checkpoint, modules[i], &scheme, config->vocabulary, config->hidden, &bytes, err));
+        sqf_scheme_print(&scheme, SQF_SPELLING_SHORT, names[i]);
+        model->info.quantized_weights +=
+            sqf_weight_spec_is_dense(&scheme.weights) ? 0 : config->vocabulary * config->hidden;
+        if (makes_logits) {
+            model->info.output_cost = sqf_cost_linear(&scheme, config->vocabulary, config->hidden);
+        } else {
+            model->info.token_bytes -= bytes;
+        }
+    }
+    if (config->tied) {
+        memcpy(model->output_scheme, model->embedding_scheme, sizeof model->output_scheme);
+    }
+    model->info.output_scheme = model->output_scheme;
+    model->info.embedding_scheme = model->embedding_scheme;
+    model->info.bits_per_parameter = 8.0 * (double)model->info.weight_bytes / (double)model->info.parameters;
+    return SQF_OK;
+}
+
 /* bits_per_weight counts what the linear layers take in the files, scales and masks included, without biases. */
 sqf_status sqf_model_count(sqf_model *model, sqf_error *err)
 {
@@ -194,6 +263,7 @@ sqf_status sqf_model_count(sqf_model *model, sqf_error *err)
     for (size_t i = 0; i < sqf_tensors_count(model->checkpoint.tensors); i++) {
         model->info.weight_bytes += sqf_tensors_at(model->checkpoint.tensors, i)->bytes;
     }
+    SQF_TRY(count_vocabulary(model, err));
     add_rotation(model, &sums.cost);
     model->info.bits_per_weight = sums.bits / sums.weights;
     model->info.weights_equivalent_bits = sums.weights_equivalent / sums.weights;

@@ -4,6 +4,7 @@
 
 #include <sqf/model.h>
 
+#include "model/embedding.h"
 #include "model/layer.h"
 
 /* Owned by the caller of sqf_model_open; the context is borrowed. Immutable once opened, so sessions may share it. */
@@ -11,12 +12,12 @@ struct sqf_model {
     sqf_context *context;
     sqf_checkpoint checkpoint;
     sqf_layer *layers;           /* [config.layers] */
-    const sqf_tensor *embedding; /* in the mapping */
+    sqf_embedding embedding;
     float *norm;                 /* [hidden] */
     sqf_linear *output;
     void *output_owned; /* aligned copy of its weights, if one was needed */
     sqf_model_info info;
-    char scheme[SQF_SCHEME_TEXT];
+    char scheme[SQF_SCHEME_TEXT], output_scheme[SQF_SCHEME_TEXT], embedding_scheme[SQF_SCHEME_TEXT];
     uint32_t *end_ids;
     size_t end_count;
     sqf_sampling sampling;

@@ -48,6 +48,11 @@ bool sqf_linear_has_bias(const sqf_config *config, sqf_linear_kind kind)
     }
 }
 
+const char *sqf_output_module(const sqf_config *config)
+{
+    return config->tied ? SQF_MODULE_EMBEDDING : SQF_MODULE_OUTPUT;
+}
+
 void sqf_linear_name(size_t layer, sqf_linear_kind kind, char name[SQF_MODULE_NAME])
 {
     snprintf(name, SQF_MODULE_NAME, "model.layers.%zu.%s", layer, sqf_linear_kind_name(kind));

@@ -33,6 +33,12 @@ const char *sqf_linear_kind_name(sqf_linear_kind kind); /* "self_attn.q_proj" */
 void sqf_linear_shape(const sqf_config *config, sqf_linear_kind kind, size_t *rows, size_t *columns);
 bool sqf_linear_has_bias(const sqf_config *config, sqf_linear_kind kind);
 
+/* The two matrices [vocabulary, hidden] of a model. Where embeddings are tied the first is both. */
+#define SQF_MODULE_EMBEDDING "model.embed_tokens"
+#define SQF_MODULE_OUTPUT    "lm_head"
+/* The module whose matrix makes the logits. */
+const char *sqf_output_module(const sqf_config *config);
+
 /* Room for any module or tensor name of a decoder layer: MODULE (100) "." SUFFIX (50) and a NUL, rounded up. Tensors
  * that are not ours may have longer names (SQF_TENSOR_NAME). */
 enum { SQF_MODULE_NAME = 160 };

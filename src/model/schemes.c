@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "model/config.h"
+#include "model/modules.h"
 
 /* A module that is named by overrides or ignore; the list is sorted by name. */
 typedef struct named_scheme {
@@ -223,13 +223,19 @@ sqf_scheme sqf_module_schemes_main(const sqf_module_schemes *schemes)
     return schemes ? schemes->main : dense_scheme();
 }
 
+/* True for what the main scheme does not speak of: it holds for the linear layers of the decoder. */
+static bool needs_name(const char *module)
+{
+    return strcmp(module, SQF_MODULE_OUTPUT) == 0 || strcmp(module, SQF_MODULE_EMBEDDING) == 0;
+}
+
 sqf_scheme sqf_module_schemes_get(const sqf_module_schemes *schemes, const char *module)
 {
     const named_scheme key = {.module = module}, *found = NULL;
     if (schemes && schemes->count > 0) {
         found = bsearch(&key, schemes->named, schemes->count, sizeof key, compare_named);
     }
-    return found ? found->scheme : sqf_module_schemes_main(schemes);
+    return found ? found->scheme : needs_name(module) ? dense_scheme() : sqf_module_schemes_main(schemes);
 }
 
 /* Called with the model's own names: here nobody knows which modules exist, and a misspelt name would silently give a

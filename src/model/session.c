@@ -25,7 +25,8 @@ struct sqf_session {
     float *rows;      /* [row_count, hidden] after the last layer, of the last forward */
     float *next_rows; /* of the forward that is running: swapped when it succeeds */
     size_t row_count, row_capacity, next_capacity;
-    float *normed; /* [CHUNK_LOGITS, hidden] */
+    float *normed;     /* [CHUNK_LOGITS, hidden] */
+    sqf_lookup lookup; /* scratch of the embedding */
 };
 
 static sqf_status create_parts(sqf_session *session, sqf_kv_type kv, sqf_error *err)
@@ -70,6 +71,7 @@ void sqf_session_destroy(sqf_session *session)
     sqf_kv_cache_destroy(session->cache);
     sqf_workspace_destroy(session->workspace);
     sqf_input_destroy(session->input);
+    sqf_lookup_clear(&session->lookup);
     free(session->rows);
     free(session->next_rows);
     free(session->normed);
@@ -140,23 +142,12 @@ static sqf_status check_ids(const sqf_session *session, const uint32_t *ids, siz
     return SQF_OK;
 }
 
-/* Rows of the embedding as floats, straight from the mapping. */
-static void embed(const sqf_model *model, const uint32_t *ids, size_t count, float *x)
-{
-    const size_t hidden = model->checkpoint.config.hidden;
-    const size_t row_bytes = hidden * sqf_dtype_bytes(model->embedding->dtype);
-    for (size_t i = 0; i < count; i++) {
-        sqf_to_float(sqf_dtype_type(model->embedding->dtype), model->embedding->data + ids[i] * row_bytes, hidden,
-                     x + i * hidden);
-    }
-}
-
 /* Some tokens through all layers; x [count, hidden] receives what the last layer gives. */
 static sqf_status forward_chunk(sqf_session *session, const uint32_t *ids, size_t count, size_t past, float *x,
                                 sqf_error *err)
 {
     const sqf_model *model = session->model;
-    embed(model, ids, count, x);
+    SQF_TRY(sqf_embedding_rows(model->context, &model->embedding, &session->lookup, ids, count, x, err));
     for (size_t i = 0; i < model->checkpoint.config.layers; i++) {
         SQF_TRY(sqf_layer_forward(model->context, &model->checkpoint.config, &model->layers[i], x, count, past,
                                   sqf_kv_cache_layer(session->cache, i), NULL, session->workspace, err));

@@ -86,11 +86,15 @@ typedef struct sqf_matrix_job {
     sqf_compensate compensate;
     sqf_clip clip;
     uint64_t seed; /* random importance; results depend on (seed, name, row), not on threads */
+    /* Where the weights are some rows of a larger matrix, so that its parts together are what it would be whole: */
+    size_t first_row; /* of these in it */
+    float largest;    /* magnitude in it, for the units of fp8 scales; 0 = that of these weights */
 } sqf_matrix_job;
 
 typedef struct sqf_matrix_result {
     double weight_error; /* ||W - W'||^2 / ||W||^2 */
     double output_error; /* tr((W-W') H (W-W')^T) / tr(W H W^T); NaN without a Hessian */
+    double weight_square, output_square; /* what the two are relative to; 0 = not measured */
 } sqf_matrix_result;
 
 /* Algorithm 1 (and GPTQ, RTN, SparseGPT, Wanda as its special cases): quantizes a matrix into stored form. `out` is

@@ -7,7 +7,7 @@
 /* The state of row n's generator; column j takes its j-th number, whatever was drawn before. */
 static float random_score(const gptq_plan *plan, size_t row, size_t column)
 {
-    sqf_random seeded = {plan->random_key ^ (uint64_t)row * 0xd1b54a32d192ed03u};
+    sqf_random seeded = {plan->random_key ^ (uint64_t)(plan->job->first_row + row) * 0xd1b54a32d192ed03u};
     sqf_random random = {sqf_random_u64(&seeded) + (uint64_t)column * 0x9e3779b97f4a7c15u};
     return (float)sqf_random_unit(&random);
 }

@@ -152,15 +152,11 @@ static sqf_status set(json_t *object, const char *key, json_t *value, sqf_error 
                                                         : sqf_fail(err, SQF_E_MEMORY, "config.json: out of memory");
 }
 
-/* Which bases the weights are in, and what that asks of a reader. A rotated stream has an output matrix of its own,
- * because the embedding lacks the final norm's gain. */
-static sqf_status set_rotation(json_t *config, json_t *block, const sqf_rotation_choice *rotation, size_t down_factor,
-                               sqf_error *err)
+/* Which bases the weights are in, and what that asks of a reader. */
+static sqf_status set_rotation(json_t *block, const sqf_rotation_choice *rotation, size_t down_factor, sqf_error *err)
 {
     json_t *object;
-    if (rotation->residual != SQF_ROTATE_OFF) {
-        SQF_TRY(set(config, "tie_word_embeddings", json_false(), err));
-    } else if (rotation->values == SQF_ROTATE_PART_OFF && down_factor == 0) {
+    if (rotation->residual == SQF_ROTATE_OFF && rotation->values == SQF_ROTATE_PART_OFF && down_factor == 0) {
         return SQF_OK;
     }
     object = json_object();
@@ -200,6 +196,25 @@ static sqf_status add_modules(const sqf_plan *plan, const sqf_scheme *main, json
     return SQF_OK;
 }
 
+/* The matrices of the vocabulary are named wherever they have a scheme: the main one does not speak of them. */
+static sqf_status add_vocabulary(const sqf_vocabulary_plan *plan, json_t *overrides, json_t *ignore, sqf_error *err)
+{
+    char scheme[SQF_SCHEME_TEXT];
+    const sqf_module_plan *embedding = plan->shared ? &plan->output : &plan->embedding;
+    if (embedding->quantized) {
+        sqf_scheme_print(&embedding->recipe.scheme, SQF_SPELLING_LONG, scheme);
+        SQF_TRY(set(overrides, SQF_MODULE_EMBEDDING, json_string(scheme), err));
+    }
+    if (plan->output.quantized && !plan->shared) {
+        sqf_scheme_print(&plan->output.recipe.scheme, SQF_SPELLING_LONG, scheme);
+        return set(overrides, SQF_MODULE_OUTPUT, json_string(scheme), err);
+    }
+    if (!plan->output.quantized && json_array_append_new(ignore, json_string(SQF_MODULE_OUTPUT)) != 0) {
+        return sqf_fail(err, SQF_E_MEMORY, "config.json: out of memory");
+    }
+    return SQF_OK;
+}
+
 /* quantization_config of a plan, put into `config`. Every object belongs to `config` before the next one is made. */
 static sqf_status set_quantization(json_t *config, const sqf_plan *plan, const sqf_scheme *main, size_t down_factor,
                                    sqf_error *err)
@@ -213,9 +228,14 @@ static sqf_status set_quantization(json_t *config, const sqf_plan *plan, const s
     SQF_TRY(set(block, "scheme", json_string(scheme), err));
     json_t *overrides = json_object();
     SQF_TRY(set(block, "overrides", overrides, err));
-    json_t *ignore = json_pack("[s]", "lm_head");
+    json_t *ignore = json_array();
     SQF_TRY(set(block, "ignore", ignore, err));
-    SQF_TRY(set_rotation(config, block, &plan->rotation, down_factor, err));
+    SQF_TRY(add_vocabulary(&plan->vocabulary, overrides, ignore, err));
+    /* a rotated stream has an output matrix of its own: the embedding lacks the final norm's gain */
+    if (plan->rotation.residual != SQF_ROTATE_OFF || plan->vocabulary.unties) {
+        SQF_TRY(set(config, "tie_word_embeddings", json_false(), err));
+    }
+    SQF_TRY(set_rotation(block, &plan->rotation, down_factor, err));
     return add_modules(plan, main, overrides, ignore, err);
 }
 

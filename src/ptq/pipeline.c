@@ -8,6 +8,7 @@
 #include "kernels/ops.h"
 #include "ptq/correct/passes.h"
 #include "ptq/rotation/rotation.h"
+#include "ptq/vocabulary.h"
 
 sqf_quantize_options sqf_quantize_options_default(void)
 {
@@ -197,7 +198,7 @@ static sqf_status quantize_layer(sqf_pipeline *pipeline, size_t index, sqf_error
     sqf_layer_work work = {.index = index,
                            .plan = &pipeline->plan.layer[index],
                            .forward = index < pipeline->plan.passes,
-                           .feeds = index + 1 < pipeline->plan.passes};
+                           .feeds = sqf_plan_feeds(&pipeline->plan, index)};
     work.chained = work.feeds || (work.forward && work.plan->corrects);
     const sqf_status status = work_on_layer(pipeline, &work, err);
     if (status == SQF_OK) {
@@ -263,24 +264,25 @@ static void count_work(sqf_pipeline *pipeline)
     }
     pipeline->total += sqf_rotation_passes(plan) * pipeline->calibration.windows;
     for (size_t i = 0; i < plan->passes; i++) {
-        const bool feeds = i + 1 < plan->passes;
+        const bool feeds = sqf_plan_feeds(plan, i);
         size_t passes = (size_t)plan->layer[i].quantized + feeds + (feeds && plan->follows_model);
         for (int input = 0; input < SQF_INPUT_COUNT; input++) {
             passes += sqf_layer_plan_corrects(&plan->layer[i], (sqf_input_kind)input);
         }
         pipeline->total += passes * pipeline->calibration.windows;
     }
+    pipeline->total += plan->feeds_output ? pipeline->calibration.windows : 0;
 }
 
 static sqf_status quantize_layers(sqf_pipeline *pipeline, sqf_error *err)
 {
-    SQF_TRY(sqf_rotation_write_embedding(pipeline, err));
+    SQF_TRY(sqf_vocabulary_write_embedding(pipeline, err));
     for (size_t i = 0; i < pipeline->plan.layers; i++) {
         SQF_TRY(quantize_layer(pipeline, i, err));
         pipeline->done += pipeline->plan.passes == 0;
         SQF_TRY(report_progress(pipeline, err));
     }
-    return sqf_rotation_write_head(pipeline, err);
+    return sqf_vocabulary_write_output(pipeline, err);
 }
 
 static sqf_status finish(sqf_pipeline *pipeline, const sqf_recipe *recipe, double start, sqf_quantize_summary *summary,
@@ -341,6 +343,7 @@ static sqf_status measure(sqf_pipeline *pipeline, const char *model_directory, c
 {
     SQF_TRY(open_original(pipeline, model_directory, recipe, err));
     pipeline->plan.follows_model = pipeline->plan.follows_model || follow_model;
+    pipeline->plan.feeds_output = false; /* layers alone are measured */
     pipeline->output = (sqf_model_output){.context = pipeline->context, .checkpoint = &pipeline->checkpoint};
     SQF_TRY(prepare_calibration(pipeline, err));
     count_work(pipeline);

@@ -81,6 +81,14 @@ sqf_status sqf_pipeline_run_windows(sqf_pipeline *pipeline, const sqf_layer *lay
 /* One unit of progress. SQF_E_CANCELLED. */
 sqf_status sqf_pipeline_advance(sqf_pipeline *pipeline, sqf_error *err);
 
+/* Static scales and zero points of the low and the high part: from the calibrated ends of their channels' values.
+ * channels: stored order, NULL = as they come. Zero points are left alone where there are none. */
+void sqf_static_scale_find(const sqf_act_spec *act, const sqf_statistics *statistics, const int32_t *channels,
+                           size_t border, float scale[2], int32_t zero[2]);
+
+/* sums[j] += the squares of the dequantized column j; values [columns] is scratch. */
+sqf_status sqf_matrix_add_squares(const sqf_matrix *matrix, float *values, double *sums, sqf_error *err);
+
 /* Activations in float32: those of a layer that is not quantized. */
 extern const sqf_act_spec sqf_float_activations;
 

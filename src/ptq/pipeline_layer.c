@@ -301,32 +301,30 @@ static sqf_status find_input_norm(input_group *group, sqf_error *err)
 
 /* Scales of the low and the high part: clip * the largest calibrated magnitude among their channels / the type's
  * largest; with zero points from the calibrated ends of the part's values. */
-static void find_static_scale(const sqf_act_spec *act, input_group *group)
+void sqf_static_scale_find(const sqf_act_spec *act, const sqf_statistics *statistics, const int32_t *channels,
+                           size_t border, float scale[2], int32_t zero[2])
 {
-    const sqf_statistics *statistics = group->statistics;
     const sqf_type types[2] = {act->low, act->high};
     for (int part = 0; part < 2; part++) {
-        const size_t begin = part == 0 ? 0 : group->border, end = part == 0 ? group->border : group->columns;
+        const size_t begin = part == 0 ? 0 : border, end = part == 0 ? border : statistics->channels;
         const float most = sqf_type_max(types[part]);
         float largest = 0.0f;
         sqf_range range = {0.0f, 0.0f};
         for (size_t j = begin; j < end; j++) {
-            const size_t channel = group->channels ? (size_t)group->channels[j] : j;
+            const size_t channel = channels ? (size_t)channels[j] : j;
             largest = fmaxf(largest, statistics->max_abs[channel]);
             sqf_range_add(&range, statistics->lowest[channel]);
             sqf_range_add(&range, statistics->largest[channel]);
         }
-        group->static_scale[part] = most > 0.0f ? sqf_act_part_clip(act, part == 1) * largest / most : 0.0f;
+        scale[part] = most > 0.0f ? sqf_act_part_clip(act, part == 1) * largest / most : 0.0f;
         if (sqf_act_has_zero(act, part == 1)) {
-            const float scale = sqf_zero_scale(types[part], sqf_act_part_clip(act, part == 1), range);
-            group->static_scale[part] = scale;
-            group->static_zero[part] = sqf_zero_point(types[part], sqf_act_part_clip(act, part == 1), range, scale);
+            scale[part] = sqf_zero_scale(types[part], sqf_act_part_clip(act, part == 1), range);
+            zero[part] = sqf_zero_point(types[part], sqf_act_part_clip(act, part == 1), range, scale[part]);
         }
     }
 }
 
-/* Adds the squares of a matrix's dequantized columns. */
-static sqf_status add_squares(const sqf_matrix *matrix, float *values, double *sums, sqf_error *err)
+sqf_status sqf_matrix_add_squares(const sqf_matrix *matrix, float *values, double *sums, sqf_error *err)
 {
     sqf_row row;
     SQF_TRY(sqf_row_create(matrix, &row, err));
@@ -357,7 +355,8 @@ static sqf_status find_column_norm(input_group *group, sqf_error *err)
     SQF_TRY(SQF_ALLOC(&sums, group->columns, "column norms", err));
     sqf_status status = SQF_OK;
     for (size_t i = 0; i < group->count && status == SQF_OK; i++) {
-        status = add_squares(&group->matrix[i], group->column_norm, sums, err); /* scratch until the sums are known */
+        status = sqf_matrix_add_squares(&group->matrix[i], group->column_norm, sums,
+                                        err); /* scratch until the sums are known */
     }
     finish_norms(sums, group);
     return status;
@@ -608,7 +607,8 @@ static sqf_status quantize_group(sqf_pipeline *pipeline, sqf_layer_work *work, i
     const sqf_act_spec *act = &group_recipe(work, group, 0)->scheme.activations;
     SQF_TRY(sqf_layer_work_mask(pipeline, work, group->input, &group->channels, &group->border, err));
     if (!sqf_act_spec_is_float(act) && act->scale == SQF_ACT_STATIC) {
-        find_static_scale(act, group);
+        sqf_static_scale_find(act, group->statistics, group->channels, group->border, group->static_scale,
+                              group->static_zero);
     }
     if (group->statistics && sqf_layer_plan_corrects(work->plan, group->input)) {
         SQF_TRY(compare_inputs(pipeline, work, group, err));

@@ -240,15 +240,18 @@ static sqf_matrix_result sum_energies(const quantize_work *work, size_t tasks)
     }
     return (sqf_matrix_result){.weight_error = ratio(sum.weight_error, sum.weight),
                                .output_error =
-                                   work->plan.job->hessian ? ratio(sum.output_error, sum.output) : (double)NAN};
+                                   work->plan.job->hessian ? ratio(sum.output_error, sum.output) : (double)NAN,
+                               .weight_square = sum.weight,
+                               .output_square = sum.output};
 }
 
 /* The units of fp8 scales, for the largest weight of the matrix. Compensated weights may become larger: their groups'
  * scales end at fp8's largest value. */
 static void choose_units(const sqf_matrix_job *job, sqf_matrix *out)
 {
-    float max = 0.0f;
-    for (size_t i = 0; job->spec.scale_type == SQF_TYPE_FP8 && i < job->rows * job->columns; i++) {
+    float max = job->largest;
+    const bool find = max == 0.0f && job->spec.scale_type == SQF_TYPE_FP8;
+    for (size_t i = 0; find && i < job->rows * job->columns; i++) {
         max = fmaxf(max, fabsf(job->weights[i]));
     }
     out->scale_unit[0] = sqf_scale_unit(job->spec.scale_type, job->spec.low, max);

@@ -61,6 +61,11 @@ sqf_status sqf_report_add(sqf_report *report, const sqf_report_entry *entry, sqf
     if (json_array_append_new(report->tensors, entry_json(entry)) != 0) {
         return sqf_fail(err, SQF_E_MEMORY, "report: out of memory");
     }
+    if (entry->vocabulary) {
+        report->vocabulary_weights += weights;
+        report->vocabulary_bytes += entry->bytes;
+        return SQF_OK;
+    }
     report->matrices++;
     report->weights += weights;
     report->bytes += entry->bytes;
@@ -98,6 +103,8 @@ sqf_quantize_summary sqf_report_summary(const sqf_report *report, double seconds
         .file_bytes = file_bytes,
         .mean_output_error = report->output_error / (double)report->matrices,
         .damped = report->damped,
+        .vocabulary_weights = report->vocabulary_weights,
+        .vocabulary_bits_per_weight = 8.0 * (double)report->vocabulary_bytes / (double)report->vocabulary_weights,
     };
 }
 
@@ -117,12 +124,19 @@ static json_t *calibration_json(const sqf_quantize_options *options, const sqf_c
 
 static json_t *totals_json(const sqf_quantize_summary *summary)
 {
-    return json_pack("{s:I, s:o, s:o, s:o, s:I, s:o, s:i, s:f, s:f}", "weights", (json_int_t)summary->weights,
-                     "stored_bits", number(summary->bits_per_weight), "weights_equivalent_bits",
-                     number(summary->weights_equivalent_bits), "activations_equivalent_bits",
-                     number(summary->activations_equivalent_bits), "file_bytes", (json_int_t)summary->file_bytes,
-                     "mean_output_error", number(summary->mean_output_error), "damped", (int)summary->damped, "seconds",
-                     summary->seconds, "calibration_seconds", summary->calibration_seconds);
+    json_t *totals = json_pack(
+        "{s:I, s:o, s:o, s:o, s:I, s:o, s:i, s:f, s:f}", "weights", (json_int_t)summary->weights, "stored_bits",
+        number(summary->bits_per_weight), "weights_equivalent_bits", number(summary->weights_equivalent_bits),
+        "activations_equivalent_bits", number(summary->activations_equivalent_bits), "file_bytes",
+        (json_int_t)summary->file_bytes, "mean_output_error", number(summary->mean_output_error), "damped",
+        (int)summary->damped, "seconds", summary->seconds, "calibration_seconds", summary->calibration_seconds);
+    if (totals && summary->vocabulary_weights > 0 &&
+        (!set(totals, "vocabulary_weights", json_integer((json_int_t)summary->vocabulary_weights)) ||
+         !set(totals, "vocabulary_stored_bits", number(summary->vocabulary_bits_per_weight)))) {
+        json_decref(totals);
+        return NULL;
+    }
+    return totals;
 }
 
 sqf_status sqf_report_print(const sqf_report *report, const sqf_quantize_summary *summary,

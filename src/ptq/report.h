@@ -17,6 +17,7 @@ typedef struct sqf_report_entry {
     double damping;  /* that was used; NaN without a Hessian */
     uint64_t tokens; /* that its statistics saw */
     double seconds;
+    bool vocabulary; /* the output matrix or the embedding: counted apart */
 } sqf_report_entry;
 
 /* Zero-initialise; release with sqf_report_clear. */
@@ -26,6 +27,7 @@ typedef struct sqf_report {
     uint64_t weights, bytes;
     double weights_bits, activations_bits; /* equivalent bits times weights */
     double output_error;                   /* sum over matrices */
+    uint64_t vocabulary_weights, vocabulary_bytes;
     unsigned damped;                       /* factorizations that needed more damping */
     double calibration_seconds;
     uint64_t calibration_tokens;

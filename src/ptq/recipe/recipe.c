@@ -174,9 +174,32 @@ sqf_status sqf_recipe_ignore_matches(const sqf_recipe_ignore *ignore, const char
     return pattern_matches(ignore->pattern, ignore->text, module, matches, err);
 }
 
+bool sqf_recipe_is_vocabulary(const char *module)
+{
+    return strcmp(module, "lm_head") == 0 || strcmp(module, "model.embed_tokens") == 0;
+}
+
+/* What a module starts from before overrides. The vocabulary's matrices are not smoothed: what stands before them could
+ * not be divided without changing the look-up. *quantized: false where the base has no scheme for one of them. */
+static sqf_module_recipe start_of(const sqf_recipe *recipe, const char *module, bool *quantized)
+{
+    sqf_module_recipe start = recipe->base;
+    *quantized = true;
+    if (!sqf_recipe_is_vocabulary(module)) {
+        return start;
+    }
+    const sqf_scheme *scheme = strcmp(module, "lm_head") == 0 ? &start.lm_head : &start.embedding;
+    *quantized = scheme->weights.bank > 0 && !sqf_weight_spec_is_dense(&scheme->weights);
+    if (*quantized) {
+        start.scheme = *scheme;
+        start.smooth = SQF_SMOOTH_OFF;
+        start.act_outliers = 0;
+    }
+    return start;
+}
+
 static sqf_status find_ignore(const sqf_recipe *recipe, const char *module, bool *ignored, sqf_error *err)
 {
-    *ignored = strcmp(module, "lm_head") == 0;
     for (size_t i = 0; i < recipe->ignore_count && !*ignored; i++) {
         SQF_TRY(sqf_recipe_ignore_matches(&recipe->ignores[i], module, ignored, err));
     }
@@ -194,7 +217,9 @@ static sqf_status fail_override(sqf_error *err, sqf_status status, const char *m
 sqf_status sqf_recipe_resolve(const sqf_recipe *recipe, const char *module, sqf_module_recipe *out, bool *ignored,
                               sqf_error *err)
 {
-    *out = recipe->base;
+    bool quantized;
+    *out = start_of(recipe, module, &quantized);
+    *ignored = !quantized;
     SQF_TRY(find_ignore(recipe, module, ignored, err));
     for (size_t i = 0; i < recipe->override_count; i++) {
         bool matches = false;

@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 
-enum { SQF_RECIPE_KEY_MAX = 32 };
+enum { SQF_RECIPE_KEY_MAX = 40 };
 
 /* Keys with their values as text, by position in sqf_recipe_key_list; NULL = not given. Owned. */
 typedef struct sqf_recipe_values {
@@ -48,6 +48,9 @@ struct sqf_recipe {
     sqf_recipe_ignore *ignores;
     size_t override_count, ignore_count;
 };
+
+/* True for the output matrix and the embedding, whose schemes are keys of the base recipe. */
+bool sqf_recipe_is_vocabulary(const char *module);
 
 /* Whether an entry applies to a module. SQF_E_ARG if the expression takes too long (PCRE2's match limit). */
 sqf_status sqf_recipe_override_matches(const sqf_recipe_override *override, const char *module, bool *matches,

@@ -380,6 +380,80 @@ static void print_damping(const sqf_module_recipe *recipe, char text[SQF_RECIPE_
     }
 }
 
+/* What stays as it is: unquantized weights stand for it. */
+static const sqf_scheme left_alone = {.weights = {.low = SQF_TYPE_BF16, .bank = 1},
+                                      .activations = {.low = SQF_TYPE_FP32, .bank = 1, .clip = 1.0f}};
+
+/* "auto" and "off"; true if the value is one of them. */
+static bool set_vocabulary_word(const char *value, sqf_scheme *scheme)
+{
+    const bool automatic = strcasecmp(value, "auto") == 0;
+    if (automatic || strcasecmp(value, "off") == 0) {
+        *scheme = automatic ? (sqf_scheme){0} : left_alone;
+        return true;
+    }
+    return false;
+}
+
+static sqf_status set_lm_head(const sqf_recipe_key *key, sqf_module_recipe *recipe, const char *value, sqf_error *err)
+{
+    sqf_scheme scheme;
+    if (set_vocabulary_word(value, &recipe->lm_head)) {
+        return SQF_OK;
+    }
+    const sqf_status status = sqf_scheme_parse(value, &scheme, err);
+    if (status != SQF_OK) {
+        return sqf_fail_within(err, status, key->name);
+    }
+    if (sqf_weight_spec_is_dense(&scheme.weights)) {
+        return fail_value(key, value, err);
+    }
+    recipe->lm_head = scheme;
+    return SQF_OK;
+}
+
+/* "w4" is the name of W4A16: a row that is looked up meets no activations. */
+static sqf_status set_embedding(const sqf_recipe_key *key, sqf_module_recipe *recipe, const char *value, sqf_error *err)
+{
+    sqf_scheme scheme;
+    char whole[SQF_SCHEME_TEXT];
+    if (set_vocabulary_word(value, &recipe->embedding)) {
+        return SQF_OK;
+    }
+    snprintf(whole, sizeof whole, "%.*sa16", (int)sizeof whole - 4, value);
+    sqf_status status = sqf_scheme_parse(value, &scheme, err);
+    if (status != SQF_OK && sqf_scheme_parse(whole, &scheme, NULL) == SQF_OK) {
+        status = SQF_OK;
+    }
+    if (status != SQF_OK) {
+        return sqf_fail_within(err, status, key->name);
+    }
+    if (sqf_weight_spec_is_dense(&scheme.weights) || !sqf_act_spec_is_float(&scheme.activations)) {
+        return fail_value(key, value, err);
+    }
+    recipe->embedding = scheme;
+    return SQF_OK;
+}
+
+static void print_vocabulary(const sqf_scheme *scheme, char text[SQF_RECIPE_VALUE])
+{
+    if (scheme->weights.bank > 0 && !sqf_weight_spec_is_dense(&scheme->weights)) {
+        sqf_scheme_print(scheme, SQF_SPELLING_LONG, text);
+    } else {
+        snprintf(text, SQF_RECIPE_VALUE, "%s", scheme->weights.bank > 0 ? "off" : "auto");
+    }
+}
+
+static void print_lm_head(const sqf_module_recipe *recipe, char text[SQF_RECIPE_VALUE])
+{
+    print_vocabulary(&recipe->lm_head, text);
+}
+
+static void print_embedding(const sqf_module_recipe *recipe, char text[SQF_RECIPE_VALUE])
+{
+    print_vocabulary(&recipe->embedding, text);
+}
+
 #define TYPES       "a type: int2 (or 2) .. int6, int8, fp4, fp6, fp6e3m2, fp8, fp8e5m2, fp16, bf16, none (or 0)"
 #define SCALE_TYPES "fp16, bf16, fp32, fp8 or e8m0 (a power of two)"
 #define BANK        "a whole number from 1 to 65536"
@@ -419,6 +493,8 @@ enum {
     KEY_ROTATE,
     KEY_ROTATE_VALUES,
     KEY_ROTATE_DOWN,
+    KEY_LM_HEAD,
+    KEY_EMBEDDING,
     KEY_COUNT
 };
 _Static_assert((int)KEY_COUNT <= (int)SQF_RECIPE_KEY_MAX, "sqf_recipe_values has room for every key");
@@ -493,6 +569,12 @@ static const sqf_recipe_key keys[KEY_COUNT] = {
     [KEY_ROTATE_DOWN] = {"rotate_down", "auto, off, hadamard, random, pca or blocks", "auto",
                          "the basis of down_proj's input, computed at run time; for the whole model; auto goes with "
                          "rotate"},
+    [KEY_LM_HEAD] = {"lm_head", "auto, off or the name of a scheme", "auto",
+                     "how the output matrix is held; off leaves it as it is; auto too, but where embeddings are tied "
+                     "it is the embedding's matrix"},
+    [KEY_EMBEDDING] = {"embedding", "auto, off, or weights alone such as w8 or w4", "auto",
+                       "how the embedding is held, whose rows are looked up; off leaves it as it is; auto too, but "
+                       "where embeddings are tied it is the output matrix"},
 };
 
 #define SCHEME_CHOICE(field, choice_names)                                                                             \
@@ -540,6 +622,8 @@ static const key_action actions[KEY_COUNT] = {
     [KEY_ROTATE] = LATER_CHOICE(rotate, rotate_names),
     [KEY_ROTATE_VALUES] = LATER_CHOICE(rotate_values, rotate_values_names),
     [KEY_ROTATE_DOWN] = LATER_CHOICE(rotate_down, rotate_down_names),
+    [KEY_LM_HEAD] = {.set = set_lm_head, .print = print_lm_head, .printed = true, .later = true},
+    [KEY_EMBEDDING] = {.set = set_embedding, .print = print_embedding, .printed = true, .later = true},
 };
 
 const sqf_recipe_key *sqf_recipe_key_list(size_t *count)

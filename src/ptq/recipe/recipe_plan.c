@@ -9,15 +9,12 @@
 #define SMOOTH_ALPHA 0.5f
 
 /* A number of outlier channels becomes a bank as long as the row of this module. */
-static sqf_status place_outliers(const sqf_config *config, sqf_linear_kind kind, const char *name,
-                                 sqf_module_recipe *recipe, sqf_error *err)
+static sqf_status place_outliers(const char *name, size_t columns, sqf_module_recipe *recipe, sqf_error *err)
 {
     sqf_act_spec *act = &recipe->scheme.activations;
-    size_t rows, columns;
     if (recipe->act_outliers == 0) {
         return SQF_OK;
     }
-    sqf_linear_shape(config, kind, &rows, &columns);
     if (act->high == SQF_TYPE_NONE || columns > SQF_BANK_MAX) {
         return sqf_fail(err, SQF_E_ARG,
                         "%s: act_outliers: expected activations with a high type and at most %d channels", name,
@@ -28,21 +25,35 @@ static sqf_status place_outliers(const sqf_config *config, sqf_linear_kind kind,
     return SQF_OK;
 }
 
-static sqf_status resolve_module(const sqf_config *config, const sqf_recipe *recipe, size_t layer, sqf_linear_kind kind,
-                                 sqf_module_plan *out, sqf_error *err)
+static bool same_wish(const sqf_scheme *a, const sqf_scheme *b)
 {
-    char name[SQF_MODULE_NAME];
-    sqf_linear_name(layer, kind, name);
+    return (a->weights.bank > 0) == (b->weights.bank > 0) && (a->weights.bank == 0 || sqf_scheme_equal(a, b));
+}
+
+/* The schemes of the vocabulary's matrices are the base's to say, as the rotation is. */
+static sqf_status check_vocabulary_keys(const sqf_module_recipe *base, const sqf_module_recipe *recipe,
+                                        const char *module, sqf_error *err)
+{
+    const bool same = same_wish(&base->lm_head, &recipe->lm_head) && same_wish(&base->embedding, &recipe->embedding);
+    return same ? SQF_OK
+                : sqf_fail(err, SQF_E_ARG,
+                           "%s: an override sets lm_head or embedding: expected them in the base recipe alone", module);
+}
+
+static sqf_status resolve_module(const sqf_recipe *recipe, const char *name, size_t columns, sqf_module_plan *out,
+                                 sqf_error *err)
+{
     SQF_TRY(sqf_recipe_resolve(recipe, name, &out->recipe, &out->ignored, err));
     SQF_TRY(sqf_rotation_check_module(&recipe->base, &out->recipe, name, err));
+    SQF_TRY(check_vocabulary_keys(&recipe->base, &out->recipe, name, err));
     out->quantized = !out->ignored && !sqf_weight_spec_is_dense(&out->recipe.scheme.weights);
-    return out->quantized ? place_outliers(config, kind, name, &out->recipe, err) : SQF_OK;
+    return out->quantized ? place_outliers(name, columns, &out->recipe, err) : SQF_OK;
 }
 
 /* True for names that may be ignored although they are not linear layers of the decoder. */
-static bool is_always_ignored(const char *name)
+static bool may_be_ignored(const char *name)
 {
-    return strcmp(name, "lm_head") == 0 || strcmp(name, "model.embed_tokens") == 0 || strcmp(name, "model.norm") == 0;
+    return sqf_recipe_is_vocabulary(name) || strcmp(name, "model.norm") == 0;
 }
 
 typedef sqf_status match_fn(const sqf_recipe *recipe, size_t index, const char *module, bool *matches, sqf_error *err);
@@ -64,6 +75,12 @@ static sqf_status is_used(const sqf_recipe *recipe, size_t index, match_fn *matc
 {
     char name[SQF_MODULE_NAME];
     *used = false;
+    if (recipe->base.lm_head.weights.bank > 0) {
+        SQF_TRY(match(recipe, index, SQF_MODULE_OUTPUT, used, err));
+    }
+    if (recipe->base.embedding.weights.bank > 0 && !*used) {
+        SQF_TRY(match(recipe, index, SQF_MODULE_EMBEDDING, used, err));
+    }
     for (size_t layer = 0; layer < layers && !*used; layer++) {
         for (int kind = 0; kind < SQF_LINEAR_COUNT && !*used; kind++) {
             sqf_linear_name(layer, (sqf_linear_kind)kind, name);
@@ -85,7 +102,7 @@ static sqf_status check_used(const sqf_recipe *recipe, size_t layers, sqf_error 
         }
     }
     for (size_t i = 0; i < recipe->ignore_count; i++) {
-        bool matches = is_always_ignored(recipe->ignores[i].text);
+        bool matches = may_be_ignored(recipe->ignores[i].text);
         if (!matches && recipe->ignores[i].pattern) {
             SQF_TRY(match_ignore(recipe, i, "lm_head", &matches, err));
         }
@@ -98,15 +115,12 @@ static sqf_status check_used(const sqf_recipe *recipe, size_t layers, sqf_error 
 }
 
 /* What the module asks for and cannot have, alone or without calibration. */
-static sqf_status check_module(const sqf_module_plan *module, bool calibrated, size_t layer, sqf_linear_kind kind,
-                               sqf_error *err)
+static sqf_status check_module(const sqf_module_plan *module, bool calibrated, const char *name, sqf_error *err)
 {
     const sqf_module_recipe *recipe = &module->recipe;
     const sqf_act_spec *act = &recipe->scheme.activations;
     const bool split = sqf_act_spec_is_split(act), fixed = !sqf_act_spec_is_float(act) && act->scale == SQF_ACT_STATIC;
-    char name[SQF_MODULE_NAME];
     const char *wish = NULL;
-    sqf_linear_name(layer, kind, name);
     if (!module->quantized) {
         return SQF_OK;
     }
@@ -170,7 +184,9 @@ static sqf_status check_pair(const sqf_layer_plan *plan, size_t layer, sqf_linea
 static sqf_status check_layer(const sqf_layer_plan *plan, bool calibrated, size_t layer, sqf_error *err)
 {
     for (int a = 0; a < SQF_LINEAR_COUNT; a++) {
-        SQF_TRY(check_module(&plan->module[a], calibrated, layer, (sqf_linear_kind)a, err));
+        char name[SQF_MODULE_NAME];
+        sqf_linear_name(layer, (sqf_linear_kind)a, name);
+        SQF_TRY(check_module(&plan->module[a], calibrated, name, err));
         for (int b = a + 1; b < SQF_LINEAR_COUNT; b++) {
             if (sqf_linear_input((sqf_linear_kind)a) == sqf_linear_input((sqf_linear_kind)b)) {
                 SQF_TRY(check_pair(plan, layer, (sqf_linear_kind)a, (sqf_linear_kind)b, err));
@@ -262,7 +278,11 @@ static sqf_status resolve_layer(const sqf_config *config, const sqf_recipe *reci
                                 sqf_layer_plan *plan, sqf_error *err)
 {
     for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
-        SQF_TRY(resolve_module(config, recipe, layer, (sqf_linear_kind)kind, &plan->module[kind], err));
+        char name[SQF_MODULE_NAME];
+        size_t rows, columns;
+        sqf_linear_name(layer, (sqf_linear_kind)kind, name);
+        sqf_linear_shape(config, (sqf_linear_kind)kind, &rows, &columns);
+        SQF_TRY(resolve_module(recipe, name, columns, &plan->module[kind], err));
         plan->quantized = plan->quantized || plan->module[kind].quantized;
         plan->corrects = plan->corrects || (calibrated && sqf_module_corrects(&plan->module[kind]));
     }
@@ -290,6 +310,84 @@ static bool follows_model(const sqf_layer_plan *plan)
     return false;
 }
 
+/* Refused by name is what an override asks for and cannot have. */
+static sqf_status resolve_vocabulary_module(const sqf_config *config, const sqf_recipe *recipe, const char *name,
+                                            bool calibrated, sqf_module_plan *out, sqf_error *err)
+{
+    SQF_TRY(resolve_module(recipe, name, config->hidden, out, err));
+    if (!out->quantized) {
+        return SQF_OK;
+    }
+    const sqf_act_spec *act = &out->recipe.scheme.activations;
+    const bool masked = sqf_act_spec_is_split(act) && act->mask == SQF_MASK_STATIC;
+    if (out->recipe.smooth != SQF_SMOOTH_OFF) {
+        return sqf_fail(err, SQF_E_ARG, "%s: smooth: expected off: matrices of the vocabulary are not smoothed", name);
+    }
+    if (masked && (out->recipe.mask == SQF_MASK_SCORE_PAPER || out->recipe.mask == SQF_MASK_SCORE_L1)) {
+        return sqf_fail(err, SQF_E_ARG,
+                        "%s: mask: expected l2, max, maxl2, random or best: the sums that stand in for the rows of the "
+                        "vocabulary have no other scores",
+                        name);
+    }
+    return check_module(out, calibrated, name, err);
+}
+
+/* An ignored module with a scheme of its own is a contradiction. */
+static sqf_status check_ignored(const sqf_scheme *scheme, const sqf_module_plan *module, const char *name,
+                                sqf_error *err)
+{
+    const bool said = scheme->weights.bank > 0 && !sqf_weight_spec_is_dense(&scheme->weights);
+    return said && module->ignored ? sqf_fail(err, SQF_E_ARG, "%s: is on the ignore list and has a scheme", name)
+                                   : SQF_OK;
+}
+
+/* One stored matrix or two. A rotated residual stream has two whatever the model had: the final norm's gain went into
+ * the output matrix alone. */
+static void share_vocabulary(const sqf_config *config, const sqf_recipe *recipe, bool turned, sqf_vocabulary_plan *plan)
+{
+    const bool output_said = recipe->base.lm_head.weights.bank > 0;
+    const bool embedding_said = recipe->base.embedding.weights.bank > 0;
+    const bool either = plan->output.quantized || plan->embedding.quantized;
+    if (!config->tied || turned || !either) {
+        return;
+    }
+    sqf_scheme left = plan->output.recipe.scheme, right = plan->embedding.recipe.scheme;
+    left.activations = right.activations;
+    if (!output_said) {
+        plan->output = plan->embedding;
+        plan->shared = true;
+    } else if (!embedding_said ||
+               (plan->output.quantized && plan->embedding.quantized && sqf_scheme_equal(&left, &right))) {
+        plan->shared = true;
+    }
+    plan->unties = !plan->shared;
+    if (plan->shared) {
+        plan->embedding.quantized = false;
+    }
+}
+
+static sqf_status resolve_vocabulary(const sqf_config *config, const sqf_recipe *recipe, sqf_plan *plan, sqf_error *err)
+{
+    sqf_vocabulary_plan *vocabulary = &plan->vocabulary;
+    SQF_TRY(resolve_vocabulary_module(config, recipe, SQF_MODULE_OUTPUT, plan->calibrated, &vocabulary->output, err));
+    SQF_TRY(
+        resolve_vocabulary_module(config, recipe, SQF_MODULE_EMBEDDING, plan->calibrated, &vocabulary->embedding, err));
+    SQF_TRY(check_ignored(&recipe->base.lm_head, &vocabulary->output, SQF_MODULE_OUTPUT, err));
+    SQF_TRY(check_ignored(&recipe->base.embedding, &vocabulary->embedding, SQF_MODULE_EMBEDDING, err));
+    if (vocabulary->embedding.quantized && !sqf_act_spec_is_float(&vocabulary->embedding.recipe.scheme.activations)) {
+        return sqf_fail(err, SQF_E_ARG, "%s: expected unquantized activations: its rows are looked up",
+                        SQF_MODULE_EMBEDDING);
+    }
+    share_vocabulary(config, recipe, plan->rotation.residual != SQF_ROTATE_OFF, vocabulary);
+    plan->feeds_output = plan->calibrated && vocabulary->output.quantized;
+    return SQF_OK;
+}
+
+bool sqf_plan_feeds(const sqf_plan *plan, size_t layer)
+{
+    return layer + 1 < plan->passes || (layer + 1 == plan->layers && plan->feeds_output);
+}
+
 static sqf_status resolve_layers(const sqf_config *config, const sqf_recipe *recipe, sqf_plan *plan, sqf_error *err)
 {
     SQF_TRY(sqf_scheme_check(&recipe->base.scheme, err)); /* config.json names it even if every module has another */
@@ -302,6 +400,7 @@ static sqf_status resolve_layers(const sqf_config *config, const sqf_recipe *rec
         plan->passes = plan->layer[i].quantized ? i + 1 : plan->passes;
         plan->follows_model = plan->follows_model || follows_model(&plan->layer[i]);
     }
+    SQF_TRY(resolve_vocabulary(config, recipe, plan, err));
     return check_used(recipe, plan->layers, err);
 }
 
@@ -315,7 +414,8 @@ sqf_status sqf_plan_create(const sqf_config *config, const sqf_recipe *recipe, b
         sqf_plan_clear(out);
         return status;
     }
-    out->passes = !calibrated ? 0 : sqf_rotation_needs_text(&out->rotation) ? out->layers : out->passes;
+    const bool all = sqf_rotation_needs_text(&out->rotation) || out->feeds_output;
+    out->passes = !calibrated ? 0 : all ? out->layers : out->passes;
     return SQF_OK;
 }
 

@@ -25,11 +25,21 @@ typedef struct sqf_layer_plan {
 /* True if some reader of the input compensates its errors. */
 bool sqf_layer_plan_corrects(const sqf_layer_plan *plan, sqf_input_kind input);
 
+/* What is done with the two matrices of the vocabulary. */
+typedef struct sqf_vocabulary_plan {
+    sqf_module_plan output;    /* the matrix that makes the logits, whatever it is called */
+    sqf_module_plan embedding; /* never quantized where `shared` */
+    bool shared;               /* tied embeddings: `output` is stored as model.embed_tokens and serves both */
+    bool unties;               /* tied embeddings that become two matrices because their schemes differ */
+} sqf_vocabulary_plan;
+
 typedef struct sqf_plan {
     size_t layers;
     sqf_layer_plan *layer;
     size_t passes; /* layers up to the last one that is quantized: those through which calibration text runs */
     bool calibrated;
+    sqf_vocabulary_plan vocabulary;
+    bool feeds_output; /* calibration text runs on to the output matrix */
     sqf_rotation_choice rotation;
     sqf_scheme scheme;  /* the base recipe's */
     bool follows_model; /* some module compensates errors of all layers before it */
@@ -42,6 +52,8 @@ typedef struct sqf_plan {
  * folding would change tensors that must stay. */
 sqf_status sqf_plan_create(const sqf_config *config, const sqf_recipe *recipe, bool calibrated, sqf_plan *out,
                            sqf_error *err);
+/* True if the outputs of a layer are the inputs of another pass of the calibration text. */
+bool sqf_plan_feeds(const sqf_plan *plan, size_t layer);
 void sqf_plan_clear(sqf_plan *plan);
 
 #endif

@@ -89,8 +89,9 @@ sqf_status sqf_rotation_prepare(sqf_pipeline *pipeline, sqf_error *err)
 /* ---- embedding and output matrix ---- */
 
 typedef struct rows_job {
+    const sqf_pipeline *pipeline;
     const sqf_tensor *tensor;
-    const float *gain, *basis;
+    const float *gain;
     size_t rows, columns;
     sqf_type type;
     uint8_t *out;
@@ -109,20 +110,26 @@ static void store_values(const rows_job *job, const float *values, size_t n, uin
     }
 }
 
+void sqf_rotation_turn_rows(const sqf_pipeline *pipeline, const sqf_tensor *tensor, const float *gain, size_t first,
+                            size_t rows, float *scratch, float *out)
+{
+    const size_t n = tensor->shape[1];
+    sqf_to_float(sqf_dtype_type(tensor->dtype), tensor->data + first * n * sqf_dtype_bytes(tensor->dtype), rows * n,
+                 scratch);
+    for (size_t i = 0; gain && i < rows * n; i++) {
+        scratch[i] *= gain[i % n];
+    }
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)n, (int)n, 1.0f, scratch, (int)n,
+                pipeline->basis, (int)n, 0.0f, out, (int)n);
+}
+
 static void rows_task(void *user, size_t task, unsigned thread)
 {
     const rows_job *job = user;
     const size_t n = job->columns, first = task * BLOCK_ROWS, left = job->rows - first;
     const size_t rows = left < BLOCK_ROWS ? left : BLOCK_ROWS;
     float *from = job->scratch + (size_t)thread * 2 * BLOCK_ROWS * n, *to = from + BLOCK_ROWS * n;
-    const sqf_tensor *tensor = job->tensor;
-    sqf_to_float(sqf_dtype_type(tensor->dtype), tensor->data + first * n * sqf_dtype_bytes(tensor->dtype), rows * n,
-                 from);
-    for (size_t i = 0; job->gain && i < rows * n; i++) {
-        from[i] *= job->gain[i % n];
-    }
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)n, (int)n, 1.0f, from, (int)n, job->basis,
-                (int)n, 0.0f, to, (int)n);
+    sqf_rotation_turn_rows(job->pipeline, job->tensor, job->gain, first, rows, from, to);
     store_values(job, to, rows * n, job->out + first * n * sqf_type_storage_bytes(job->type));
 }
 
@@ -169,7 +176,7 @@ static sqf_status write_turned(sqf_pipeline *pipeline, const char *name, const c
                                sqf_error *err)
 {
     const sqf_config *config = &pipeline->checkpoint.config;
-    rows_job job = {.gain = gain, .basis = pipeline->basis, .rows = config->vocabulary, .columns = config->hidden};
+    rows_job job = {.pipeline = pipeline, .gain = gain, .rows = config->vocabulary, .columns = config->hidden};
     SQF_TRY(sqf_checkpoint_dense(&pipeline->checkpoint, pipeline->context, source, job.rows, job.columns, &job.tensor,
                                  err));
     job.type = stored_type(pipeline, job.tensor);

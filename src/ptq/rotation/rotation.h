@@ -21,4 +21,9 @@ sqf_status sqf_layer_work_rotate(sqf_pipeline *pipeline, sqf_layer_work *work, s
 sqf_status sqf_rotation_write_embedding(sqf_pipeline *pipeline, sqf_error *err);
 sqf_status sqf_rotation_write_head(sqf_pipeline *pipeline, sqf_error *err);
 
+/* out [rows, columns] = rows from `first` of a tensor, times diag(gain) (NULL = 1), in the rotated basis. scratch as
+ * large as out. */
+void sqf_rotation_turn_rows(const sqf_pipeline *pipeline, const sqf_tensor *tensor, const float *gain, size_t first,
+                            size_t rows, float *scratch, float *out);
+
 #endif
