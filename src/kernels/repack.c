@@ -2,12 +2,13 @@
  * made to be small and checkable, the planes to be multiplied: codes in the order in which kernels read them, masks
  * and sentinels gone (an element of the other part is a 0), scales as floats with the multipliers of fp4 taken out.
  *
- * The price is memory: int8 over int4 takes 12 bits a weight, because two dense planes stand in place of a dense and
- * a sparse one. Dense products of bytes are what CPUs are fast at. */
+ * Two planes of different types have a price in memory: int8 over int4 would take 12 bits a weight. Pairs of integers
+ * go another way, repack_split.c. */
 #include <string.h>
 
 #include "base/memory.h"
-#include "kernels/layout.h"
+#include "kernels/repack.h"
+#include "kernels/repack_split.h"
 
 /* Codes of int4, int3 and int2 fit packed nibbles; wider integers take bytes; the rest 16 bits (fp8 fits bf16). */
 static sqf_form form_of(sqf_type type)
@@ -27,16 +28,11 @@ static bool is_one_grid(const sqf_weight_spec *spec)
            sqf_type_multiplier(spec->low) == 1 && sqf_type_multiplier(spec->high) == 1;
 }
 
-/* What the tasks share; a task is a panel. */
-typedef struct repack_job {
-    const sqf_linear_params *params;
-    const input_layout *layout;
-    weight_plane *planes;
-    size_t plane_count;
-    bool one_grid;
-    bool is_high[PARTS]; /* which part a plane holds */
-    sqf_row *rows;       /* [threads] scratch */
-} repack_job;
+/* The general path, which goes by floats: any type. */
+typedef struct float_job {
+    const repack_job *repack;
+    sqf_row *rows; /* [threads] scratch */
+} float_job;
 
 /* Puts the value of column kp (padded) of row r into a panel. */
 static void put(const weight_plane *plane, uint8_t *panel, size_t kp, size_t r, float value)
@@ -83,23 +79,31 @@ static void repack_segment(const repack_job *job, size_t p, const sqf_row *row, 
     *scale = scales[segment->weight_group] / multiplier;
 }
 
-/* Rows come through row_order where outputs are to be delivered in another order. Nibbles of padding columns and
- * missing rows are filled with 7, the code of 0: the kernels compute with them. */
+/* What an empty panel holds: nibbles of padding columns and missing rows are 7, the code of 0, because kernels compute
+ * with them; all else is 0. */
+static void clear_panel(const repack_job *job, const weight_plane *plane, size_t task)
+{
+    const uint8_t zeros = plane->form == SQF_FORM_NIBBLES ? SQF_NIBBLE_OFFSET << 4 | SQF_NIBBLE_OFFSET : 0;
+    const size_t count = job->layout->segment_count * SQF_PANEL_ROWS;
+    memset(plane->data + task * plane->panel_bytes, zeros, plane->panel_bytes);
+    memset(plane->scales + task * count, 0, count * sizeof *plane->scales);
+    if (plane->column_sums) {
+        memset(plane->column_sums + task * count, 0, count * sizeof *plane->column_sums);
+    }
+}
+
+/* Rows come through row_order where outputs are to be delivered in another order. */
 static void repack_panel(void *user, size_t task, unsigned thread)
 {
-    const repack_job *job = user;
-    const sqf_linear_params *params = job->params;
+    const float_job *floats = user;
+    const repack_job *job = floats->repack;
     const input_layout *layout = job->layout;
-    sqf_row *row = &job->rows[thread];
+    sqf_row *row = &floats->rows[thread];
     for (size_t p = 0; p < job->plane_count; p++) {
-        if (job->planes[p].form == SQF_FORM_NIBBLES) {
-            const uint8_t zeros = SQF_NIBBLE_OFFSET << 4 | SQF_NIBBLE_OFFSET;
-            memset(job->planes[p].data + task * job->planes[p].panel_bytes, zeros, job->planes[p].panel_bytes);
-        }
+        clear_panel(job, &job->planes[p], task);
     }
-    for (size_t r = 0; r < SQF_PANEL_ROWS && task * SQF_PANEL_ROWS + r < params->rows; r++) {
-        const size_t n = task * SQF_PANEL_ROWS + r;
-        sqf_matrix_unpack_row(params->matrix, params->row_order ? (size_t)params->row_order[n] : n, row);
+    for (size_t r = 0; r < SQF_PANEL_ROWS && task * SQF_PANEL_ROWS + r < job->params->rows; r++) {
+        sqf_matrix_unpack_row(job->params->matrix, repack_source_row(job, task * SQF_PANEL_ROWS + r), row);
         for (size_t p = 0; p < job->plane_count; p++) {
             const weight_plane *plane = &job->planes[p];
             for (size_t g = 0; g < layout->segment_count; g++) {
@@ -111,41 +115,43 @@ static void repack_panel(void *user, size_t task, unsigned thread)
     }
 }
 
-/* A plane of zeros; sizes are checked, because a plane may be larger than what the file stored. */
+/* Memory of a plane, in the arena if there is one; sizes are checked, because a plane may be larger than what the file
+ * stored. Contents are arbitrary: whoever repacks writes all of it. */
 static sqf_status plane_alloc(const sqf_linear_params *params, const input_layout *layout, sqf_type type,
                               weight_plane *out, sqf_error *err)
 {
     const size_t panels = sqf_ceil_div(params->rows, SQF_PANEL_ROWS);
-    size_t scales, panel_bytes;
-    *out = (weight_plane){.form = form_of(type), .type = type};
-    if (!sqf_mul_size(&panel_bytes, layout->padded / SQF_SEGMENT_PAD, sqf_form_step_bytes(out->form)) ||
-        !sqf_mul_size(&scales, panels * SQF_PANEL_ROWS, layout->segment_count)) {
+    size_t scales, bytes;
+    *out = (weight_plane){.form = form_of(type), .type = type, .in_arena = params->arena != NULL};
+    if (!sqf_mul_size(&out->panel_bytes, layout->padded / SQF_SEGMENT_PAD, sqf_form_step_bytes(out->form)) ||
+        !sqf_mul_size(&bytes, panels, out->panel_bytes) ||
+        !sqf_mul_size(&scales, panels * SQF_PANEL_ROWS * sizeof(float), layout->segment_count)) {
         return sqf_fail(err, SQF_E_SHAPE, "%s: the size of the repacked weights overflows", params->name);
     }
-    out->panel_bytes = panel_bytes;
-    SQF_TRY(sqf_alloc_bytes((void **)&out->data, panels, panel_bytes, "repacked weights", err));
+    SQF_TRY(sqf_arena_alloc(params->arena, (void **)&out->data, bytes, "repacked weights", err));
     if (layout->spec.zero != SQF_ACT_ZERO_NONE && sqf_type_is_integer(type)) {
-        SQF_TRY(SQF_ALLOC(&out->column_sums, scales, "sums of weights", err));
+        SQF_TRY(sqf_arena_alloc(params->arena, (void **)&out->column_sums, scales, "sums of weights", err));
     }
-    return SQF_ALLOC(&out->scales, scales, "repacked scales", err);
+    return sqf_arena_alloc(params->arena, (void **)&out->scales, scales, "repacked scales", err);
 }
 
-/* A task is a panel, so no two tasks write the same plane bytes; each thread has a row to unpack into. */
-static sqf_status repack_all(sqf_context *context, repack_job *job, sqf_error *err)
+/* Each thread has a row to unpack into. */
+static sqf_status repack_floats(sqf_context *context, const repack_job *repack, sqf_error *err)
 {
     const unsigned threads = sqf_pool_threads(context->pool);
-    SQF_TRY(SQF_ALLOC(&job->rows, threads, "rows", err));
+    float_job job = {.repack = repack};
+    SQF_TRY(SQF_ALLOC(&job.rows, threads, "rows", err));
     sqf_status status = SQF_OK;
     for (unsigned i = 0; status == SQF_OK && i < threads; i++) {
-        status = sqf_row_create(job->params->matrix, &job->rows[i], err);
+        status = sqf_row_create(repack->params->matrix, &job.rows[i], err);
     }
     if (status == SQF_OK) {
-        sqf_pool_run(context->pool, sqf_ceil_div(job->params->rows, SQF_PANEL_ROWS), repack_panel, job);
+        sqf_pool_run(context->pool, sqf_ceil_div(repack->params->rows, SQF_PANEL_ROWS), repack_panel, &job);
     }
     for (unsigned i = 0; i < threads; i++) {
-        sqf_row_clear(&job->rows[i]);
+        sqf_row_clear(&job.rows[i]);
     }
-    free(job->rows);
+    free(job.rows);
     return status;
 }
 
@@ -157,6 +163,10 @@ sqf_status weight_planes_create(sqf_context *context, const sqf_linear_params *p
     repack_job job = {.params = params, .layout = layout, .planes = planes};
     job.one_grid = high_count > 0 && is_one_grid(spec);
     *count = 0;
+    if (split_form_serves(params, layout)) {
+        *count = 1;
+        return split_plane_create(context, params, layout, &planes[0], err);
+    }
     if (!job.one_grid && spec->low != SQF_TYPE_NONE && high_count < params->columns) {
         job.is_high[*count] = false;
         (*count)++;
@@ -168,14 +178,19 @@ sqf_status weight_planes_create(sqf_context *context, const sqf_linear_params *p
         SQF_TRY(plane_alloc(params, layout, spec->high, &planes[*count - 1], err));
     }
     job.plane_count = *count;
-    return job.plane_count > 0 ? repack_all(context, &job, err) : SQF_OK;
+    if (job.plane_count == 0) {
+        return SQF_OK;
+    }
+    return repack_integers_serve(&job) ? repack_integers(context, &job, err) : repack_floats(context, &job, err);
 }
 
 void weight_planes_clear(weight_plane *planes, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        free(planes[i].data);
-        free(planes[i].scales);
-        free(planes[i].column_sums);
+        if (!planes[i].in_arena) {
+            free(planes[i].data);
+            free(planes[i].scales);
+            free(planes[i].column_sums);
+        }
     }
 }
