@@ -76,9 +76,9 @@ struct sqf_input {
  * place of a copy. */
 sqf_status input_reserve(sqf_context *context, sqf_input *input, const float *x, sqf_error *err);
 
-/* sqf_input_prepare_normed for a layout; `name` is used in messages, norm may be NULL. */
+/* sqf_input_prepare_steps for a layout; `name` is used in messages. */
 sqf_status input_prepare(sqf_context *context, sqf_input *input, const input_layout *layout, const char *name,
-                         const float *x, const sqf_input_norm *norm, size_t tokens, sqf_error *err);
+                         const float *x, const sqf_input_steps *steps, size_t tokens, sqf_error *err);
 
 /* A plane of weights, repacked: one part of the matrix, or both where tied scales make them one grid. Elements of the
  * other part are 0. Rows beyond the matrix in the last panel have scale 0. */

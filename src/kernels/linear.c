@@ -208,20 +208,13 @@ sqf_status sqf_input_prepare(sqf_context *context, sqf_input *input, const sqf_l
     return input_prepare(context, input, &linear->input, linear->name, x, NULL, tokens, err);
 }
 
-sqf_status sqf_input_prepare_normed(sqf_context *context, sqf_input *input, const sqf_linear *linear, const float *x,
-                                    const sqf_input_norm *norm, size_t tokens, sqf_error *err)
+sqf_status sqf_input_prepare_steps(sqf_context *context, sqf_input *input, const sqf_linear *linear, const float *x,
+                                   const sqf_input_steps *steps, size_t tokens, sqf_error *err)
 {
-    return input_prepare(context, input, &linear->input, linear->name, x, norm, tokens, err);
+    return input_prepare(context, input, &linear->input, linear->name, x, steps, tokens, err);
 }
 
 /* ---- the product ---- */
-
-/* What becomes of the sums of a block. */
-typedef enum store_mode {
-    STORE_SET,  /* y = sums */
-    STORE_ADD,  /* y = y + sums */
-    STORE_GATE, /* y = silu(sums) * y */
-} store_mode;
 
 /* The product of one layer, shared by all of its tasks. */
 typedef struct forward_job {
@@ -229,7 +222,7 @@ typedef struct forward_job {
     const sqf_linear *linear;
     const sqf_input *input;
     float *y;
-    store_mode store;
+    sqf_store store;
 } forward_job;
 
 /* Products that run as one job of the pool. */
@@ -503,9 +496,9 @@ static void store_block(const block *self)
             kernels->add(from, linear->bias + self->first_row, self->rows);
         }
         switch (self->job->store) {
-        case STORE_SET: memcpy(to, from, self->rows * sizeof *to); break;
-        case STORE_ADD: kernels->add(to, from, self->rows); break;
-        case STORE_GATE: kernels->silu_mul(from, to, self->rows, to); break;
+        case SQF_STORE_SET: memcpy(to, from, self->rows * sizeof *to); break;
+        case SQF_STORE_ADD: kernels->add(to, from, self->rows); break;
+        case SQF_STORE_GATE: kernels->silu_mul(from, to, self->rows, to); break;
         }
     }
 }
@@ -587,8 +580,8 @@ sqf_status sqf_linear_forward_jobs(sqf_context *context, const sqf_linear_job *j
         if (gate && gate->rows != linear->rows) {
             return sqf_fail(err, SQF_E_ARG, "%s: %zu rows as gate of %zu", gate->name, gate->rows, linear->rows);
         }
-        run.jobs[i] = (forward_job){context->kernels, linear, input, jobs[i].y, jobs[i].add ? STORE_ADD : STORE_SET};
-        run.gates[i] = (forward_job){context->kernels, gate, input, jobs[i].y, STORE_GATE};
+        run.jobs[i] = (forward_job){context->kernels, linear, input, jobs[i].y, jobs[i].store};
+        run.gates[i] = (forward_job){context->kernels, gate, input, jobs[i].y, SQF_STORE_GATE};
         run.blocks[i] = sqf_ceil_div(linear->rows, SQF_BLOCK_ROWS);
         run.all_blocks += run.blocks[i];
     }

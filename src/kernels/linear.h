@@ -9,6 +9,7 @@
 #include "base/arena.h"
 #include "base/context.h"
 #include "format/matrix.h"
+#include "kernels/rotation.h"
 
 typedef struct sqf_linear sqf_linear;
 
@@ -57,30 +58,38 @@ void sqf_input_destroy(sqf_input *input);
 sqf_status sqf_input_prepare(sqf_context *context, sqf_input *input, const sqf_linear *linear, const float *x,
                              size_t tokens, sqf_error *err);
 
-/* A norm on the way: what is quantized is gain * x / sqrt(mean(x^2) + epsilon), as sqf_rmsnorm gives it. */
-typedef struct sqf_input_norm {
-    const float *gain; /* [K] */
+/* What is done to a row before it is quantized. */
+typedef struct sqf_input_steps {
+    const float *gain; /* [K] norm: gain * x / sqrt(mean(x^2) + epsilon), as sqf_rmsnorm; NULL = none */
     float epsilon;
-    float *rows; /* [tokens, K] room for the normed rows of layers that read floats; others leave it untouched */
-} sqf_input_norm;
+    const sqf_rotation *rotation; /* after the norm, as sqf_rotation_apply; NULL = none */
+    float *rows; /* [tokens, K] room for the rows of layers that read floats; others leave it untouched; may be x */
+} sqf_input_steps;
 
-/* sqf_input_prepare of the normed x, one pass over a token while it is in the nearest cache; norm NULL = none. The same
- * bits as sqf_rmsnorm before. norm->rows must stay valid as x must; messages name normed numbers. */
-sqf_status sqf_input_prepare_normed(sqf_context *context, sqf_input *input, const sqf_linear *linear, const float *x,
-                                    const sqf_input_norm *norm, size_t tokens, sqf_error *err);
+/* sqf_input_prepare of x after some steps, in one pass over a token while it is in the nearest cache: the same bits as
+ * step by step. steps NULL = none. steps->rows must stay valid as x must; messages name numbers after the steps. */
+sqf_status sqf_input_prepare_steps(sqf_context *context, sqf_input *input, const sqf_linear *linear, const float *x,
+                                   const sqf_input_steps *steps, size_t tokens, sqf_error *err);
 
 /* y[tokens, N] = x W^T + bias for a prepared input. Results do not depend on the number of threads.
  * Adds to the context's product counts. */
 sqf_status sqf_linear_forward(sqf_context *context, const sqf_linear *linear, const sqf_input *input, float *y,
                               sqf_error *err);
 
-/* One product of several that read an input:
- *   y = linear(x); with `add` y = y + linear(x); with `gate` y = silu(gate(x)) * linear(x), gate with as many rows. */
+/* What becomes of a product p = linear(x). */
+typedef enum sqf_store {
+    SQF_STORE_SET,  /* y = p */
+    SQF_STORE_ADD,  /* y = y + p */
+    SQF_STORE_GATE, /* y = silu(p) * y */
+} sqf_store;
+
+/* One product of several that read an input. With `gate` (as many rows), y is then gated by it: for SQF_STORE_SET
+ * y = silu(gate(x)) * linear(x). */
 typedef struct sqf_linear_job {
     const sqf_linear *linear;
-    float *y;               /* [tokens, N] */
-    const sqf_linear *gate; /* or NULL; not with add */
-    bool add;
+    float *y; /* [tokens, N] */
+    sqf_store store;
+    const sqf_linear *gate; /* or NULL */
 } sqf_linear_job;
 
 enum { SQF_LINEAR_JOBS = 4 };

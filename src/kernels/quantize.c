@@ -19,8 +19,8 @@ typedef struct prepare_job {
     const sqf_kernels *kernels;
     sqf_input *input;
     const float *x;
-    const sqf_input_norm *norm; /* NULL = none */
-    atomic_size_t bad_token;    /* the first that holds a NaN or infinity */
+    const sqf_input_steps *steps; /* NULL = none */
+    atomic_size_t bad_token;      /* the first that holds a NaN or infinity */
 } prepare_job;
 
 static sqf_type part_type(const sqf_act_spec *spec, int part)
@@ -323,16 +323,26 @@ static void note_bad_token(prepare_job *job, size_t token)
     }
 }
 
-/* The normed row of a token, in `own` or where the layers will read it. */
-static const float *norm_row(const prepare_job *job, size_t token, float *own)
+/* The row of a token after the steps, in scratch or where the layers will read it. scratch: two rows. */
+static const float *step_row(const prepare_job *job, size_t token, uint8_t *scratch)
 {
     const input_layout *layout = job->input->layout;
-    const sqf_input_norm *norm = job->norm;
+    const sqf_input_steps *steps = job->steps;
     const size_t n = layout->columns;
     const float *x = job->x + token * n;
-    float *row = norm->rows && job->input->float_part == norm->rows ? norm->rows + token * n : own;
-    const float mean = job->kernels->sum_squares(x, n) / (float)n;
-    job->kernels->scale_gain(x, norm->gain, 1.0f / sqrtf(mean + norm->epsilon), n, row);
+    float *row = (float *)(void *)scratch;
+    if (steps->rows && job->input->float_part == steps->rows) {
+        row = steps->rows + token * n;
+    }
+    if (steps->gain) {
+        const float mean = job->kernels->sum_squares(x, n) / (float)n;
+        job->kernels->scale_gain(x, steps->gain, 1.0f / sqrtf(mean + steps->epsilon), n, row);
+    } else if (row != x) {
+        memcpy(row, x, n * sizeof *row);
+    }
+    if (steps->rotation) {
+        sqf_rotation_row(job->kernels, steps->rotation, row, (float *)(void *)(scratch + scratch_row_bytes(layout)));
+    }
     return row;
 }
 
@@ -344,7 +354,7 @@ static void prepare_token(void *user, size_t token, unsigned thread)
     const input_layout *layout = input->layout;
     const size_t columns = layout->columns;
     uint8_t *scratch = input->scratch + thread * input->scratch_stride;
-    const float *x = job->norm ? norm_row(job, token, (float *)(void *)scratch) : job->x + token * columns;
+    const float *x = job->steps ? step_row(job, token, scratch) : job->x + token * columns;
     if (!isfinite(job->kernels->absmax(x, columns))) {
         note_bad_token(job, token);
         return;
@@ -366,7 +376,9 @@ static sqf_status refuse_token(const prepare_job *job, const char *name, size_t 
 {
     sqf_input *input = job->input;
     const size_t columns = input->layout->columns;
-    const float *x = job->norm ? norm_row(job, token, (float *)(void *)input->scratch) : job->x + token * columns;
+    /* Rows that are their own steps' input have been through the steps. */
+    const bool done = !job->steps || (job->steps->rows == job->x && input->float_part == job->x);
+    const float *x = done ? job->x + token * columns : step_row(job, token, input->scratch);
     size_t channel = 0;
     while (channel + 1 < columns && isfinite(x[channel])) {
         channel++;
@@ -377,12 +389,12 @@ static sqf_status refuse_token(const prepare_job *job, const char *name, size_t 
 }
 
 sqf_status input_prepare(sqf_context *context, sqf_input *input, const input_layout *layout, const char *name,
-                         const float *x, const sqf_input_norm *norm, size_t tokens, sqf_error *err)
+                         const float *x, const sqf_input_steps *steps, size_t tokens, sqf_error *err)
 {
     input->layout = layout;
     input->tokens = tokens;
-    SQF_TRY(input_reserve(context, input, norm ? norm->rows : x, err));
-    prepare_job job = {.kernels = context->kernels, .input = input, .x = x, .norm = norm};
+    SQF_TRY(input_reserve(context, input, steps ? steps->rows : x, err));
+    prepare_job job = {.kernels = context->kernels, .input = input, .x = x, .steps = steps};
     atomic_init(&job.bad_token, SIZE_MAX);
     sqf_pool_run(context->pool, tokens, prepare_token, &job);
     const size_t token = atomic_load(&job.bad_token);

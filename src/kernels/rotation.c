@@ -66,15 +66,14 @@ static void mix(const sqf_kernels *kernels, const sqf_rotation *rotation, const 
     }
 }
 
-static void rotate_row(const apply_job *job, float *x, float *scratch)
+void sqf_rotation_row(const sqf_kernels *kernels, const sqf_rotation *rotation, float *x, float *scratch)
 {
-    const sqf_rotation *rotation = job->rotation;
     const size_t channels = rotation->factor * rotation->block;
     for (size_t i = 0; i < rotation->factor && rotation->block > 1; i++) {
-        job->kernels->hadamard(x + i * rotation->block, rotation->block);
+        kernels->hadamard(x + i * rotation->block, rotation->block);
     }
     if (rotation->matrix) {
-        mix(job->kernels, rotation, x, scratch);
+        mix(kernels, rotation, x, scratch);
         memcpy(x, scratch, channels * sizeof *x);
     }
 }
@@ -84,7 +83,7 @@ static void apply_task(void *user, size_t task, unsigned thread)
     const apply_job *job = user;
     const size_t channels = job->rotation->factor * job->rotation->block, first = task * job->rows_per_task;
     for (size_t r = first; r < job->rows && r < first + job->rows_per_task; r++) {
-        rotate_row(job, job->x + r * channels, job->scratch + thread * channels);
+        sqf_rotation_row(job->kernels, job->rotation, job->x + r * channels, job->scratch + thread * channels);
     }
 }
 

@@ -8,6 +8,7 @@
 
 #include "base/context.h"
 #include "base/memory.h"
+#include "kernels/kernels.h"
 
 typedef struct sqf_rotation {
     size_t factor, block; /* K, n; factor 0 = no rotation */
@@ -26,5 +27,8 @@ bool sqf_rotation_fits(size_t channels, size_t factor);
  * point only: finite values of ordinary size stay finite, others are for who reads them to refuse. */
 sqf_status sqf_rotation_apply(sqf_context *context, const sqf_rotation *rotation, float *x, size_t rows,
                               sqf_error *err);
+
+/* One row x [K n] in place; scratch: as long. */
+void sqf_rotation_row(const sqf_kernels *kernels, const sqf_rotation *rotation, float *x, float *scratch);
 
 #endif

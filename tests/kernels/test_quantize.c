@@ -232,11 +232,11 @@ static void fused_order(const pair *p, float *gated, float *added)
     sqf_error err;
     sqf_input *input;
     float *rows = malloc(p->tokens * p->columns * sizeof *rows);
-    const sqf_input_norm norm = {p->gain, 1e-5f, rows};
-    const sqf_linear_job jobs[] = {{.linear = p->linear[1], .y = added, .add = true},
+    const sqf_input_steps steps = {.gain = p->gain, .epsilon = 1e-5f, .rows = rows};
+    const sqf_linear_job jobs[] = {{.linear = p->linear[1], .y = added, .store = SQF_STORE_ADD},
                                    {.linear = p->linear[1], .y = gated, .gate = p->linear[0]}};
     assert_ok(sqf_input_create(&input, &err), &err);
-    assert_ok(sqf_input_prepare_normed(p->context, input, p->linear[0], p->x, &norm, p->tokens, &err), &err);
+    assert_ok(sqf_input_prepare_steps(p->context, input, p->linear[0], p->x, &steps, p->tokens, &err), &err);
     assert_ok(sqf_linear_forward_jobs(p->context, jobs, 2, input, &err), &err);
     sqf_input_destroy(input);
     free(rows);
@@ -281,11 +281,11 @@ static void a_normed_input_that_is_not_finite_is_named(void **state)
     pair p;
     make_pair(&random, "W4A8", NULL, &p);
     assert_ok(sqf_input_create(&input, &err), &err);
-    const sqf_input_norm norm = {p.gain, 1e-5f, NULL};
+    const sqf_input_steps steps = {.gain = p.gain, .epsilon = 1e-5f};
     p.x[(p.tokens - 1) * p.columns] = NAN;
     char part[64];
     snprintf(part, sizeof part, "token %zu, channel 0", p.tokens - 1);
-    assert_fails(sqf_input_prepare_normed(p.context, input, p.linear[0], p.x, &norm, p.tokens, &err), SQF_E_VALUE, &err,
+    assert_fails(sqf_input_prepare_steps(p.context, input, p.linear[0], p.x, &steps, p.tokens, &err), SQF_E_VALUE, &err,
                  part);
     float y[1];
     const sqf_linear_job jobs[SQF_LINEAR_JOBS + 1] = {{.linear = p.linear[0], .y = y}};
