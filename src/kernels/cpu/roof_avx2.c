@@ -1,5 +1,6 @@
 /* What the AVX2 kernels can do at most: the two ways of adding byte products, and float32 multiply-adds. Runs only
  * where sqf_kernels_find found the level. */
+#if SQF_ARCH_X86
 #include "kernels/roof.h"
 
 #include <immintrin.h>
@@ -100,3 +101,4 @@ const sqf_roof_loop sqf_roofs_avx2[] = {
     {"vfmadd231ps ymm", false, 8, fused},
     {0},
 };
+#endif

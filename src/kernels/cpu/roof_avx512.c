@@ -1,5 +1,6 @@
 /* What the AVX-512 kernels can do at most: vpdpbusd and float32 multiply-adds. Runs only where sqf_kernels_find found
  * the level. */
+#if SQF_ARCH_X86
 #include "kernels/roof.h"
 
 #include <immintrin.h>
@@ -60,3 +61,4 @@ const sqf_roof_loop sqf_roofs_avx512[] = {
     {"vfmadd231ps zmm", false, 16, fused},
     {0},
 };
+#endif

@@ -5,8 +5,7 @@
  * vpdpbusd multiplies unsigned by signed bytes and its sums wrap, so weights are taken as w + offset and the offset is
  * taken out through the sums of the activations, as in tile_avx512.c: 7 for nibbles, 128 for bytes.
  *
- * With SQF_TILE_EVEX the same source uses the encoding that came with AVX-512: that is how the tests run it on
- * processors with one of the two alone. */
+ * The instruction is written with the prefix {vex}: without it an assembler may choose the encoding of AVX-512. */
 #if SQF_ARCH_X86
 #include <immintrin.h>
 #include <string.h>
@@ -14,12 +13,6 @@
 #include "kernels/kernels.h"
 
 #define INLINE static inline __attribute__((always_inline))
-
-#ifdef SQF_TILE_EVEX
-#define ENCODING ""
-#else
-#define ENCODING "%{vex%} "
-#endif
 
 /* Four codes of one token in every lane. */
 INLINE __m256i broadcast_codes(const int8_t *codes)
@@ -33,7 +26,7 @@ INLINE __m256i broadcast_codes(const int8_t *codes)
  * register to register and spills them on the way. */
 INLINE __m256i add_products(__m256i sums, __m256i weights, __m256i codes)
 {
-    __asm__(ENCODING "vpdpbusd %2, %1, %0" : "+x"(sums) : "x"(weights), "x"(codes));
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sums) : "x"(weights), "x"(codes));
     return sums;
 }
 
@@ -138,11 +131,7 @@ INLINE void tile_form(const sqf_tile_job *job, sqf_form form)
 
 #include "kernels/cpu/tile_forms.h"
 
-#ifdef SQF_TILE_EVEX
-void sqf_kernels_add_avxvnni_evex(sqf_kernels *kernels)
-#else
 void sqf_kernels_add_avxvnni(sqf_kernels *kernels)
-#endif
 {
     kernels->tile = tile;
 }
