@@ -27,22 +27,37 @@ sqf_type sqf_dtype_type(sqf_dtype dtype)
     }
 }
 
-/* True if the bit pattern at `from` (exponent all ones) is a NaN or an infinity. */
-static bool is_not_finite16(const uint8_t *from, unsigned exponent)
+/* How many of n elements of 16 or 32 bits have all bits of the exponent set: NaN or infinity. Looks at these bits
+ * alone: a scan of all weights must not convert them. No branch, so that compilers make vectors of it. */
+static size_t count_not_finite16(const uint8_t *from, size_t n, uint16_t exponent)
 {
-    uint16_t bits;
-    memcpy(&bits, from, sizeof bits);
-    return (bits & exponent) == exponent;
+    uint32_t count = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint16_t bits;
+        memcpy(&bits, from + i * sizeof bits, sizeof bits);
+        count += (bits & exponent) == exponent;
+    }
+    return count;
 }
 
-/* Looks at the exponent's bits alone: a scan of all weights must not convert them. */
-static bool is_not_finite(sqf_dtype dtype, const uint8_t *from)
+static size_t count_not_finite32(const uint8_t *from, size_t n)
 {
-    uint32_t bits;
+    const uint32_t exponent = 0x7f800000u;
+    uint32_t count = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, from + i * sizeof bits, sizeof bits);
+        count += (bits & exponent) == exponent;
+    }
+    return count;
+}
+
+static size_t count_not_finite(sqf_dtype dtype, const uint8_t *from, size_t n)
+{
     switch (dtype) {
-    case SQF_DTYPE_BF16: return is_not_finite16(from, 0x7f80);
-    case SQF_DTYPE_F16: return is_not_finite16(from, 0x7c00);
-    default: memcpy(&bits, from, sizeof bits); return (bits & 0x7f800000) == 0x7f800000;
+    case SQF_DTYPE_BF16: return count_not_finite16(from, n, 0x7f80);
+    case SQF_DTYPE_F16: return count_not_finite16(from, n, 0x7c00);
+    default: return count_not_finite32(from, n);
     }
 }
 
@@ -50,43 +65,53 @@ static bool is_not_finite(sqf_dtype dtype, const uint8_t *from)
 static size_t find_not_finite(const sqf_tensor *tensor, size_t begin, size_t end)
 {
     const size_t width = sqf_dtype_bytes(tensor->dtype);
-    for (size_t i = begin; i < end; i++) {
-        if (is_not_finite(tensor->dtype, tensor->data + i * width)) {
-            return i;
-        }
+    if (count_not_finite(tensor->dtype, tensor->data + begin * width, end - begin) == 0) {
+        return end;
     }
-    return end;
+    while (count_not_finite(tensor->dtype, tensor->data + begin * width, 1) == 0) {
+        begin++;
+    }
+    return begin;
 }
 
-/* A search for NaN and infinity over one tensor; each task notes its own first find. */
+/* The hash of one tensor and a search for NaN and infinity in it; each task of the search notes its own first find.
+ * The hash is task 0: it cannot be divided, so the others go on beside it. */
 typedef struct scan {
     const sqf_tensor *tensor;
     size_t elements;
     size_t *first; /* [tasks] */
+    sqf_error hash;
 } scan;
 
 static void scan_task(void *user, size_t task, unsigned thread)
 {
-    const scan *job = user;
-    const size_t begin = task * SCAN_ELEMENTS, rest = job->elements - begin;
-    const size_t end = begin + (rest < SCAN_ELEMENTS ? rest : SCAN_ELEMENTS);
+    scan *job = user;
     (void)thread;
+    if (task == 0) {
+        sqf_tensor_verify(job->tensor, &job->hash);
+        return;
+    }
+    const size_t begin = (task - 1) * SCAN_ELEMENTS, rest = job->elements - begin;
+    const size_t end = begin + (rest < SCAN_ELEMENTS ? rest : SCAN_ELEMENTS);
     const size_t found = find_not_finite(job->tensor, begin, end);
-    job->first[task] = found == end ? SIZE_MAX : found;
+    job->first[task - 1] = found == end ? SIZE_MAX : found;
 }
 
-/* SQF_E_VALUE naming the first element that is not finite. */
-static sqf_status check_finite(const sqf_tensor *tensor, sqf_pool *pool, sqf_error *err)
+/* SQF_E_HASH, or SQF_E_VALUE naming the first element that is not finite. */
+static sqf_status check_dense(const sqf_tensor *tensor, sqf_pool *pool, sqf_error *err)
 {
     scan job = {.tensor = tensor, .elements = tensor->bytes / sqf_dtype_bytes(tensor->dtype)};
     const size_t tasks = sqf_ceil_div(job.elements, SCAN_ELEMENTS);
     size_t found = SIZE_MAX;
     SQF_TRY(SQF_ALLOC(&job.first, tasks, "scan", err));
-    sqf_pool_run(pool, tasks, scan_task, &job);
+    sqf_pool_run(pool, tasks + 1, scan_task, &job);
     for (size_t i = 0; i < tasks && found == SIZE_MAX; i++) {
         found = job.first[i];
     }
     free(job.first);
+    if (job.hash.status != SQF_OK) {
+        return sqf_fail(err, job.hash.status, "%s", job.hash.text);
+    }
     if (found == SIZE_MAX) {
         return SQF_OK;
     }
@@ -118,8 +143,7 @@ static sqf_status get_dense(const sqf_checkpoint *checkpoint, sqf_pool *pool, co
     const sqf_tensor *tensor;
     *out = NULL;
     SQF_TRY(sqf_checkpoint_find_dense(checkpoint, name, rows, columns, &tensor, err));
-    SQF_TRY(sqf_tensor_verify(tensor, err));
-    SQF_TRY(check_finite(tensor, pool, err));
+    SQF_TRY(check_dense(tensor, pool, err));
     *out = tensor;
     return SQF_OK;
 }
@@ -305,61 +329,73 @@ static sqf_status attach_part(sqf_stored_linear *out, const sqf_tensor *tensor, 
     return check_positive(tensor, data, err);
 }
 
-typedef struct row_check {
+/* The hashes of a module's tensors and its rows, all as tasks of one job, hashes first: a hash cannot be divided, so
+ * the rows are checked beside it. */
+typedef struct module_check {
+    const sqf_tensor *const *tensors;
+    size_t tensor_count;
     const sqf_matrix *matrix;
     const char *name;
     sqf_error *errors; /* [tasks] */
-} row_check;
+} module_check;
 
-/* Finds the task's first bad row; check_rows takes the lowest of all. */
-static void check_rows_task(void *user, size_t task, unsigned thread)
+/* Finds the task's first bad row; check_module takes the lowest of all. */
+static void check_task(void *user, size_t task, unsigned thread)
 {
-    const row_check *job = user;
-    const size_t begin = task * CHECK_ROWS, rest = job->matrix->rows - begin;
+    const module_check *job = user;
     (void)thread;
+    if (task < job->tensor_count) {
+        sqf_tensor_verify(job->tensors[task], &job->errors[task]);
+        return;
+    }
+    const size_t begin = (task - job->tensor_count) * CHECK_ROWS, rest = job->matrix->rows - begin;
     sqf_matrix_check_rows(job->matrix, begin, begin + (rest < CHECK_ROWS ? rest : CHECK_ROWS), job->name,
                           &job->errors[task]);
 }
 
-/* The error of the lowest failing row, whatever the number of threads. */
-static sqf_status check_rows(const sqf_matrix *matrix, sqf_context *context, const char *name, sqf_error *err)
+/* The first tensor whose hash is wrong, else the lowest failing row, whatever the number of threads. Messages of rows
+ * do not name the file. rows false = hashes alone. */
+static sqf_status check_module(const module_check *module, bool rows, sqf_context *context, sqf_error *err)
 {
-    row_check job = {.matrix = matrix, .name = name};
-    const size_t tasks = sqf_ceil_div(matrix->rows, CHECK_ROWS);
+    module_check job = *module;
+    const size_t tasks = job.tensor_count + (rows ? sqf_ceil_div(job.matrix->rows, CHECK_ROWS) : 0);
     sqf_status status = SQF_OK;
     SQF_TRY(SQF_ALLOC(&job.errors, tasks, "row checks", err));
-    sqf_pool_run(context->pool, tasks, check_rows_task, &job);
+    sqf_pool_run(context->pool, tasks, check_task, &job);
     for (size_t i = 0; i < tasks && status == SQF_OK; i++) {
         status = job.errors[i].status;
         if (status != SQF_OK) {
             sqf_fail(err, status, "%s", job.errors[i].text);
+            status = i < job.tensor_count ? status : sqf_fail_within(err, status, job.tensors[job.tensor_count - 1]->file);
         }
     }
     free(job.errors);
     return status;
 }
 
-/* Parts in the order of the list, each verified before it is used; then every row. Failing leaves *out to be cleared.
- */
+/* Hashes come before values in messages: where a part is refused for its values, its hash and those of the others may
+ * say what happened to the file. Failing leaves *out to be cleared. */
 sqf_status sqf_checkpoint_linear(const sqf_checkpoint *checkpoint, sqf_context *context, const char *module,
                                  size_t rows, size_t columns, sqf_stored_linear *out, sqf_error *err)
 {
     sqf_stored_part parts[SQF_STORED_PARTS];
+    const sqf_tensor *tensors[SQF_STORED_PARTS];
     size_t count;
-    const char *file = checkpoint->directory;
+    sqf_error refused = {0};
     *out = (sqf_stored_linear){.scheme = sqf_module_schemes_get(checkpoint->schemes, module)};
     SQF_TRY(sqf_stored_parts(&out->scheme, rows, columns, parts, &count, err));
     SQF_TRY(sqf_matrix_shape(&out->scheme.weights, rows, columns, sqf_scheme_border(&out->scheme, columns),
                              &out->matrix, err));
     for (size_t i = 0; i < count; i++) {
-        const sqf_tensor *tensor;
-        SQF_TRY(sqf_checkpoint_find_part(checkpoint, module, &parts[i], &tensor, err));
-        SQF_TRY(sqf_tensor_verify(tensor, err));
-        SQF_TRY(attach_part(out, tensor, parts[i].suffix, err));
-        file = tensor->file;
+        SQF_TRY(sqf_checkpoint_find_part(checkpoint, module, &parts[i], &tensors[i], err));
     }
-    const sqf_status status = check_rows(&out->matrix, context, module, err);
-    return status == SQF_OK ? SQF_OK : sqf_fail_within(err, status, file);
+    sqf_status status = SQF_OK;
+    for (size_t i = 0; i < count && status == SQF_OK; i++) {
+        status = attach_part(out, tensors[i], parts[i].suffix, &refused);
+    }
+    const module_check job = {.tensors = tensors, .tensor_count = count, .matrix = &out->matrix, .name = module};
+    SQF_TRY(check_module(&job, status == SQF_OK, context, err));
+    return status == SQF_OK ? SQF_OK : sqf_fail(err, status, "%s", refused.text);
 }
 
 sqf_stored_part sqf_down_rotation_part(size_t factor)
