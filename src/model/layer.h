@@ -39,6 +39,18 @@ typedef struct sqf_workspace sqf_workspace;
 sqf_status sqf_workspace_create(const sqf_config *config, sqf_workspace **out, sqf_error *err);
 void sqf_workspace_destroy(sqf_workspace *workspace);
 
+/* The tokens of one sequence in a pass: token t stands at position past + t, behind `past` positions of the cache. */
+typedef struct sqf_layer_sequence {
+    size_t tokens, past;
+    sqf_kv_view kv;
+} sqf_layer_sequence;
+
+/* x [tokens of all sequences one behind the other, hidden] goes through the layer in place: linear layers read their
+ * weights once for all tokens, attention runs by sequence. The rest as sqf_layer_forward. */
+sqf_status sqf_layer_forward_all(sqf_context *context, const sqf_config *config, const sqf_layer *layer, float *x,
+                                 const sqf_layer_sequence *sequences, size_t count, const sqf_layer_tap *tap,
+                                 sqf_workspace *workspace, sqf_error *err);
+
 /* x [tokens, hidden] of ONE sequence goes through the layer in place. Token t stands at position past + t.
  * kv: the layer's cache, with room for past + tokens positions; those from `past` on are written here.
  * tap may be NULL. Note for taps: a rotated DOWN input (layer->down_rotation) arrives rotated; where a permutation was
