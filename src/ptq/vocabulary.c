@@ -80,15 +80,10 @@ static size_t read_block(vocabulary_work *work, size_t first)
     return rows;
 }
 
-/* `source`: the tensor's name in the checkpoint, whose contents are checked here. */
-static sqf_status work_open(vocabulary_work *work, const char *source, sqf_error *err)
+/* Buffers of read_block. */
+static sqf_status make_block(vocabulary_work *work, sqf_error *err)
 {
-    sqf_pipeline *pipeline = work->pipeline;
-    const sqf_config *config = &pipeline->checkpoint.config;
-    work->rows = config->vocabulary;
-    work->columns = work->border = config->hidden;
-    SQF_TRY(sqf_checkpoint_dense(&pipeline->checkpoint, pipeline->context, source, work->rows, work->columns,
-                                 &work->tensor, err));
+    const sqf_pipeline *pipeline = work->pipeline;
     const size_t fitting = BLOCK_FLOATS / work->columns / BLOCK_ROWS * BLOCK_ROWS;
     work->block_rows = fitting > BLOCK_ROWS ? fitting : BLOCK_ROWS;
     work->block_rows = work->block_rows < work->rows ? work->block_rows : work->rows;
@@ -100,14 +95,28 @@ static sqf_status work_open(vocabulary_work *work, const char *source, sqf_error
     return SQF_OK;
 }
 
+/* `source`: the tensor's name in the checkpoint, whose contents are checked here. */
+static sqf_status work_open(vocabulary_work *work, const char *source, sqf_error *err)
+{
+    sqf_pipeline *pipeline = work->pipeline;
+    const sqf_config *config = &pipeline->checkpoint.config;
+    work->rows = config->vocabulary;
+    work->columns = work->border = config->hidden;
+    return sqf_checkpoint_dense(&pipeline->checkpoint, pipeline->context, source, work->rows, work->columns,
+                                &work->tensor, err);
+}
+
 /* ---- what calibration says about the input of the output matrix ---- */
+
+static bool is_masked(const sqf_act_spec *act)
+{
+    return sqf_act_spec_is_split(act) && act->mask == SQF_MASK_STATIC;
+}
 
 /* Whether tokens of the input are looked at one by one. */
 static bool needs_sample(const sqf_module_recipe *recipe)
 {
-    const sqf_act_spec *act = &recipe->scheme.activations;
-    const bool masked = sqf_act_spec_is_split(act) && act->mask == SQF_MASK_STATIC;
-    return sqf_clip_wanted(recipe) || (masked && recipe->mask == SQF_MASK_SCORE_BEST);
+    return sqf_clip_wanted(recipe) || (is_masked(&recipe->scheme.activations) && recipe->mask == SQF_MASK_SCORE_BEST);
 }
 
 /* Statistics of the normed hidden states behind the last layer, quantized layers before them. */
@@ -171,7 +180,7 @@ static sqf_status choose_channels(vocabulary_work *work, const float *sketch, sq
     const sqf_mask_wishes wishes = {.score = recipe->mask,
                                     .search_clip = work->calibrated && sqf_clip_wanted(recipe),
                                     .seed = pipeline->options->seed};
-    if (sqf_act_spec_is_split(act) && act->mask == SQF_MASK_STATIC) {
+    if (is_masked(act)) {
         SQF_TRY(SQF_ALLOC(&work->channels, work->columns, "channels", err));
     }
     return sqf_mask_choose(&input, &wishes, act, work->channels, &work->border, err);
@@ -182,8 +191,7 @@ static sqf_status look_ahead(vocabulary_work *work, sqf_error *err)
 {
     const sqf_module_recipe *recipe = &work->plan->recipe;
     const sqf_act_spec *act = &recipe->scheme.activations;
-    const bool masked = sqf_act_spec_is_split(act) && act->mask == SQF_MASK_STATIC;
-    const bool channels = masked || (work->calibrated && sqf_clip_wanted(recipe));
+    const bool channels = is_masked(act) || (work->calibrated && sqf_clip_wanted(recipe));
     const bool units = recipe->scheme.weights.scale_type == SQF_TYPE_FP8;
     sqf_random random = {.state = SKETCH_ROWS};
     float *sketch = NULL;
@@ -289,9 +297,38 @@ static sqf_status find_extras(vocabulary_work *work, sqf_error *err)
     return status;
 }
 
+/* Whether the checkpoint's own elements can be rounded where they lie. */
+static bool rounds_directly(const vocabulary_work *work)
+{
+    const sqf_module_recipe *recipe = &work->plan->recipe;
+    return !work->calibrated && !work->pipeline->basis && !is_masked(&recipe->scheme.activations) &&
+           sqf_matrix_rounds(&recipe->scheme.weights, recipe->importance, recipe->prune, recipe->clip);
+}
+
+static sqf_status round_directly(vocabulary_work *work, sqf_error *err)
+{
+    const sqf_module_recipe *recipe = &work->plan->recipe;
+    const sqf_matrix_job job = {.name = work->module,
+                                .spec = recipe->scheme.weights,
+                                .stored = work->tensor->data,
+                                .stored_type = sqf_dtype_type(work->tensor->dtype),
+                                .rows = work->rows,
+                                .columns = work->columns,
+                                .border = work->border,
+                                .importance = recipe->importance,
+                                .prune = recipe->prune,
+                                .compensate = SQF_COMPENSATE_NONE,
+                                .clip = recipe->clip,
+                                .seed = work->pipeline->options->seed};
+    SQF_TRY(sqf_matrix_round(work->pipeline->context, &job, &work->stored.matrix, &work->sums, err));
+    work->sums.weight_square = 1.0; /* the error is relative to the whole already */
+    return find_extras(work, err);
+}
+
 static sqf_status quantize_rows(vocabulary_work *work, sqf_error *err)
 {
     const sqf_module_recipe *recipe = &work->plan->recipe;
+    SQF_TRY(make_block(work, err));
     SQF_TRY(look_ahead(work, err));
     if (work->calibrated) {
         SQF_TRY(sqf_factor_create(work->pipeline->context, work->module, work->statistics.hessian, work->columns,
@@ -345,7 +382,7 @@ static sqf_status quantize_matrix(vocabulary_work *work, const char *source, con
     if (norm) {
         SQF_TRY(collect(work, norm, err));
     }
-    SQF_TRY(quantize_rows(work, err));
+    SQF_TRY(rounds_directly(work) ? round_directly(work, err) : quantize_rows(work, err));
     return write_quantized(work, start, err);
 }
 
