@@ -2,11 +2,8 @@
 #ifndef SQF_KERNELS_ATTENTION_H
 #define SQF_KERNELS_ATTENTION_H
 
-#include <sqf/model.h>
-
 #include "base/context.h"
-
-enum { SQF_KV_PANEL = 16 }; /* positions whose keys lie side by side; capacities are multiples of it */
+#include "kernels/kernels.h"
 
 /* Keys and values of one layer and one sequence. Heads lie one behind the other, so that a head's positions are one
  * stretch of memory:
@@ -23,12 +20,6 @@ typedef struct sqf_kv_view {
     float *key_scales, *value_scales;
 } sqf_kv_view;
 
-/* Bytes of one element. */
-static inline size_t sqf_kv_element(sqf_kv_type type)
-{
-    return type == SQF_KV_F32 ? 4 : type == SQF_KV_F16 ? 2 : 1;
-}
-
 static inline size_t sqf_kv_value_width(size_t head_dim)
 {
     return (head_dim + SQF_KV_PANEL - 1) / SQF_KV_PANEL * SQF_KV_PANEL;
@@ -43,6 +34,8 @@ void sqf_kv_store(sqf_context *context, const sqf_kv_view *kv, size_t first, siz
 typedef struct sqf_attention_scratch {
     float *data;
     size_t floats;
+    struct sqf_attention_plan *plans; /* one a job */
+    size_t plan_count;
 } sqf_attention_scratch;
 
 void sqf_attention_scratch_clear(sqf_attention_scratch *scratch);

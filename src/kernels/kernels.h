@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <sqf/model.h>
+
 #include <sqf/format.h>
 
 enum {
@@ -107,6 +109,43 @@ typedef struct sqf_split_job {
     float *out; /* [tokens][SQF_BLOCK_ROWS] */
 } sqf_split_job;
 
+/* Attention. Keys of 16 positions lie side by side, values in rows (attention.h); queries are packed
+ * [dim][SQF_ATTENTION_ROWS], so that a register tile reads them one behind the other. Sums are fused multiply-adds in
+ * ascending order of the dimension (scores) and of the position (values). */
+enum {
+    SQF_KV_PANEL = 16,      /* positions whose keys lie side by side; capacities are multiples of it */
+    SQF_ATTENTION_ROWS = 6, /* queries that one call takes at most */
+    SQF_SCORE_STRIDE = 256  /* floats from one query's scores to the next: the most positions of one call */
+};
+
+/* Bytes of one stored element. */
+static inline size_t sqf_kv_element(sqf_kv_type type)
+{
+    return type == SQF_KV_F32 ? 4 : type == SQF_KV_F16 ? 2 : 1;
+}
+
+/* out[r][i] = key i . query r, i < 16 * panels; times scales[i] if not NULL. */
+typedef struct sqf_score_job {
+    const float *query; /* [dim][SQF_ATTENTION_ROWS] */
+    int rows;           /* 1..SQF_ATTENTION_ROWS */
+    size_t dim;
+    const void *keys; /* [panels][dim][16] */
+    const float *scales;
+    size_t panels;
+    float *out; /* [rows][SQF_SCORE_STRIDE] */
+} sqf_score_job;
+
+/* sums[r] = sums[r] * shrink[r] + sum over i < count of weights[r][i] * values[i]. */
+typedef struct sqf_value_job {
+    const float *weights; /* [rows][SQF_SCORE_STRIDE] */
+    const float *shrink;  /* [rows] */
+    int rows;
+    size_t width;       /* a multiple of 16 */
+    const void *values; /* [count][width] */
+    size_t count;
+    float *sums; /* [rows][width] */
+} sqf_value_job;
+
 /* One level. No function allocates, fails or keeps anything; all are safe from any thread. Arrays need no alignment
  * beyond that of their elements, and are read and written within their n elements exactly. */
 typedef struct sqf_kernels {
@@ -177,6 +216,15 @@ typedef struct sqf_kernels {
     void (*hadamard)(float *x, size_t n); /* x H in place, H Sylvester's matrix of +1 and -1; n a power of two */
     void (*rotate)(float *x, const float *cosine, const float *sine, size_t half); /* rotary embedding of one head */
     float (*maximum)(const float *x, size_t n);                                    /* n >= 1 */
+    /* n stored elements of F16 or INT8 as floats, n a multiple of 16; and floats as fp16, limited to +-65504. */
+    void (*cached_floats)(sqf_kv_type type, const void *from, size_t n, float *out);
+    void (*to_halves)(const float *x, size_t n, uint16_t *out);
+    void (*scores)(sqf_kv_type type, const sqf_score_job *job);
+    /* One query's n scores (a multiple of 16; -infinity: not seen) become 2^(score - largest) in place, times
+     * value_scales if not NULL. *largest, finite, rises to the largest score; total [16] partial sums of the weights,
+     * element i in i % 16, are added to after a product with the result: 2^(old largest - new one). */
+    float (*softmax)(float *scores, size_t n, const float *value_scales, float *largest, float *total);
+    void (*weigh_values)(sqf_kv_type type, const sqf_value_job *job);
     /* x = exp(x - shift) in place, about 1e-7 relative, 0 below -87; returns the sum. */
     float (*exp_sum)(float *x, float shift, size_t n);
 } sqf_kernels;

@@ -733,6 +733,7 @@ static float exp_sum(float *x, float shift, size_t n)
     return sum(x, n);
 }
 
+#include "kernels/cpu/attention.h"
 #include "kernels/cpu/round.h"
 
 /* expanded twice, so that VECTOR_SUFFIX is replaced before it is joined */
@@ -769,4 +770,9 @@ void JOIN(sqf_vector_add_, VECTOR_SUFFIX)(sqf_kernels *kernels)
     kernels->rotate = rotate;
     kernels->maximum = maximum;
     kernels->exp_sum = exp_sum;
+    kernels->cached_floats = cached_floats;
+    kernels->to_halves = to_halves;
+    kernels->scores = scores;
+    kernels->softmax = softmax;
+    kernels->weigh_values = weigh_values;
 }
