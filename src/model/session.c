@@ -171,21 +171,22 @@ static float *slice_rows(const call *c, const slice *piece)
     return session->next_rows + piece->begin * session->model->checkpoint.config.hidden;
 }
 
-/* The next slices, CHUNK_TOKENS tokens at most, from token *begin of session *session on; both move on. */
+/* The next slices, CHUNK_TOKENS tokens at most, from token *begin of session *session on; both move on. A session's
+ * tokens are cut as if it were alone, because attention may round by the number of tokens. */
 static size_t cut_chunk(const call *c, size_t *session, size_t *begin, slice *slices)
 {
     size_t count = 0, room = CHUNK_TOKENS;
-    while (*session < c->count && room > 0) {
-        const size_t left = c->counts[*session] - *begin, n = left < room ? left : room;
+    while (*session < c->count) {
+        const size_t left = c->counts[*session] - *begin, n = left < CHUNK_TOKENS ? left : CHUNK_TOKENS;
+        if (n > room) {
+            break;
+        }
         if (n > 0) {
             slices[count++] = (slice){*session, *begin, n};
         }
         room -= n;
-        *begin += n;
-        if (n == left) {
-            *begin = 0;
-            ++*session;
-        }
+        *begin = n < left ? *begin + n : 0;
+        *session += n == left;
     }
     return count;
 }
