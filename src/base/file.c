@@ -131,6 +131,14 @@ void sqf_mapping_close(sqf_mapping *mapping)
     *mapping = (sqf_mapping){0};
 }
 
+void sqf_mapping_expect(const void *begin, size_t n)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = (uintptr_t)begin / page * page;
+    if (n > 0) {
+        madvise((void *)first, (uintptr_t)begin + n - first, MADV_WILLNEED);
+    }
+}
+
 void sqf_mapping_forget(const void *begin, size_t n)
 {
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);

@@ -27,6 +27,10 @@ typedef struct sqf_mapping {
 sqf_status sqf_mapping_open(const char *path, sqf_mapping *out, sqf_error *err);
 void sqf_mapping_close(sqf_mapping *mapping);
 
+/* Says that a part of a mapping will be read soon, so that the system fetches from disk what it does not hold, while
+ * something else is computed. */
+void sqf_mapping_expect(const void *begin, size_t n);
+
 /* Gives the whole pages of a part of a mapping back to the system; reading it again brings them back. A run over a
  * model that is larger than memory so holds no more of it than it works on. */
 void sqf_mapping_forget(const void *begin, size_t n);

@@ -23,6 +23,7 @@ typedef struct source {
 typedef struct loader {
     const sqf_checkpoint *checkpoint;
     sqf_context *context;
+    sqf_arena *arena;
     sqf_layer *layer;
     source sources[SQF_LINEAR_COUNT];
 } loader;
@@ -97,6 +98,7 @@ static sqf_status create_quantized(loader *load, sqf_linear_kind kind, sqf_error
                                       .static_scale = from->stored.static_scale,
                                       .static_zero = from->stored.static_zero,
                                       .column_norm = from->stored.column_norm,
+                                      .arena = load->arena,
                                       .input_in_stored_order = kind == SQF_LINEAR_DOWN && load->layer->down_order};
     return sqf_linear_create(load->context, &params, &load->layer->linear[kind], err);
 }
@@ -150,10 +152,10 @@ static sqf_status load_all(loader *load, sqf_error *err)
     return SQF_OK;
 }
 
-sqf_status sqf_layer_load(const sqf_checkpoint *checkpoint, sqf_context *context, size_t index, sqf_layer *out,
-                          sqf_error *err)
+sqf_status sqf_layer_load(const sqf_checkpoint *checkpoint, sqf_context *context, size_t index, sqf_arena *arena,
+                          sqf_layer *out, sqf_error *err)
 {
-    loader load = {.checkpoint = checkpoint, .context = context, .layer = out};
+    loader load = {.checkpoint = checkpoint, .context = context, .arena = arena, .layer = out};
     *out = (sqf_layer){.index = index};
     const sqf_status status = load_all(&load, err);
     for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {

@@ -19,10 +19,11 @@ typedef struct sqf_layer {
     sqf_rotation down_rotation;       /* of the DOWN input, before it is quantized; factor 0 = none */
 } sqf_layer;
 
-/* Loads one layer for computing: quantized modules repacked (down_proj's permutation folded into gate and up),
- * dense ones left in the mapping. Release with sqf_layer_clear, also after a failure. */
-sqf_status sqf_layer_load(const sqf_checkpoint *checkpoint, sqf_context *context, size_t index, sqf_layer *out,
-                          sqf_error *err);
+/* Loads one layer for computing: quantized modules repacked (down_proj's permutation folded into gate and up), into
+ * `arena` or (NULL) blocks of their own; dense ones left in the mapping. Release with sqf_layer_clear, also after a
+ * failure, and before the arena. */
+sqf_status sqf_layer_load(const sqf_checkpoint *checkpoint, sqf_context *context, size_t index, sqf_arena *arena,
+                          sqf_layer *out, sqf_error *err);
 void sqf_layer_clear(sqf_layer *layer);
 
 /* Called with each distinct input before it is quantized: x [tokens, channels]. A status other than SQF_OK stops. */

@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "base/file.h"
+
 void sqf_model_destroy(sqf_model *model)
 {
     if (!model) {
@@ -18,20 +20,93 @@ void sqf_model_destroy(sqf_model *model)
     free(model->layers);
     free(model->norm);
     free(model->end_ids);
+    sqf_arena_destroy(model->arena);
     sqf_checkpoint_close(&model->checkpoint);
     free(model);
+}
+
+/* The tensors of a layer, in the order of the list. */
+typedef struct layer_tensors {
+    const sqf_tensors *tensors;
+    char prefix[SQF_MODULE_NAME];
+    size_t next;
+} layer_tensors;
+
+static layer_tensors tensors_of_layer(const sqf_model *model, size_t layer)
+{
+    layer_tensors walk = {.tensors = model->checkpoint.tensors};
+    snprintf(walk.prefix, sizeof walk.prefix, "model.layers.%zu.", layer);
+    return walk;
+}
+
+/* The next one, NULL behind the last. */
+static const sqf_tensor *next_tensor(layer_tensors *walk)
+{
+    while (walk->next < sqf_tensors_count(walk->tensors)) {
+        const sqf_tensor *tensor = sqf_tensors_at(walk->tensors, walk->next++);
+        if (strncmp(tensor->name, walk->prefix, strlen(walk->prefix)) == 0) {
+            return tensor;
+        }
+    }
+    return NULL;
+}
+
+/* Has the next layer fetched from disk while this one is repacked. */
+static void expect_layer(const sqf_model *model, size_t layer)
+{
+    layer_tensors walk = tensors_of_layer(model, layer);
+    for (const sqf_tensor *tensor; (tensor = next_tensor(&walk)) != NULL;) {
+        sqf_mapping_expect(tensor->data, tensor->bytes);
+    }
+}
+
+/* Stored parts of quantized modules were repacked and are not read again: their pages go back. Returns the bytes of the
+ * layer. */
+static size_t forget_layer(const sqf_model *model, size_t layer)
+{
+    size_t bytes = 0;
+    layer_tensors walk = tensors_of_layer(model, layer);
+    for (const sqf_tensor *tensor; (tensor = next_tensor(&walk)) != NULL;) {
+        bytes += tensor->bytes;
+        if (strstr(tensor->name, ".sq_")) {
+            sqf_mapping_forget(tensor->data, tensor->bytes);
+        }
+    }
+    return bytes;
+}
+
+/* Bytes of tensors outside of the layers, in use or not: what was read before the layers. */
+static size_t bytes_outside_layers(const sqf_model *model)
+{
+    size_t bytes = 0;
+    for (size_t i = 0; i < sqf_tensors_count(model->checkpoint.tensors); i++) {
+        const sqf_tensor *tensor = sqf_tensors_at(model->checkpoint.tensors, i);
+        bytes += strncmp(tensor->name, "model.layers.", 13) == 0 ? 0 : tensor->bytes;
+    }
+    return bytes;
+}
+
+/* In megabytes, because they take alike long wherever they belong: the time left that a display computes is right. */
+static sqf_status report_loaded(const sqf_model *model, size_t bytes, sqf_error *err)
+{
+    const uint64_t unit = 1000000, total = (model->info.weight_bytes + unit - 1) / unit;
+    const uint64_t done = bytes == model->info.weight_bytes ? total : bytes / unit;
+    return sqf_progress(model->context, "MB of weights", done, total, err);
 }
 
 /* Progress is reported, and cancelling possible, between layers. */
 static sqf_status load_layers(sqf_model *model, sqf_error *err)
 {
     const size_t layers = model->checkpoint.config.layers;
+    size_t bytes = bytes_outside_layers(model);
     SQF_TRY(SQF_ALLOC(&model->layers, layers, "layers", err));
     for (size_t i = 0; i < layers; i++) {
-        SQF_TRY(sqf_progress(model->context, "layers", i, layers, err));
-        SQF_TRY(sqf_layer_load(&model->checkpoint, model->context, i, &model->layers[i], err));
+        SQF_TRY(report_loaded(model, bytes, err));
+        expect_layer(model, i + 1);
+        SQF_TRY(sqf_layer_load(&model->checkpoint, model->context, i, model->arena, &model->layers[i], err));
+        bytes += forget_layer(model, i);
     }
-    return sqf_progress(model->context, "layers", layers, layers, err);
+    return report_loaded(model, model->info.weight_bytes, err);
 }
 
 /* A quantized output matrix as a layer; `stored` is read here alone. */
@@ -44,7 +119,8 @@ static sqf_status create_output(sqf_model *model, const char *module, const sqf_
                                       .activations = stored->scheme.activations,
                                       .static_scale = stored->static_scale,
                                       .static_zero = stored->static_zero,
-                                      .column_norm = stored->column_norm};
+                                      .column_norm = stored->column_norm,
+                                      .arena = model->arena};
     return sqf_linear_create(model->context, &params, &model->output, err);
 }
 
@@ -55,6 +131,10 @@ static sqf_status load_output(sqf_model *model, sqf_error *err)
     const sqf_config *config = &checkpoint->config;
     const char *module = sqf_output_module(config);
     const sqf_scheme scheme = sqf_module_schemes_get(checkpoint->schemes, module);
+    if (config->tied && model->embedding.tensor) { /* which was checked as the embedding */
+        return sqf_dense_linear_of(model->context, model->embedding.tensor, NULL, &model->output, &model->output_owned,
+                                   err);
+    }
     if (sqf_weight_spec_is_dense(&scheme.weights)) {
         char name[SQF_MODULE_NAME];
         sqf_tensor_name(module, "weight", name);
@@ -93,6 +173,8 @@ static sqf_status load(sqf_model *model, const char *directory, sqf_error *err)
     SQF_TRY(sqf_checkpoint_open(directory, checkpoint, err));
     SQF_TRY(sqf_model_load_generation(model, err));
     SQF_TRY(sqf_model_count(model, err));
+    SQF_TRY(sqf_arena_create(model->info.weight_bytes, &model->arena, err));
+    SQF_TRY(report_loaded(model, 0, err));
     SQF_TRY(sqf_embedding_load(checkpoint, model->context, &model->embedding, err));
     SQF_TRY(sqf_checkpoint_floats(checkpoint, "model.norm.weight", config->hidden, 0, &model->norm, err));
     SQF_TRY(load_output(model, err));

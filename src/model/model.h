@@ -11,11 +11,12 @@
 struct sqf_model {
     sqf_context *context;
     sqf_checkpoint checkpoint;
-    sqf_layer *layers;           /* [config.layers] */
+    sqf_layer *layers; /* [config.layers] */
     sqf_embedding embedding;
-    float *norm;                 /* [hidden] */
+    float *norm; /* [hidden] */
     sqf_linear *output;
     void *output_owned; /* aligned copy of its weights, if one was needed */
+    sqf_arena *arena;   /* repacked weights of the output matrix and all layers */
     sqf_model_info info;
     char scheme[SQF_SCHEME_TEXT], output_scheme[SQF_SCHEME_TEXT], embedding_scheme[SQF_SCHEME_TEXT];
     uint32_t *end_ids;

@@ -78,6 +78,8 @@ static void test_forgotten_pages_come_back(void **state)
     assert_ok(sqf_file_write("file", bytes, SIZE, &err), &err);
     assert_ok(sqf_mapping_open("file", &mapping, &err), &err);
     assert_memory_equal(mapping.data, bytes, SIZE);
+    sqf_mapping_expect(mapping.data + 5, SIZE - 5);
+    sqf_mapping_expect(mapping.data + SIZE, 0); /* nothing at the end: nothing happens */
     sqf_mapping_forget(mapping.data + 5, SIZE - 5);
     sqf_mapping_forget(mapping.data + 1, 10); /* no whole page: nothing happens */
     assert_memory_equal(mapping.data, bytes, SIZE);
