@@ -21,16 +21,19 @@ typedef struct counts {
 
 /* One line of the table: tokens run at once or one at a time, after those that are in the cache. */
 typedef struct timed {
-    const char *test; /* "prefill" or "decode" */
-    size_t tokens, depth;
-    double rates[LIST]; /* tokens a second, one a repetition */
+    const char *test;     /* "prefill" or "decode" */
+    size_t tokens, depth; /* of one sequence */
+    size_t batch;         /* sequences */
+    double rates[LIST];   /* tokens a second, one a repetition */
     sqf_product_counts products;
 } timed;
 
-/* Everything that is printed. A list of each kind crossed with the depths gives the rows. */
+/* Everything that is printed. */
 typedef struct table {
-    timed rows[2 * LIST * LIST];
+    timed *rows; /* owned */
     size_t count, repetitions;
+    sqf_kv_type kv;
+    uint64_t cache_bytes; /* of one position of a sequence */
     char cpu[SQF_BENCH_CPU];
     bool has_roofs;
     sqf_bench_roofs roofs;
@@ -65,9 +68,16 @@ static summary summarize(const double *values, size_t count)
 
 /* What a row's median speed means for the machine. Shares are NAN without roofs. */
 typedef struct work {
-    double gmac_per_s, gb_per_s;      /* products of linear layers; weights read, for tokens run one at a time */
+    double gmac_per_s;                /* products of linear layers */
+    double gb_per_s;                  /* weights and cache read, for tokens run one at a time */
     double product_share, read_share; /* of the highest roof of the kind of products that most are; of reading */
 } work;
+
+/* Read for a token of a decode: the keys and values before it, on average. */
+static double cache_bytes(const table *t, const timed *row)
+{
+    return (double)t->cache_bytes * ((double)row->depth + ((double)row->tokens + 1) / 2);
+}
 
 static work work_of(const sqf_model_info *info, const table *t, const timed *row)
 {
@@ -76,8 +86,9 @@ static work work_of(const sqf_model_info *info, const table *t, const timed *row
     const double rate = summarize(row->rates, t->repetitions).median;
     const bool one_at_a_time = strcmp(row->test, "decode") == 0;
     const double roof = integer > real ? sqf_bench_roofs_integer(&t->roofs) : t->roofs.float_gmac_per_s;
-    work w = {.gmac_per_s = (integer + real) / (double)row->tokens * rate * 1e-9,
-              .gb_per_s = one_at_a_time ? (double)info->read_bytes * rate * 1e-9 : NAN,
+    const double bytes = (double)info->read_bytes / (double)row->batch + cache_bytes(t, row);
+    work w = {.gmac_per_s = (integer + real) / (double)(row->tokens * row->batch) * rate * 1e-9,
+              .gb_per_s = one_at_a_time ? bytes * rate * 1e-9 : NAN,
               .product_share = NAN,
               .read_share = NAN};
     if (t->has_roofs) {
@@ -117,6 +128,7 @@ static json_t *row_json(const sqf_model_info *info, const table *t, const timed 
     json_object_set_new(object, "test", json_string(row->test));
     json_object_set_new(object, "tokens", json_count(row->tokens));
     json_object_set_new(object, "depth", json_count(row->depth));
+    json_object_set_new(object, "batch", json_count(row->batch));
     json_object_set_new(object, "tokens_per_s", rates);
     const json_figure figures[] = {
         {"mean", s.mean},
@@ -147,6 +159,8 @@ static json_t *table_json(const sqf_context *context, const sqf_model *model, co
     json_object_set_new(object, "bits_per_weight", json_number(info.bits_per_weight));
     json_object_set_new(object, "weight_bytes", json_count(info.weight_bytes));
     json_object_set_new(object, "read_bytes", json_count(info.read_bytes));
+    json_object_set_new(object, "kv", json_string_or_null(sqf_kv_type_name(t->kv)));
+    json_object_set_new(object, "cache_bytes", json_count(t->cache_bytes));
     json_object_set_new(object, "repetitions", json_count(t->repetitions));
     json_object_set_new(object, "results", rows);
     json_object_set_new(object, "roofs", roofs_json(t));
@@ -180,7 +194,8 @@ static void print_row(const sqf_model_info *info, const table *t, const timed *r
 {
     const summary s = summarize(row->rates, t->repetitions);
     const work w = work_of(info, t, row);
-    printf("%-8s %6zu tokens %6zu before  %10.2f +- %-8.2f", row->test, row->tokens, row->depth, s.mean, s.deviation);
+    printf("%-8s %6zu tokens x %-4zu %6zu before  %10.2f +- %-8.2f", row->test, row->tokens, row->batch, row->depth,
+           s.mean, s.deviation);
     print_cell(10, 2, s.median, "");
     print_cell(10, 2, s.best, "");
     print_cell(8, 1, w.gmac_per_s, "");
@@ -198,70 +213,95 @@ static void print_table(const sqf_context *context, const sqf_model *model, cons
     char bytes[32];
     format_bytes(info.weight_bytes, bytes);
     printf("%s: %s, %s, %.2f bits a weight\n", info.directory, info.scheme, bytes, info.bits_per_weight);
-    printf("%s, kernels %s, %u thread%s, %zu repetition%s\n", t->cpu, sqf_context_cpu(context),
-           sqf_context_threads(context), sqf_context_threads(context) == 1 ? "" : "s", t->repetitions,
-           t->repetitions == 1 ? "" : "s");
+    printf("%s, kernels %s, %u thread%s, KV cache %s, %zu repetition%s\n", t->cpu, sqf_context_cpu(context),
+           sqf_context_threads(context), sqf_context_threads(context) == 1 ? "" : "s", sqf_kv_type_name(t->kv),
+           t->repetitions, t->repetitions == 1 ? "" : "s");
     if (t->has_roofs) {
         print_roofs(&t->roofs);
     }
-    printf("%-36s  %-22s  %10s  %10s  %8s  %8s%s\n", "", "  tokens/s, mean", "median", "best", "GMAC/s", "GB/s",
+    printf("%-43s  %-22s  %10s  %10s  %8s  %8s%s\n", "", "  tokens/s, mean", "median", "best", "GMAC/s", "GB/s",
            t->has_roofs ? "   of roof  of read" : "");
     for (size_t i = 0; i < t->count; i++) {
         print_row(&info, t, &t->rows[i]);
     }
 }
 
-/* Takes the rates over. */
-static void add_row(table *t, const char *test, size_t tokens, size_t depth, const double *rates,
-                    const sqf_product_counts *products)
+static void add_row(table *t, const timed *row, const double *rates)
 {
     if (rates) {
-        timed *row = &t->rows[t->count++];
-        *row = (timed){.test = test, .tokens = tokens, .depth = depth, .products = *products};
-        memcpy(row->rates, rates, t->repetitions * sizeof *rates);
+        t->rows[t->count] = *row;
+        memcpy(t->rows[t->count++].rates, rates, t->repetitions * sizeof *rates);
     }
 }
 
-/* Each depth is computed once for a prefill and a decode together. */
-static sqf_status time_all(sqf_context *context, const sqf_model *model, const counts *prefill, const counts *decode,
-                           const counts *depths, table *t, sqf_error *err)
+/* The lists of the command line. */
+typedef struct lists {
+    counts prefill, decode, depth, batch;
+} lists;
+
+/* One call of the library: a prefill or a decode or, to compute the depth once for both, one of each. */
+static sqf_status time_one(sqf_context *context, const sqf_model *model, const sqf_bench_options *options, table *t,
+                           sqf_error *err)
 {
-    const size_t longer = prefill->count > decode->count ? prefill->count : decode->count;
-    for (size_t d = 0; d < depths->count; d++) {
+    if (options->prefill == 0 && options->decode == 0) {
+        return SQF_OK;
+    }
+    sqf_bench_result result;
+    const sqf_status status = sqf_bench_run(context, model, options, &result, err);
+    if (status != SQF_OK) {
+        return status;
+    }
+    memcpy(t->cpu, result.cpu, sizeof t->cpu);
+    t->cache_bytes = result.cache_bytes;
+    const timed prefill = {"prefill", options->prefill, options->depth, 1, {0}, result.prefill_products};
+    const timed decode = {"decode", options->decode, options->depth, options->batch, {0}, result.decode_products};
+    add_row(t, &prefill, result.prefill_tokens_per_s);
+    add_row(t, &decode, result.decode_tokens_per_s);
+    sqf_bench_result_clear(&result);
+    return SQF_OK;
+}
+
+/* Every prefill at every depth, every decode at every depth with every batch. */
+static sqf_status time_all(sqf_context *context, const sqf_model *model, const lists *l, table *t, sqf_error *err)
+{
+    const size_t decodes = l->decode.count * l->batch.count;
+    const size_t longer = l->prefill.count > decodes ? l->prefill.count : decodes;
+    t->rows = calloc(2 * longer * l->depth.count, sizeof *t->rows);
+    if (!t->rows) {
+        snprintf(err->text, sizeof err->text, "bench: out of memory");
+        return SQF_E_MEMORY;
+    }
+    for (size_t d = 0; d < l->depth.count; d++) {
         for (size_t i = 0; i < longer; i++) {
-            const sqf_bench_options options = {.prefill = i < prefill->count ? prefill->values[i] : 0,
-                                               .decode = i < decode->count ? decode->values[i] : 0,
-                                               .repetitions = t->repetitions,
-                                               .depth = depths->values[d]};
-            if (options.prefill == 0 && options.decode == 0) {
-                continue;
-            }
-            sqf_bench_result result;
-            const sqf_status status = sqf_bench_run(context, model, &options, &result, err);
+            const sqf_bench_options options = {
+                .prefill = i < l->prefill.count ? l->prefill.values[i] : 0,
+                .decode = i < decodes ? l->decode.values[i / l->batch.count] : 0,
+                .repetitions = t->repetitions,
+                .depth = l->depth.values[d],
+                .batch = i < decodes ? l->batch.values[i % l->batch.count] : 1,
+                .kv = t->kv,
+            };
+            const sqf_status status = time_one(context, model, &options, t, err);
             if (status != SQF_OK) {
                 return status;
             }
-            memcpy(t->cpu, result.cpu, sizeof t->cpu);
-            add_row(t, "prefill", options.prefill, options.depth, result.prefill_tokens_per_s,
-                    &result.prefill_products);
-            add_row(t, "decode", options.decode, options.depth, result.decode_tokens_per_s, &result.decode_products);
-            sqf_bench_result_clear(&result);
         }
     }
     return SQF_OK;
 }
 
-/* Whole numbers of 0 to TOKENS_MOST, separated by commas. EXIT_DONE or the code after a message. */
-static int read_counts(const cli_arguments *arguments, const char *name, counts *out)
+/* Whole numbers of `least` to TOKENS_MOST, separated by commas. EXIT_DONE or the code after a message. */
+static int read_counts(const cli_arguments *arguments, const char *name, size_t least, counts *out)
 {
     const char *text = arguments_text(arguments, name);
     *out = (counts){0};
     for (const char *at = text;; at++) { /* over each comma */
         char *end;
         const unsigned long long value = strtoull(at, &end, 10);
-        if (*at < '0' || *at > '9' || (*end != '\0' && *end != ',') || value > TOKENS_MOST || out->count == LIST) {
-            return fail_usage("--%s %s: expected up to %d whole numbers from 0 to %d, separated by commas", name, text,
-                              LIST, TOKENS_MOST);
+        if (*at < '0' || *at > '9' || (*end != '\0' && *end != ',') || value < least || value > TOKENS_MOST ||
+            out->count == LIST) {
+            return fail_usage("--%s %s: expected up to %d whole numbers from %zu to %d, separated by commas", name,
+                              text, LIST, least, TOKENS_MOST);
         }
         out->values[out->count++] = (size_t)value;
         if (*end == '\0') {
@@ -281,27 +321,34 @@ static bool is_zero(const counts *list)
     return true;
 }
 
+static int read_lists(const cli_arguments *arguments, lists *out)
+{
+    int code = read_counts(arguments, "prefill", 0, &out->prefill);
+    code = code == EXIT_DONE ? read_counts(arguments, "decode", 0, &out->decode) : code;
+    code = code == EXIT_DONE ? read_counts(arguments, "depth", 0, &out->depth) : code;
+    code = code == EXIT_DONE ? read_counts(arguments, "batch", 1, &out->batch) : code;
+    if (code == EXIT_DONE && is_zero(&out->prefill) && is_zero(&out->decode)) {
+        code = fail_usage("--prefill 0 --decode 0: expected one of them above 0");
+    }
+    return code;
+}
+
 /* The library is asked only after the command line is known to make sense: opening a model may take a while. */
 static int run_bench(const cli_arguments *arguments)
 {
-    counts prefill, decode, depths;
-    int code = read_counts(arguments, "prefill", &prefill);
-    code = code == EXIT_DONE ? read_counts(arguments, "decode", &decode) : code;
-    code = code == EXIT_DONE ? read_counts(arguments, "depth", &depths) : code;
+    lists l;
+    int code = read_lists(arguments, &l);
     if (code != EXIT_DONE) {
         return code;
-    }
-    if (is_zero(&prefill) && is_zero(&decode)) {
-        return fail_usage("--prefill 0 --decode 0: expected one of them above 0");
     }
     sqf_context *context;
     code = context_open(arguments, &context);
     if (code != EXIT_DONE) {
         return code;
     }
-    static table t; /* large, and a command runs once */
-    t.repetitions = arguments_count(arguments, "repetitions");
-    t.has_roofs = arguments_given(arguments, "roofs");
+    table t = {.repetitions = arguments_count(arguments, "repetitions"),
+               .kv = (sqf_kv_type)arguments_choice(arguments, "kv"),
+               .has_roofs = arguments_given(arguments, "roofs")};
     sqf_model *model = NULL;
     sqf_error err = {0};
     sqf_status status = sqf_model_open(context, arguments->operands[0], &model, &err);
@@ -309,7 +356,7 @@ static int run_bench(const cli_arguments *arguments)
         status = sqf_bench_roofs_measure(context, &t.roofs, &err);
     }
     if (status == SQF_OK) {
-        status = time_all(context, model, &prefill, &decode, &depths, &t, &err);
+        status = time_all(context, model, &l, &t, &err);
     }
     progress_clear();
     if (status != SQF_OK) {
@@ -319,6 +366,7 @@ static int run_bench(const cli_arguments *arguments)
     } else {
         print_table(context, model, &t);
     }
+    free(t.rows);
     sqf_model_destroy(model);
     sqf_context_destroy(context);
     return code;
@@ -326,6 +374,7 @@ static int run_bench(const cli_arguments *arguments)
 
 const cli_command *bench_command(void)
 {
+    static const char *const kv_types[] = {"f32", "f16", "int8", NULL}; /* in the order of sqf_kv_type */
     static const cli_option options[] = {
         {.name = "prefill",
          .letter = 'p',
@@ -345,6 +394,13 @@ const cli_command *bench_command(void)
          .value = "N[,N...]",
          .standard = "0",
          .text = "tokens in the cache before those that are timed; every length is timed at every depth"},
+        {.name = "batch",
+         .letter = 'b',
+         .kind = OPTION_TEXT,
+         .value = "N[,N...]",
+         .standard = "1",
+         .text = "sequences that are decoded together, each with the depth and the tokens asked for"},
+        {.name = "kv", .kind = OPTION_CHOICE, .standard = "f32", .choices = kv_types, .text = "type of the KV cache"},
         {.name = "repetitions",
          .letter = 'r',
          .kind = OPTION_COUNT,
@@ -360,8 +416,8 @@ const cli_command *bench_command(void)
                  "seconds and 1 GiB"},
     };
     static const char *const examples[] = {"sqf bench models/demo", "sqf bench demo-sq6 -p 128 -n 32 -r 5 --json",
-                                           "sqf bench demo-sq6 -p 16,128,512 -n 64 -d 0,1024 --roofs --threads 2",
-                                           NULL};
+                                           "sqf bench demo-sq6 -p 16,128,512 -d 0,1024 --roofs --threads 2",
+                                           "sqf bench demo-sq6 -p 0 -n 32 -b 1,4,16 --kv int8", NULL};
     static const cli_command command = {
         .name = "bench",
         .operands = "MODEL",
@@ -370,14 +426,17 @@ const cli_command *bench_command(void)
         .summary = "time prefill and decode",
         .description =
             "Times the model on fixed synthetic tokens, in the manner of llama-bench: prefill runs a prompt at once, "
-            "decode runs tokens one at a time. Each step computes the logits of its last token. Prints mean and "
+            "decode runs tokens one at a time, of one sequence or of a batch (tokens x sequences). Each step computes "
+            "the logits of its last token. Prints mean and "
             "standard deviation, median and best of the tokens a second; for the median the products of linear layers "
-            "in 10^9 a second, for decode the weights read in 10^9 bytes a second, and with --roofs these as shares of "
+            "in 10^9 a second, for decode the weights and the cache read in 10^9 bytes a second, and with --roofs "
+            "these as shares of "
             "the highest roof of the products that the scheme has and of the read rate. --json lists every "
             "repetition.\n\n"
             "JSON members: model, architecture, scheme, parameters, bits_per_weight (stored, of the decoder's linear "
             "layers), weight_bytes (stored), read_bytes (of the matrices that each decoded token reads, as the "
-            "kernels hold them), repetitions, results (a list: test, tokens, depth, tokens_per_s (a list), mean, "
+            "kernels hold them), kv, cache_bytes (of a position of a sequence), repetitions, results (a list: test, "
+            "tokens, depth, batch, tokens_per_s (a list), mean, "
             "deviation, median, best, gmac_per_s, gb_per_s, product_share, read_share, products), roofs (null, or "
             "read_gb_per_s, float_gmac_per_s, integer: a list of name and gmac_per_s), cpu, cpu_level, threads, "
             "version.",

@@ -15,9 +15,11 @@ typedef struct sqf_bench_options {
     size_t decode;      /**< tokens run one at a time; 0 = not timed */
     size_t repetitions; /**< >= 1; one run before them is not counted */
     size_t depth;       /**< tokens in the cache before each of them; computed once, not timed */
+    size_t batch;       /**< sequences that are decoded together, each at this depth; 0 = 1. Prefill has one */
+    sqf_kv_type kv;     /**< type of the KV cache */
 } sqf_bench_options;
 
-/** 512, 64, 3 and 0. */
+/** 512, 64, 3, 0, 1 and float32. */
 SQF_API sqf_bench_options sqf_bench_options_default(void);
 
 /** Room for the name of a processor. */
@@ -26,9 +28,10 @@ enum { SQF_BENCH_CPU = 128 };
 /** The times. Release with sqf_bench_result_clear. */
 typedef struct sqf_bench_result {
     size_t repetitions;
-    double *prefill_tokens_per_s;                         /**< [repetitions], owned; NULL if not timed */
-    double *decode_tokens_per_s;                          /**< [repetitions], owned; NULL if not timed */
-    char cpu[SQF_BENCH_CPU];                              /**< the processor's name as the system tells it; "unknown" */
+    double *prefill_tokens_per_s; /**< [repetitions], owned; NULL if not timed */
+    double *decode_tokens_per_s;  /**< [repetitions], owned; of all sequences; NULL if not timed */
+    uint64_t cache_bytes;         /**< of the keys and values of one position of a sequence */
+    char cpu[SQF_BENCH_CPU];      /**< the processor's name as the system tells it; "unknown" */
     sqf_product_counts prefill_products, decode_products; /**< of the last repetition */
 } sqf_bench_result;
 

@@ -14,7 +14,7 @@
 
 sqf_bench_options sqf_bench_options_default(void)
 {
-    return (sqf_bench_options){.prefill = 512, .decode = 64, .repetitions = 3};
+    return (sqf_bench_options){.prefill = 512, .decode = 64, .repetitions = 3, .batch = 1};
 }
 
 void sqf_bench_result_clear(sqf_bench_result *result)
@@ -49,39 +49,57 @@ void sqf_cpu_name(char name[SQF_BENCH_CPU])
 /* What is the same in every run. */
 typedef struct bench {
     sqf_context *context;
-    sqf_session *session;
-    const uint32_t *ids; /* as many as the session has positions */
-    float *logits;       /* [vocabulary] */
-    size_t depth;        /* tokens that are in the cache before each run */
+    sqf_session **sessions; /* [batch] */
+    size_t batch;
+    const uint32_t *ids;       /* as many as each session has positions */
+    const uint32_t **next_ids; /* [batch] of a step */
+    size_t *next_counts;       /* [batch] of a step: 1 */
+    float *logits;             /* [batch, vocabulary] */
+    size_t depth;              /* tokens that are in the cache before each run */
 } bench;
 
 enum { DEPTH_STEP = 512 };
 
 /* Tokens before those that are timed. In steps: the scratch of one long prompt would be larger than the cache. */
-static sqf_status fill_cache(const bench *b, sqf_error *err)
+static sqf_status fill_cache(const bench *b, sqf_session *session, sqf_error *err)
 {
     for (size_t done = 0; done < b->depth; done += DEPTH_STEP) {
         const size_t rest = b->depth - done;
-        SQF_TRY(sqf_session_forward(b->session, b->ids + done, rest < DEPTH_STEP ? rest : DEPTH_STEP, err));
+        SQF_TRY(sqf_session_forward(session, b->ids + done, rest < DEPTH_STEP ? rest : DEPTH_STEP, err));
     }
     return SQF_OK;
 }
 
-/* `count` tokens behind those of the depth, `step` at a time, with the logits after each step. */
-static sqf_status run_tokens(const bench *b, size_t count, size_t step, sqf_error *err)
+/* A prompt behind the tokens of the depth. */
+static sqf_status run_prefill(const bench *b, size_t count, sqf_error *err)
 {
-    sqf_session_truncate(b->session, b->depth);
-    for (size_t done = 0; done < count; done += step) {
-        SQF_TRY(sqf_session_forward(b->session, b->ids + b->depth + done, step, err));
-        SQF_TRY(sqf_session_logits(b->session, step - 1, 1, b->logits, err));
+    sqf_session_truncate(b->sessions[0], b->depth);
+    SQF_TRY(sqf_session_forward(b->sessions[0], b->ids + b->depth, count, err));
+    return sqf_session_logits(b->sessions[0], count - 1, 1, b->logits, err);
+}
+
+/* `count` tokens of every session, one a step. */
+static sqf_status run_decode(const bench *b, size_t count, sqf_error *err)
+{
+    for (size_t i = 0; i < b->batch; i++) {
+        sqf_session_truncate(b->sessions[i], b->depth);
+    }
+    for (size_t done = 0; done < count; done++) {
+        for (size_t i = 0; i < b->batch; i++) {
+            b->next_ids[i] = b->ids + b->depth + done;
+        }
+        SQF_TRY(sqf_sessions_forward(b->sessions, b->batch, b->next_ids, b->next_counts, err));
+        SQF_TRY(sqf_sessions_logits(b->sessions, b->batch, b->logits, err));
     }
     return SQF_OK;
 }
 
-/* One warm-up, then the repetitions; *rates stays NULL where there is nothing to time. `step` is `count` for a
- * prefill and 1 for decoding. `done` of `total` runs came before this call: progress counts over both kinds. */
-static sqf_status time_tokens(const bench *b, size_t count, size_t step, size_t repetitions, size_t done, size_t total,
-                              double **rates, sqf_product_counts *products, sqf_error *err)
+/* One warm-up, then the repetitions; *rates stays NULL where there is nothing to time. `sequences` is the number of
+ * those that `run` gives `count` tokens each. `done` of `total` runs came before this call: progress counts over both
+ * kinds. */
+static sqf_status time_tokens(const bench *b, sqf_status (*run)(const bench *, size_t, sqf_error *), size_t count,
+                              size_t sequences, size_t repetitions, size_t done, size_t total, double **rates,
+                              sqf_product_counts *products, sqf_error *err)
 {
     if (count == 0) {
         return SQF_OK;
@@ -91,10 +109,10 @@ static sqf_status time_tokens(const bench *b, size_t count, size_t step, size_t 
         /* so that the counts are those of one run, the last */
         sqf_context_products_reset(b->context);
         const double start = sqf_clock_seconds();
-        SQF_TRY(run_tokens(b, count, step, err));
+        SQF_TRY(run(b, count, err));
         const double seconds = sqf_clock_seconds() - start;
         if (i > 0) {
-            (*rates)[i - 1] = (double)count / seconds;
+            (*rates)[i - 1] = (double)count * (double)sequences / seconds;
         }
         SQF_TRY(sqf_progress(b->context, "repetitions", done + i + 1, total, err));
     }
@@ -113,13 +131,42 @@ static sqf_status make_ids(size_t count, size_t vocabulary, uint32_t **ids, sqf_
     return SQF_OK;
 }
 
-/* One session for all runs, as long as the depth and the longest of them: its cache is allocated in the warm-up and not
- * while timing, and what stands before the timed tokens is computed once. */
+static void bench_clear(bench *b)
+{
+    for (size_t i = 0; b->sessions && i < b->batch; i++) {
+        sqf_session_destroy(b->sessions[i]);
+    }
+    free(b->sessions);
+    free(b->next_ids);
+    free(b->next_counts);
+    free(b->logits);
+}
+
+/* Sessions for all runs, as long as the depth and the longest of them: their caches are allocated in the warm-up and
+ * not while timing, and what stands before the timed tokens is computed once. */
+static sqf_status bench_init(const sqf_model *model, const sqf_bench_options *options, size_t positions, bench *b,
+                             sqf_error *err)
+{
+    size_t logits;
+    if (!sqf_mul_size(&logits, b->batch, sqf_model_info_get(model).vocabulary)) {
+        return sqf_fail(err, SQF_E_ARG, "bench: a batch of %zu sequences is too large", b->batch);
+    }
+    SQF_TRY(SQF_ALLOC(&b->sessions, b->batch, "sessions", err));
+    SQF_TRY(SQF_ALLOC(&b->next_ids, b->batch, "sessions", err));
+    SQF_TRY(SQF_ALLOC(&b->next_counts, b->batch, "sessions", err));
+    SQF_TRY(SQF_ALLOC(&b->logits, logits, "logits", err));
+    for (size_t i = 0; i < b->batch; i++) {
+        b->next_counts[i] = 1;
+        SQF_TRY(sqf_session_create_kv(model, positions, options->kv, &b->sessions[i], err));
+        SQF_TRY(fill_cache(b, b->sessions[i], err));
+    }
+    return SQF_OK;
+}
+
 sqf_status sqf_bench_run(sqf_context *context, const sqf_model *model, const sqf_bench_options *options,
                          sqf_bench_result *result, sqf_error *err)
 {
     *result = (sqf_bench_result){.repetitions = options->repetitions};
-    const size_t vocabulary = sqf_model_info_get(model).vocabulary;
     const size_t longest = options->prefill > options->decode ? options->prefill : options->decode;
     if (options->repetitions == 0 || longest == 0) {
         return sqf_fail(err, SQF_E_ARG, "bench: nothing to time, expected at least one repetition and one token");
@@ -129,31 +176,31 @@ sqf_status sqf_bench_run(sqf_context *context, const sqf_model *model, const sqf
         return sqf_fail(err, SQF_E_ARG, "bench: %zu tokens after %zu: no model has so many positions", longest,
                         options->depth);
     }
-    bench b = {.context = context, .depth = options->depth};
+    bench b = {.context = context,
+               .batch = options->decode > 0 && options->batch > 1 ? options->batch : 1,
+               .depth = options->depth};
     uint32_t *ids = NULL;
     const size_t runs = options->repetitions + 1;
     const size_t decode_done = options->prefill ? runs : 0, total = decode_done + (options->decode ? runs : 0);
     sqf_status status;
-    SQF_TRY_GOTO(status, sqf_session_create(model, positions, &b.session, err), done);
-    SQF_TRY_GOTO(status, SQF_ALLOC(&b.logits, vocabulary, "logits", err), done);
-    SQF_TRY_GOTO(status, make_ids(positions, vocabulary, &ids, err), done);
+    SQF_TRY_GOTO(status, make_ids(positions, sqf_model_info_get(model).vocabulary, &ids, err), done);
     b.ids = ids;
-    SQF_TRY_GOTO(status, fill_cache(&b, err), done);
+    SQF_TRY_GOTO(status, bench_init(model, options, positions, &b, err), done);
     SQF_TRY_GOTO(status,
-                 time_tokens(&b, options->prefill, options->prefill, options->repetitions, 0, total,
+                 time_tokens(&b, run_prefill, options->prefill, 1, options->repetitions, 0, total,
                              &result->prefill_tokens_per_s, &result->prefill_products, err),
                  done);
     SQF_TRY_GOTO(status,
-                 time_tokens(&b, options->decode, 1, options->repetitions, decode_done, total,
+                 time_tokens(&b, run_decode, options->decode, b.batch, options->repetitions, decode_done, total,
                              &result->decode_tokens_per_s, &result->decode_products, err),
                  done);
+    result->cache_bytes = sqf_session_kv_bytes(b.sessions[0]);
     sqf_cpu_name(result->cpu);
 done:
     if (status != SQF_OK) {
         sqf_bench_result_clear(result);
     }
-    sqf_session_destroy(b.session);
-    free(b.logits);
+    bench_clear(&b);
     free(ids);
     return status;
 }

@@ -85,9 +85,18 @@ expect 0 "$model: BF16, * bits a weight*prefill * 16 tokens * 0 before *decode *
 expect 0 "$model: BF16, *decode * 1 tokens *" "" "$sqf" bench "$model" -p 0 -n 1 -r 1 --threads 1
 # every length at every depth
 expect 0 "*" "" "$sqf" bench "$model" -p 8,0,3 -n 2 -d 0,20 -r 1 -q
-found=$(sed -n 's/^\(prefill\|decode\) *\([0-9]*\) tokens *\([0-9]*\) before.*/\1 \2 \3/p' "$scratch/out" | tr '\n' ',')
-[ "$found" = "prefill 8 0,decode 2 0,prefill 3 0,prefill 8 20,decode 2 20,prefill 3 20," ] ||
+found=$(sed -n 's/^\(prefill\|decode\) *\([0-9]*\) tokens x \([0-9]*\) *\([0-9]*\) before.*/\1 \2 \3 \4/p' "$scratch/out" |
+    tr '\n' ',')
+[ "$found" = "prefill 8 1 0,decode 2 1 0,prefill 3 1 0,prefill 8 1 20,decode 2 1 20,prefill 3 1 20," ] ||
     complain "bench: the rows are $found"
+# every batch with every length
+expect 0 "*KV cache int8*2 tokens x 1 *2 tokens x 3 *1 tokens x 1 *1 tokens x 3 *" "" \
+    "$sqf" bench "$model" -p 0 -n 2,1 -b 1,3 -r 1 --kv int8 -q
+expect 0 "*" "" "$sqf" bench "$model" -p 0 -n 2 -b 3 -r 1 --kv f16 --json -q
+expect_members kv cache_bytes results
+[ "$(member cache_bytes)" = $((2 * 4 * 128 * 2)) ] || complain "bench: cache of f16: $(member cache_bytes)"
+grep -q '"batch": 3' "$scratch/out" || complain "bench: the batch is missing"
+expect_error 2 "--batch 0: expected up to 32 whole numbers from 1 to *" "$sqf" bench "$model" -b 0
 expect 0 "*roofs: read * GB/s*of roof*of read*%*" "" "$sqf" bench "$model" -p 4 -n 1 -r 1 --roofs -q
 for list in "" , 1, ,1 1,x -1 16777217 1,99999999999999999999; do
     expect_error 2 "--depth $list: expected up to 32 whole numbers from 0 to 16777216, separated by commas" \

@@ -254,6 +254,15 @@ static void test_a_depth_of_the_cache_is_timed(void **state)
     const uint64_t output = info.vocabulary * info.hidden, layers = info.read_bytes / 2 - output;
     assert_int_equal(result.prefill_products.dense, 5 * layers + output);
     assert_int_equal(result.decode_products.dense, 2 * (layers + output));
+    assert_int_equal(result.cache_bytes, 2 * sizeof(float) * info.layers * info.kv_heads * info.head_dim);
+    sqf_bench_result_clear(&result);
+    /* a batch: every sequence its own tokens; the prefill has one */
+    const sqf_bench_options many = {
+        .prefill = 5, .decode = 2, .repetitions = 1, .depth = 3, .batch = 4, .kv = SQF_KV_F16};
+    assert_ok(sqf_bench_run(d->context, d->model, &many, &result, &err), &err);
+    assert_int_equal(result.prefill_products.dense, 5 * layers + output);
+    assert_int_equal(result.decode_products.dense, 4 * 2 * (layers + output));
+    assert_int_equal(result.cache_bytes, 2 * 2 * info.layers * info.kv_heads * info.head_dim);
     sqf_bench_result_clear(&result);
 }
 
