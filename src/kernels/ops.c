@@ -141,7 +141,7 @@ double sqf_log_softmax(const float *logits, size_t n, size_t target, double *all
 {
     double largest = -INFINITY;
     for (size_t i = 0; i < n; i++) {
-        largest = fmax(largest, (double)logits[i]);
+        largest = (double)logits[i] > largest ? (double)logits[i] : largest; /* fmax breaks gcc 12 on Arm */
     }
     double sum = 0.0;
     for (size_t i = 0; i < n; i++) {
