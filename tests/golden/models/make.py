@@ -98,6 +98,20 @@ act_zero_point: point
 overrides:
   - {match: '.*down_proj', scheme: 'w4a6', act_zero_point: point, act_scale: static}
 """),
+    "tied-vocabulary": ("one matrix for look-up and output: sentinels, a channel list, split inputs", """
+scheme: w8a8
+lm_head: w-16-8-4-0.75-a-8-8-4-0.5
+mask: random
+"""),
+    "two-matrices": ("an output matrix with a mask plane, inputs split token by token; an embedding of its own", """
+scheme: w8a8
+lm_head: w-8-6-3-0.75-a-8-8-4-0.75
+embedding: w5
+mask_mode: dynamic
+overrides:
+  - {match: lm_head, layout: bitmask, scales: tied, mask_mode: dynamic-weighted}
+  - {match: model.embed_tokens, bank_weights: 10}
+"""),
 }
 CALIBRATED = ("static-scale", "static-zero")
 
@@ -131,6 +145,12 @@ BAD = [
     ("a scheme that the tensors do not follow", "vmask", "config.json", "high_per_bank=4", "high_per_bank=5"),
     ("a scheme that nobody can read", "vmask", "config.json", "low=int4", "low=int7"),
     ("a module in overrides and in ignore", "uniform", "config.json", '"' + LAYER + 'self_attn.o_proj"', '"' + Q + '"'),
+    ("an output matrix with a scheme of its own where embeddings are tied", "tied-vocabulary", "config.json",
+     '"model.embed_tokens": "', '"lm_head"           : "'),
+    ("an embedding with quantized inputs that makes no logits", "two-matrices", "config.json", "low=fp32",
+     "low=int8"),
+    ("a code of int5 without a value in an embedding", "two-matrices", "model.embed_tokens.sq_low", 0, "1F"),
+    ("a bank with too many ones in an output matrix", "two-matrices", "lm_head.sq_mask", 1, "FF"),
     ("a module that the model does not have", "uniform", "config.json", "0.self_attn.o_proj", "0.self_attn.p_proj"),
 ]
 

@@ -231,7 +231,10 @@ def logits(directory, ids):
     def linear(name, columns):
         return Linear(tensors, name, columns, block.get("overrides", {}).get(name, block.get("scheme")))
 
-    x, t = tensors["model.embed_tokens.weight"][ids].astype(np.float64), len(ids)
+    def vocabulary(name):  # the scheme of the linear layers does not speak of these two
+        return Linear(tensors, name, config["hidden_size"], block.get("overrides", {}).get(name))
+
+    x, t = vocabulary("model.embed_tokens").weights[ids], len(ids)
     for layer in range(config["num_hidden_layers"]):
         at = f"model.layers.{layer}."
         h = norm(x, tensors[at + "input_layernorm.weight"], config["rms_norm_eps"])
@@ -248,6 +251,6 @@ def logits(directory, ids):
         h = norm(x, tensors[at + "post_attention_layernorm.weight"], config["rms_norm_eps"])
         gate = run("mlp.gate_proj", h)
         x = x + run("mlp.down_proj", gate / (1 + np.exp(-gate)) * run("mlp.up_proj", h))
-    head = tensors["model.embed_tokens.weight" if config["tie_word_embeddings"] else "lm_head.weight"]
+    head = vocabulary("model.embed_tokens" if config["tie_word_embeddings"] else "lm_head")
     x = norm(x, tensors["model.norm.weight"], config["rms_norm_eps"])
-    return x @ head.T.astype(np.float64), min(margins, default=1.0)
+    return head.apply(x, margins), min(margins, default=1.0)
