@@ -7,14 +7,11 @@
 #include <string.h>
 #include <time.h>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include <sqf/bench.h>
 
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/random.h"
-#include "base/thread.h"
 #include "kernels/attention.h"
 #include "kernels/dispatch.h"
 #include "kernels/linear.h"
@@ -51,134 +48,19 @@ static float *random_floats(size_t n)
     return x;
 }
 
-/* ---- roofs ---- */
-
-typedef struct roof_job {
-    const uint8_t *bytes;
-    size_t size; /* of one thread */
-    uint64_t *sink;
-} roof_job;
-
-static void read_task(void *user, size_t task, unsigned thread)
-{
-    (void)thread;
-    const roof_job *job = user;
-    const uint64_t *words = (const uint64_t *)(const void *)(job->bytes + task * job->size);
-    uint64_t sums[8] = {0};
-    for (size_t i = 0; i < job->size / 8; i += 8) {
-        for (size_t j = 0; j < 8; j++) {
-            sums[j] += words[i + j];
-        }
-    }
-    job->sink[task] = sums[0] + sums[1] + sums[2] + sums[3] + sums[4] + sums[5] + sums[6] + sums[7];
-}
-
-#if defined(__x86_64__)
-enum { INNER = 20000000 };
-
-/* vpmaddubsw, vpmaddwd and vpaddd in ten independent chains: 32 products each. */
-__attribute__((target("avx2"))) static void madd_task(void *user, size_t task, unsigned thread)
-{
-    (void)thread;
-    __m256i sums[10], x = _mm256_set1_epi8((char)(task + 1)), ones = _mm256_set1_epi16(1);
-#pragma GCC unroll 10
-    for (int i = 0; i < 10; i++) {
-        sums[i] = x;
-    }
-    for (int i = 0; i < INNER / 10; i++) {
-#pragma GCC unroll 10
-        for (int j = 0; j < 10; j++) {
-            __m256i pairs = _mm256_maddubs_epi16(sums[j], x);
-            sums[j] = _mm256_add_epi32(sums[j], _mm256_madd_epi16(pairs, ones));
-            __asm__ volatile("" : "+x"(sums[j]));
-        }
-    }
-    ((roof_job *)user)->sink[task] = (uint64_t)_mm256_extract_epi64(sums[0], 0);
-}
-
-/* vpmaddubsw and vpaddw in ten chains, never widened: what sums in 16 bits could reach. */
-__attribute__((target("avx2"))) static void pairs_task(void *user, size_t task, unsigned thread)
-{
-    (void)thread;
-    __m256i sums[10], x = _mm256_set1_epi8((char)(task + 1));
-#pragma GCC unroll 10
-    for (int i = 0; i < 10; i++) {
-        sums[i] = x;
-    }
-    for (int i = 0; i < INNER / 10; i++) {
-#pragma GCC unroll 10
-        for (int j = 0; j < 10; j++) {
-            __m256i codes = x;
-            __asm__ volatile("" : "+x"(codes)); /* or the product would be taken out of the loop */
-            sums[j] = _mm256_add_epi16(sums[j], _mm256_maddubs_epi16(x, codes));
-            __asm__ volatile("" : "+x"(sums[j]));
-        }
-    }
-    ((roof_job *)user)->sink[task] = (uint64_t)_mm256_extract_epi64(sums[0], 0);
-}
-
-/* vpdpbusd in sixteen chains: 64 products each. */
-__attribute__((target("avx512f,avx512vnni"))) static void vnni_task(void *user, size_t task, unsigned thread)
-{
-    (void)thread;
-    __m512i sums[16], x = _mm512_set1_epi32((int)(task + 0x01010101));
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i++) {
-        sums[i] = x;
-    }
-    for (int i = 0; i < INNER / 16; i++) {
-#pragma GCC unroll 16
-        for (int j = 0; j < 16; j++) {
-            sums[j] = _mm512_dpbusd_epi32(sums[j], x, x);
-            __asm__ volatile("" : "+v"(sums[j]));
-        }
-    }
-    int32_t lanes[16];
-    memcpy(lanes, &sums[0], sizeof lanes);
-    ((roof_job *)user)->sink[task] = (uint64_t)(uint32_t)lanes[0];
-}
-#endif
-
-/* Best seconds of ROUNDS runs of one task a thread. */
-static double best_seconds(sqf_pool *pool, sqf_task_fn fn, void *job)
-{
-    double best = 1e9;
-    for (int round = 0; round < ROUNDS; round++) {
-        const double begin = sqf_clock_seconds();
-        sqf_pool_run(pool, sqf_pool_threads(pool), fn, job);
-        const double seconds = sqf_clock_seconds() - begin;
-        best = seconds < best ? seconds : best;
-    }
-    return best;
-}
-
-static void print_roofs(unsigned threads)
+static void print_roofs(const char *level, unsigned threads)
 {
     sqf_error err;
-    sqf_pool *pool;
-    roof_job job = {.size = (size_t)256 << 20};
-    check(sqf_pool_create(threads, &pool, &err), &err);
-    uint8_t *bytes;
-    check(SQF_ALLOC(&job.sink, threads, "sink", &err), &err);
-    check(SQF_ALLOC(&bytes, job.size * threads, "memory", &err), &err);
-    memset(bytes, 1, job.size * threads);
-    job.bytes = bytes;
-    const double seconds = best_seconds(pool, read_task, &job);
-    printf("roof: read %.1f GB/s\n", (double)job.size * threads / seconds * 1e-9);
-#if defined(__x86_64__)
-    if (sqf_kernels_find("avx2")) {
-        printf("roof: vpmaddubsw + vpmaddwd + vpaddd %.0f GMAC/s\n",
-               32.0 * INNER * threads / best_seconds(pool, madd_task, &job) * 1e-9);
-        printf("roof: vpmaddubsw + vpaddw %.0f GMAC/s\n",
-               32.0 * INNER * threads / best_seconds(pool, pairs_task, &job) * 1e-9);
+    sqf_context *context;
+    const sqf_context_options options = {.threads = threads, .cpu = level};
+    check(sqf_context_create(&options, &context, &err), &err);
+    sqf_bench_roofs roofs;
+    check(sqf_bench_roofs_measure(context, &roofs, &err), &err);
+    printf("%-10s roof: read %.1f GB/s, float32 %.1f GMAC/s\n", level, roofs.read_gb_per_s, roofs.float_gmac_per_s);
+    for (size_t i = 0; i < roofs.integer_count; i++) {
+        printf("%-10s roof: %s %.0f GMAC/s\n", level, roofs.integer[i].name, roofs.integer[i].gmac_per_s);
     }
-    if (sqf_kernels_find("avx512vnni")) {
-        printf("roof: vpdpbusd %.0f GMAC/s\n", 64.0 * INNER * threads / best_seconds(pool, vnni_task, &job) * 1e-9);
-    }
-#endif
-    free(bytes);
-    free(job.sink);
-    sqf_pool_destroy(pool);
+    sqf_context_destroy(context);
 }
 
 /* ---- products ---- */
@@ -447,11 +329,14 @@ int main(int argc, char **argv)
     const unsigned threads = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 10) : 1;
     const size_t tokens = argc > 2 ? strtoul(argv[2], NULL, 10) : 512;
     const char *only = argc > 3 ? argv[3] : NULL;
-    print_roofs(threads);
     for (const char *const *level = sqf_cpu_levels(); *level; level++) {
+        if (strcmp(*level, "scalar") == 0) {
+            continue; /* minutes, and nobody asks how slow it is */
+        }
+        print_roofs(*level, threads);
         for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++) {
-            if (strcmp(*level, "scalar") == 0 || (only && strcmp(only, schemes[i]) != 0)) {
-                continue; /* minutes, and nobody asks how slow it is */
+            if (only && strcmp(only, schemes[i]) != 0) {
+                continue;
             }
             bench_scheme(*level, threads, schemes[i], 2048, 2048, tokens);
             bench_scheme(*level, threads, schemes[i], 2048, 8192, tokens);

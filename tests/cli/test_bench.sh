@@ -73,6 +73,11 @@ compare_rows model.layers.0.self_attn.k_proj.weight 3 blk.0.attn_k.weight 6
 expect 0 "*made-w4a8: *prefill *decode *made-w8a8: *prefill *decode *" "*" \
     sh "$source/bench/make-checkpoint" tiny made --scheme w4a8,w8a8 --layers 1
 expect 0 "" "" sh "$source/bench/make-checkpoint" --scheme none tiny alone
+expect 0 "*output matrix W4A8*" "" "$sqf" inspect made-w4a8
+expect 0 "*output matrix W8A8*" "" "$sqf" inspect made-w8a8
+expect 0 "*float-w4a8: *prefill *" "*" \
+    sh "$source/bench/make-checkpoint" tiny float --lm-head off --scheme w4a8 --layers 1
+expect 0 "*output matrix BF16*" "" "$sqf" inspect float-w4a8
 [ -f alone/config.json ] && [ ! -e alone-w4a8 ] || complain "--scheme none"
 
 # ---- peers: a program whose rates grow from turn to turn
