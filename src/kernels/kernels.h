@@ -93,6 +93,7 @@ typedef struct sqf_tile_job {
  * for g ascending; with tied scales the one term with scale_high and (I_low << shift) + I_high. Zero points as in
  * sqf_tile_job. */
 typedef struct sqf_split_shape sqf_split_shape;
+typedef struct sqf_split_block sqf_split_block;
 typedef struct sqf_split_job {
     const sqf_split_shape *shape;
     const uint8_t *weights; /* first panel */
@@ -156,11 +157,10 @@ typedef struct sqf_kernels {
     void (*expand_nibbles)(const uint8_t *packed, size_t steps, uint8_t *out);
 
     void (*split_tile)(const sqf_split_job *job);
-    /* `steps` steps of one segment of a SPLIT panel from its header on, the list from element *position on, which
-     * moves to the next element. Tied scales: one plane, low elements times 2^shift, BYTES, in `high`. Else NIBBLES in
+    /* A block of a SPLIT panel. Tied scales: one plane, low elements times 2^shift, BYTES, in `high`. Else NIBBLES in
      * `low` and BYTES in `high`, an element of the other part 0. */
-    void (*split_expand)(const sqf_split_shape *shape, const uint8_t *header, const uint8_t *list, size_t steps,
-                         size_t *position, uint8_t *low, uint8_t *high);
+    void (*split_expand)(const sqf_split_shape *shape, const sqf_split_block *block, const uint8_t *header,
+                         const uint8_t *nibbles, uint8_t *low, uint8_t *high);
 
     /* Largest |x|; NaN or infinity if there is one. 0 for n == 0. */
     float (*absmax)(const float *x, size_t n);

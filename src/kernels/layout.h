@@ -92,6 +92,7 @@ typedef struct weight_plane {
     int32_t
         *column_sums; /* the same shape: sums of the integers over the segment's columns; NULL without zero points */
     sqf_split_shape split; /* SQF_FORM_SPLIT, which holds both parts, its scales and sums in `data` */
+    sqf_split_block *split_blocks;
 } weight_plane;
 
 /* Repacks a matrix into one or two planes on the context's threads. With tied integer scales both parts lie on one

@@ -11,15 +11,15 @@ enum {
     SPLIT_CHUNK = 1024       /* columns whose two planes of a block are expanded at a time: 128 KiB */
 };
 
-/* What is expanded of a block, in scratch memory. */
+/* What is expanded of a block of rows, in scratch memory. */
 typedef struct split_chunk {
     size_t first, count; /* segments */
     size_t steps;
-    size_t position[SQF_BLOCK_PANELS]; /* in the lists of the panels, at the next chunk */
-    uint8_t *nibbles;                  /* [steps] of one panel */
-    uint8_t *plane[PARTS];             /* [panels][steps][128] */
-    float *scales[PARTS];              /* [panels][count][SQF_PANEL_ROWS] */
-    int32_t *sums[PARTS];              /* the same shape */
+    size_t first_block, end_block; /* of the panels' blocks */
+    uint8_t *nibbles;              /* [steps] of one panel */
+    uint8_t *plane[PARTS];         /* [panels][steps][128] */
+    float *scales[PARTS];          /* [panels][count][SQF_PANEL_ROWS] */
+    int32_t *sums[PARTS];          /* the same shape */
 } split_chunk;
 
 /* A segment has SQF_SEGMENT_PAD columns at least, so that is how many segments a chunk may have. */
@@ -27,10 +27,11 @@ static size_t chunk_columns_max(const input_layout *layout)
 {
     size_t longest = 0;
     for (size_t g = 0; g < layout->segment_count; g++) {
-        const size_t padded = split_steps(&layout->segments[g]) * SQF_SEGMENT_PAD;
-        longest = padded > longest ? padded : longest;
+        const sqf_segment *segment = &layout->segments[g];
+        const size_t length = segment->end - segment->begin;
+        longest = length > longest ? length : longest;
     }
-    return longest + SPLIT_CHUNK;
+    return sqf_ceil_div(longest, SQF_SEGMENT_PAD) * SQF_SEGMENT_PAD + SPLIT_CHUNK;
 }
 
 static size_t plane_bytes(size_t columns)
@@ -65,15 +66,19 @@ static split_chunk place_chunk(const input_layout *layout, uint8_t *at)
     return chunk;
 }
 
-/* Segments from `first` on until they have SPLIT_CHUNK columns. */
-static void choose_segments(const input_layout *layout, size_t first, split_chunk *chunk)
+/* The blocks behind those of the last chunk, whole segments, until they have SPLIT_CHUNK columns. */
+static void choose_blocks(const sqf_split_shape *shape, split_chunk *chunk)
 {
-    chunk->first = first;
-    chunk->count = chunk->steps = 0;
-    while (first + chunk->count < layout->segment_count && chunk->steps < SPLIT_CHUNK / SQF_SEGMENT_PAD) {
-        chunk->steps += split_steps(&layout->segments[first + chunk->count]);
-        chunk->count++;
+    size_t b = chunk->end_block;
+    chunk->first_block = b;
+    chunk->first = shape->blocks[b].segment;
+    chunk->steps = 0;
+    while (b < shape->block_count &&
+           (chunk->steps < SPLIT_CHUNK / SQF_SEGMENT_PAD || shape->blocks[b].segment == shape->blocks[b - 1].segment)) {
+        chunk->steps += shape->blocks[b++].steps;
     }
+    chunk->end_block = b;
+    chunk->count = shape->blocks[b - 1].segment + 1 - chunk->first;
 }
 
 /* Scales of one segment of a panel as floats, and sums of its integers. */
@@ -97,19 +102,21 @@ static void expand_header(const split_product *self, const uint8_t *header, spli
     }
 }
 
-static void expand_panel(const split_product *self, const input_layout *layout, split_chunk *chunk, size_t p)
+static void expand_panel(const split_product *self, split_chunk *chunk, size_t p)
 {
     const sqf_split_shape *shape = &self->plane->split;
-    const uint8_t *panel = self->plane->data + (self->first_panel + p) * self->plane->panel_bytes;
+    const uint8_t *panel = self->plane->data + (self->first_panel + p) * self->plane->panel_bytes, *header = NULL;
     uint8_t *high = chunk->plane[HIGH] + p * chunk->steps * 128;
     size_t done = 0;
-    for (size_t i = 0; i < chunk->count; i++) {
-        const sqf_segment *segment = &layout->segments[chunk->first + i];
-        const uint8_t *header = split_segment(shape, panel, chunk->first + i, segment);
-        expand_header(self, header, chunk, (p * chunk->count + i) * SQF_PANEL_ROWS);
-        self->kernels->split_expand(shape, header, panel + shape->list_offset, split_steps(segment),
-                                    &chunk->position[p], chunk->nibbles + done * SPLIT_NIBBLES, high + done * 128);
-        done += split_steps(segment);
+    for (size_t b = chunk->first_block; b < chunk->end_block; b++) {
+        const sqf_split_block *block = &shape->blocks[b];
+        if (b == chunk->first_block || shape->blocks[b - 1].segment != block->segment) {
+            header = panel + block->offset - shape->header_bytes;
+            expand_header(self, header, chunk, (p * chunk->count + block->segment - chunk->first) * SQF_PANEL_ROWS);
+        }
+        self->kernels->split_expand(shape, block, header, panel + block->offset, chunk->nibbles + done * SPLIT_NIBBLES,
+                                    high + done * 128);
+        done += block->steps;
     }
     if (!shape->tied) {
         self->kernels->expand_nibbles(chunk->nibbles, chunk->steps, chunk->plane[LOW] + p * chunk->steps * 128);
@@ -153,13 +160,14 @@ static void multiply_plane(const split_product *self, const split_chunk *chunk, 
 static void multiply_expanded(const split_product *self)
 {
     const input_layout *layout = self->input->layout;
+    const sqf_split_shape *shape = &self->plane->split;
     split_chunk chunk = place_chunk(layout, self->tile);
-    for (size_t g = 0; g < layout->segment_count; g += chunk.count) {
-        choose_segments(layout, g, &chunk);
+    while (chunk.end_block < shape->block_count) {
+        choose_blocks(shape, &chunk);
         for (size_t p = 0; p < self->panels; p++) {
-            expand_panel(self, layout, &chunk, p);
+            expand_panel(self, &chunk, p);
         }
-        if (self->plane->split.tied) {
+        if (shape->tied) {
             multiply_plane(self, &chunk, HIGH, LOW, 0, chunk.count);
             continue;
         }

@@ -192,5 +192,6 @@ void weight_planes_clear(weight_plane *planes, size_t count)
             free(planes[i].scales);
             free(planes[i].column_sums);
         }
+        free(planes[i].split_blocks);
     }
 }

@@ -11,6 +11,7 @@ typedef struct panel_rows {
     uint8_t *value;                /* [SQF_PANEL_ROWS][padded] */
     uint8_t *mask;                 /* [SQF_PANEL_ROWS][padded] 1 = high */
     uint8_t *row_value, *row_mask; /* [columns] one row without padding */
+    uint8_t *upper;                /* [SPLIT_LIST_MAX] bytes of high elements in the order of a list */
 } panel_rows;
 
 /* What the tasks share; a task is a panel. */
@@ -131,21 +132,20 @@ static void unpack_row(const split_repack *job, const panel_rows *rows, size_t n
 
 /* ---- panels ---- */
 
-/* Elements beyond the upper halves go to the lower ones, and the first of them to upper halves behind the end too. */
-static void put_upper(const sqf_split_shape *shape, uint8_t *list, size_t position, uint8_t value)
+/* Upper nibbles, one a byte, to a list: the first half of each piece above the second. */
+static void put_list(const uint8_t *upper, size_t list_bytes, uint8_t *list)
 {
-    if (position < shape->list_half + SPLIT_AHEAD) {
-        list[position] = (uint8_t)(list[position] | (value & 0xf0));
-    }
-    if (position >= shape->list_half) {
-        uint8_t *place = &list[position - shape->list_half];
-        *place = (uint8_t)(*place | value >> 4);
+    for (size_t at = 0; at < list_bytes; at += SPLIT_PIECE) {
+        const size_t half = list_bytes - at < SPLIT_PIECE ? list_bytes - at : SPLIT_PIECE;
+        for (size_t i = 0; i < half; i++) {
+            list[at + i] = (uint8_t)((upper[2 * at + i] & 0xf0) | upper[2 * at + half + i] >> 4);
+        }
     }
 }
 
-/* One step of 8 columns; returns the position in the list behind it. */
-static size_t put_step(const sqf_split_shape *shape, const panel_rows *rows, size_t padded, size_t kp, uint8_t *nibbles,
-                       uint8_t *masks, uint8_t *list, size_t position)
+/* One step of 8 columns; returns the number of high elements so far. */
+static size_t put_step(const panel_rows *rows, size_t padded, size_t kp, uint8_t *nibbles, uint8_t *masks,
+                       size_t position)
 {
     uint64_t half_masks[2] = {0, 0};
     for (size_t r = 0; r < SQF_PANEL_ROWS; r++) {
@@ -160,7 +160,7 @@ static size_t put_step(const sqf_split_shape *shape, const panel_rows *rows, siz
     for (size_t half = 0; half < 2; half++) {
         for (uint64_t left = half_masks[half]; left; left &= left - 1) {
             const size_t bit = (size_t)__builtin_ctzll(left);
-            put_upper(shape, list, position++, rows->value[bit / 4 * padded + kp + half * 4 + bit % 4]);
+            rows->upper[position++] = rows->value[bit / 4 * padded + kp + half * 4 + bit % 4];
         }
     }
     return position;
@@ -235,46 +235,94 @@ static void repack_panel(void *user, size_t task, unsigned thread)
         stored[r] = params->row_order ? (size_t)params->row_order[n] : n;
         unpack_row(job, rows, stored[r], r);
     }
-    size_t position = 0;
-    for (size_t g = 0; g < layout->segment_count; g++) {
-        const sqf_segment *segment = &layout->segments[g];
-        uint8_t *header = (uint8_t *)(uintptr_t)split_segment(shape, panel, g, segment);
-        for (size_t r = 0; r < count; r++) {
-            put_header(job, rows, stored[r], r, segment, header);
+    size_t kp = 0;
+    for (size_t b = 0; b < shape->block_count; b++) {
+        const sqf_split_block *block = &shape->blocks[b];
+        const sqf_segment *segment = &layout->segments[block->segment];
+        uint8_t *nibbles = panel + block->offset;
+        if (b == 0 || shape->blocks[b - 1].segment != block->segment) {
+            memset(nibbles - shape->header_bytes, 0, shape->header_bytes);
+            for (size_t r = 0; r < count; r++) {
+                put_header(job, rows, stored[r], r, segment, nibbles - shape->header_bytes);
+            }
         }
-        uint8_t *nibbles = header + shape->header_bytes;
-        const size_t steps = split_steps(segment);
-        for (size_t step = 0; step < steps; step++) {
-            position = put_step(shape, rows, layout->padded, segment->offset + step * SQF_SEGMENT_PAD,
-                                nibbles + step * SPLIT_NIBBLES, nibbles + steps * SPLIT_NIBBLES + step * 16,
-                                panel + shape->list_offset, position);
+        uint8_t *masks = nibbles + block->steps * (size_t)SPLIT_NIBBLES;
+        size_t position = 0;
+        for (size_t step = 0; step < block->steps; step++, kp += SQF_SEGMENT_PAD) {
+            position = put_step(rows, layout->padded, kp, nibbles + step * SPLIT_NIBBLES, masks + step * SPLIT_MASKS,
+                                position);
         }
+        memset(rows->upper + position, 0, 2 * (size_t)block->list_bytes - position);
+        put_list(rows->upper, block->list_bytes, masks + block->steps * (size_t)SPLIT_MASKS);
     }
 }
 
 /* ---- planes ---- */
 
-/* The shape of all panels and the bytes of one; false if they do not fit a size. */
-static bool make_shape(const sqf_matrix *matrix, const input_layout *layout, sqf_split_shape *shape,
-                       size_t *panel_bytes)
+/* Columns of a block: whole banks where that is possible, because they have the same number of high elements in every
+ * row. */
+static size_t block_columns(const sqf_weight_spec *spec)
 {
+    const size_t least = 64, bank = spec->bank;
+    const size_t columns = bank < least ? least / bank * bank : bank <= SPLIT_BLOCK_COLUMNS ? bank : least;
+    return columns % SQF_SEGMENT_PAD == 0 ? columns : least;
+}
+
+/* High elements that columns begin .. end of a row may have at most; exact for whole banks. */
+static size_t most_high(const sqf_matrix *matrix, size_t begin, size_t end)
+{
+    const sqf_weight_spec *spec = &matrix->spec;
+    size_t count = 0;
+    for (size_t at = begin; at < end;) {
+        size_t bank_begin, bank_end;
+        sqf_partition_range(&matrix->banks, sqf_partition_find(&matrix->banks, at), &bank_begin, &bank_end);
+        const size_t stop = bank_end < end ? bank_end : end;
+        const size_t high = sqf_bank_high(spec->bank, spec->high_per_bank, bank_end - bank_begin);
+        count += high < stop - at ? high : stop - at;
+        at = stop;
+    }
+    return count;
+}
+
+/* The next blocks of segment g behind `offset`, or only their number with blocks == NULL. False if a size overflows. */
+static bool add_blocks(const sqf_matrix *matrix, const input_layout *layout, size_t g, const sqf_split_shape *shape,
+                       sqf_split_block *blocks, size_t *count, size_t *offset)
+{
+    const sqf_segment *segment = &layout->segments[g];
+    const size_t columns = block_columns(&matrix->spec);
+    *offset += shape->header_bytes;
+    for (size_t at = segment->begin; at < segment->end; at += columns, (*count)++) {
+        const size_t end = segment->end - at < columns ? segment->end : at + columns;
+        const size_t steps = sqf_ceil_div(end - at, SQF_SEGMENT_PAD);
+        const size_t list = most_high(matrix, at, end) * SQF_PANEL_ROWS / 2;
+        if (blocks) {
+            blocks[*count] = (sqf_split_block){*offset, (uint32_t)g, (uint32_t)steps, (uint32_t)list};
+        }
+        if (!sqf_add_size(offset, *offset, steps * (SPLIT_NIBBLES + SPLIT_MASKS) + list)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The shape of all panels but for its blocks, whose number is returned, and the bytes of a panel. */
+static bool make_shape(const sqf_matrix *matrix, const input_layout *layout, sqf_split_shape *shape,
+                       sqf_split_block *blocks, size_t *panel_bytes)
+{
+    /* units of scales other than 1 go with fp8 scales alone */
     *shape = (sqf_split_shape){.tied = matrix->spec.scales == SQF_SCALES_TIED,
                                .half = matrix->spec.scale_type == SQF_TYPE_FP16,
-                               .sums = layout->spec.zero != SQF_ACT_ZERO_NONE};
-    /* scale_unit is 1 but for fp8 scales */
+                               .sums = layout->spec.zero != SQF_ACT_ZERO_NONE,
+                               .blocks = blocks};
     const size_t sums = !shape->sums ? 0 : SQF_PANEL_ROWS * sizeof(int32_t) * (shape->tied ? 1 : 2);
     const size_t header = split_scale_bytes(shape) + (shape->tied ? SQF_PANEL_ROWS : split_scale_bytes(shape)) + sums;
     shape->header_bytes = (header + 63) & ~(size_t)63;
-    size_t headers, steps, list;
-    if (!sqf_mul_size(&headers, layout->segment_count, shape->header_bytes) ||
-        !sqf_mul_size(&steps, layout->padded / SQF_SEGMENT_PAD, SPLIT_STEP_BYTES) ||
-        !sqf_mul_size(&list, matrix->high_count, SQF_PANEL_ROWS / 2) ||
-        !sqf_add_size(&shape->list_offset, headers, steps) ||
-        !sqf_add_size(panel_bytes, shape->list_offset, list + SPLIT_AHEAD + 63)) {
-        return false;
+    *panel_bytes = 0;
+    for (size_t g = 0; g < layout->segment_count; g++) {
+        if (!add_blocks(matrix, layout, g, shape, blocks, &shape->block_count, panel_bytes)) {
+            return false;
+        }
     }
-    shape->list_half = list;
-    *panel_bytes &= ~(size_t)63;
     return true;
 }
 
@@ -284,6 +332,7 @@ static void rows_clear(panel_rows *rows)
     free(rows->mask);
     free(rows->row_value);
     free(rows->row_mask);
+    free(rows->upper);
 }
 
 static sqf_status rows_create(size_t padded, size_t columns, panel_rows *out, sqf_error *err)
@@ -291,6 +340,7 @@ static sqf_status rows_create(size_t padded, size_t columns, panel_rows *out, sq
     SQF_TRY(sqf_alloc_bytes((void **)&out->value, SQF_PANEL_ROWS, padded, "rows", err));
     SQF_TRY(sqf_alloc_bytes((void **)&out->mask, SQF_PANEL_ROWS, padded, "rows", err));
     SQF_TRY(SQF_ALLOC(&out->row_value, columns, "a row", err));
+    SQF_TRY(SQF_ALLOC(&out->upper, SPLIT_LIST_MAX, "a list", err));
     return SQF_ALLOC(&out->row_mask, columns, "a row", err);
 }
 
@@ -298,11 +348,16 @@ sqf_status split_plane_create(sqf_context *context, const sqf_linear_params *par
                               weight_plane *out, sqf_error *err)
 {
     const size_t panels = sqf_ceil_div(params->rows, SQF_PANEL_ROWS);
-    *out = (weight_plane){.form = SQF_FORM_SPLIT, .type = params->matrix->spec.high};
-    if (!make_shape(params->matrix, layout, &out->split, &out->panel_bytes)) {
+    *out = (weight_plane){.form = SQF_FORM_SPLIT, .type = params->matrix->spec.high, .in_arena = params->arena != NULL};
+    size_t bytes;
+    if (!make_shape(params->matrix, layout, &out->split, NULL, &out->panel_bytes) ||
+        !sqf_mul_size(&bytes, panels, out->panel_bytes) || !sqf_add_size(&bytes, bytes, SPLIT_PIECE)) {
         return sqf_fail(err, SQF_E_SHAPE, "%s: the size of the repacked weights overflows", params->name);
     }
-    SQF_TRY(sqf_alloc_bytes((void **)&out->data, panels, out->panel_bytes, "repacked weights", err));
+    SQF_TRY(SQF_ALLOC(&out->split_blocks, out->split.block_count, "blocks of columns", err));
+    make_shape(params->matrix, layout, &out->split, out->split_blocks, &out->panel_bytes);
+    /* kernels load a list by whole pieces */
+    SQF_TRY(sqf_arena_alloc(params->arena, (void **)&out->data, bytes, "repacked weights", err));
     split_repack job = {.params = params, .layout = layout, .plane = out};
     const unsigned threads = sqf_pool_threads(context->pool);
     SQF_TRY(SQF_ALLOC(&job.rows, threads, "rows", err));

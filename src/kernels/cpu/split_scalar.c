@@ -1,30 +1,33 @@
 /* Products with SPLIT weights in plain C: what the other levels are checked against. */
 #include "kernels/split.h"
 
-/* Upper nibble of high element `i`, as the number that it stands for: w >> 4. */
-static int32_t upper(const sqf_split_shape *shape, const uint8_t *list, size_t i)
+/* Upper nibble of high element `i` of a list, as the number that it stands for: w >> 4. */
+static int32_t upper(const uint8_t *list, size_t list_bytes, size_t i)
 {
-    const uint8_t nibble = i < shape->list_half ? list[i] >> 4 : list[i - shape->list_half] & 15;
-    return (int8_t)(uint8_t)(nibble << 4) / 16;
+    const size_t piece = i / (2 * SPLIT_PIECE) * SPLIT_PIECE, at = i % (2 * SPLIT_PIECE);
+    const size_t half = list_bytes - piece < SPLIT_PIECE ? list_bytes - piece : SPLIT_PIECE;
+    const uint8_t byte = list[piece + at % half];
+    return (int8_t)(uint8_t)(at < half ? byte & 0xf0 : byte << 4) / 16;
 }
 
-/* One panel's segment as integers of both parts, column by column, 0 in place of the other part's. */
+/* A block as integers of both parts, column by column, 0 in place of the other part's. */
 typedef struct elements {
-    const sqf_split_shape *shape;
-    const uint8_t *nibbles, *masks, *list;
-    size_t position;
+    const sqf_split_block *block;
+    const uint8_t *nibbles;
+    size_t position; /* in the list */
 } elements;
 
 /* The elements of one row of four columns; `step` and `half` ascending, then rows: the list is read in this order. */
 static void next_four(elements *self, size_t step, int half, size_t row, int32_t low[4], int32_t high[4])
 {
-    const uint64_t mask = split_mask(self->masks, step, half) >> 4 * row;
+    const uint64_t mask = split_mask(split_masks(self->block, self->nibbles) + step * SPLIT_MASKS, half) >> 4 * row;
+    const uint8_t *list = split_list(self->block, self->nibbles);
     for (size_t c = 0; c < 4; c++) {
         const uint8_t pair = self->nibbles[step * SPLIT_NIBBLES + row * 4 + c];
         const int32_t nibble = half ? pair >> 4 : pair & 15;
         const bool is_high = mask >> c & 1;
         low[c] = is_high ? 0 : nibble - SQF_NIBBLE_OFFSET;
-        high[c] = is_high ? upper(self->shape, self->list, self->position++) * 16 + nibble : 0;
+        high[c] = is_high ? upper(list, self->block->list_bytes, self->position++) * 16 + nibble : 0;
     }
 }
 
@@ -45,24 +48,22 @@ typedef struct part_sums {
     int32_t of[2][SQF_PANEL_ROWS];
 } part_sums;
 
-/* The sums of one segment for one token; the elements are read anew for each, which costs what a reference may. */
-static part_sums sum_segment(elements *self, const int8_t *codes, size_t steps)
+/* Adds a block for one token; the elements are read anew for each, which costs what a reference may. */
+static void sum_block(elements self, const int8_t *codes, part_sums *sums)
 {
-    part_sums sums = {0};
-    for (size_t step = 0; step < steps; step++) {
+    for (size_t step = 0; step < self.block->steps; step++) {
         for (int half = 0; half < 2; half++) {
             for (size_t row = 0; row < SQF_PANEL_ROWS; row++) {
                 int32_t low[4], high[4];
-                next_four(self, step, half, row, low, high);
+                next_four(&self, step, half, row, low, high);
                 for (size_t c = 0; c < 4; c++) {
                     const int32_t code = codes[step * SQF_SEGMENT_PAD + (size_t)half * 4 + c];
-                    sums.of[0][row] += code * low[c];
-                    sums.of[1][row] += code * high[c];
+                    sums->of[0][row] += code * low[c];
+                    sums->of[1][row] += code * high[c];
                 }
             }
         }
     }
-    return sums;
 }
 
 static void add_segment(const sqf_split_job *job, const uint8_t *header, part_sums sums, size_t token, size_t g,
@@ -96,30 +97,32 @@ static void add_segment(const sqf_split_job *job, const uint8_t *header, part_su
 
 static void split_tile(const sqf_split_job *job)
 {
+    const sqf_split_shape *shape = job->shape;
     for (size_t p = 0; p < job->panels; p++) {
         const uint8_t *panel = job->weights + p * job->panel_bytes;
         for (size_t m = 0; m < job->tokens; m++) {
-            elements self = {.shape = job->shape, .list = panel + job->shape->list_offset};
-            for (size_t g = 0; g < job->segment_count; g++) {
-                const sqf_segment *segment = &job->segments[g];
-                const uint8_t *header = split_segment(job->shape, panel, g, segment);
-                const size_t steps = split_steps(segment);
-                self.nibbles = header + job->shape->header_bytes;
-                self.masks = self.nibbles + steps * SPLIT_NIBBLES;
-                const part_sums sums = sum_segment(&self, job->codes + m * job->code_stride + segment->offset, steps);
+            for (size_t b = 0; b < shape->block_count;) {
+                const size_t g = shape->blocks[b].segment;
+                const uint8_t *header = panel + shape->blocks[b].offset - shape->header_bytes;
+                const int8_t *codes = job->codes + m * job->code_stride + job->segments[g].offset;
+                part_sums sums = {0};
+                for (; b < shape->block_count && shape->blocks[b].segment == g; b++) {
+                    const sqf_split_block *block = &shape->blocks[b];
+                    sum_block((elements){.block = block, .nibbles = panel + block->offset}, codes, &sums);
+                    codes += block->steps * SQF_SEGMENT_PAD;
+                }
                 add_segment(job, header, sums, m, g, job->out + m * SQF_BLOCK_ROWS + p * SQF_PANEL_ROWS);
             }
         }
     }
 }
 
-static void split_expand(const sqf_split_shape *shape, const uint8_t *header, const uint8_t *list, size_t steps,
-                         size_t *position, uint8_t *low_plane, uint8_t *high_plane)
+static void split_expand(const sqf_split_shape *shape, const sqf_split_block *block, const uint8_t *header,
+                         const uint8_t *nibbles, uint8_t *low_plane, uint8_t *high_plane)
 {
-    elements self = {.shape = shape, .nibbles = header + shape->header_bytes, .list = list, .position = *position};
-    self.masks = self.nibbles + steps * SPLIT_NIBBLES;
+    elements self = {.block = block, .nibbles = nibbles};
     const uint8_t *shifts = split_shifts(shape, header);
-    for (size_t step = 0; step < steps; step++) {
+    for (size_t step = 0; step < block->steps; step++) {
         for (int half = 0; half < 2; half++) {
             for (size_t row = 0; row < SQF_PANEL_ROWS; row++) {
                 int32_t low[4], high[4];
@@ -137,7 +140,6 @@ static void split_expand(const sqf_split_shape *shape, const uint8_t *header, co
             }
         }
     }
-    *position = self.position;
 }
 
 void sqf_split_add_scalar(sqf_kernels *kernels)

@@ -11,26 +11,19 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* Reading the list: the next element, where the upper halves end, and how far its nibble must be shifted up. */
-typedef struct list_reader {
-    const uint8_t *at, *end;
-    size_t half;
-    __m128i shift;
-} list_reader;
+/* A list unpacked: the upper nibble of an element in the upper half of its byte, 0 below. */
+enum { UPPER_BYTES = SPLIT_LIST_MAX + 2 * SPLIT_PIECE };
 
-INLINE list_reader list_begin(const sqf_split_shape *shape, const uint8_t *list, size_t position)
+/* Unpacked a block ahead of its use: a load that takes parts of two stores waits until they are in the cache. */
+INLINE void unpack_list(const sqf_split_block *block, const uint8_t *nibbles, uint8_t *upper)
 {
-    list_reader reader = {list + position, list + shape->list_half, shape->list_half, _mm_setzero_si128()};
-    return reader;
-}
-
-/* Once a step, which takes up to SPLIT_AHEAD elements: from the upper halves to the lower ones. */
-INLINE void list_turn(list_reader *reader)
-{
-    if (__builtin_expect(reader->at >= reader->end, 0)) {
-        reader->at -= reader->half;
-        reader->end = (const uint8_t *)UINTPTR_MAX;
-        reader->shift = _mm_cvtsi32_si128(4);
+    const uint8_t *list = split_list(block, nibbles);
+    const __m512i mask = _mm512_set1_epi8((char)0xf0);
+    for (size_t at = 0; at < block->list_bytes; at += SPLIT_PIECE) {
+        const size_t half = block->list_bytes - at < SPLIT_PIECE ? block->list_bytes - at : SPLIT_PIECE;
+        const __m512i pairs = _mm512_loadu_si512(list + at);
+        _mm512_storeu_si512(upper + 2 * at, _mm512_and_si512(pairs, mask));
+        _mm512_storeu_si512(upper + 2 * at + half, _mm512_and_si512(_mm512_slli_epi16(pairs, 4), mask));
     }
 }
 
@@ -41,18 +34,19 @@ typedef struct half_step {
     __m512i nibbles, bytes;
 } half_step;
 
-INLINE half_step next_half(list_reader *reader, const uint8_t *nibbles, const uint8_t *masks, int half)
+/* `upper` moves to the elements of the next half. */
+INLINE half_step next_half(const uint8_t **upper, const uint8_t *nibbles, const uint8_t *masks, int half)
 {
     half_step out;
-    const uint64_t mask = split_mask(masks, 0, half);
+    const uint64_t mask = split_mask(masks, half);
     const __m512i pairs = _mm512_loadu_si512(nibbles);
     out.mask = _cvtu64_mask64(mask);
     out.nibbles = _mm512_and_si512(half ? _mm512_srli_epi16(pairs, 4) : pairs, _mm512_set1_epi8(15));
-    const __m512i upper = _mm512_maskz_expand_epi8(out.mask, _mm512_loadu_si512(reader->at));
-    reader->at += __builtin_popcountll(mask);
-    /* upper & 0xf0 | nibbles */
-    out.bytes = _mm512_ternarylogic_epi32(_mm512_sll_epi16(upper, reader->shift), _mm512_set1_epi8((char)0xf0),
-                                          out.nibbles, 0xea);
+    /* from a register: with an operand in memory the instruction may be slower */
+    __m512i list = _mm512_loadu_si512(*upper);
+    __asm__("" : "+v"(list));
+    out.bytes = _mm512_or_si512(_mm512_maskz_expand_epi8(out.mask, list), out.nibbles);
+    *upper += __builtin_popcountll(mask);
     return out;
 }
 
@@ -80,30 +74,34 @@ INLINE __m512i load_shifts(const sqf_split_shape *shape, const uint8_t *header)
     return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)split_shifts(shape, header)));
 }
 
-/* Integer sums of a segment to the outputs of up to 8 tokens; low[t], high[t]. */
+/* A byte's low nibble times 2^shift stays below 256, so words shift both of their bytes at once. */
+INLINE __m512i load_shifts_16(const sqf_split_shape *shape, const uint8_t *header)
+{
+    const __m512i shifts = load_shifts(shape, header);
+    return _mm512_or_si512(shifts, _mm512_slli_epi32(shifts, 16));
+}
+
+/* Integer sums of a segment to the outputs of up to 8 tokens; low[t], high[t]; with tied scales high[t] alone. */
 INLINE void add_segment(const sqf_split_job *job, const uint8_t *header, size_t scalars, const int tokens,
-                        const __m512i *low, const __m512i *high, float *out)
+                        const bool tied, const __m512i *low, const __m512i *high, float *out)
 {
     const sqf_split_shape *shape = job->shape;
-    const __m512i shifts = shape->tied ? load_shifts(shape, header) : _mm512_setzero_si512();
+    const __m512i shifts = tied ? load_shifts(shape, header) : _mm512_setzero_si512();
     const __m512 scale_low = load_scales(shape, header);
     /* 2^-shift by its exponent */
     const __m512i power = _mm512_slli_epi32(_mm512_sub_epi32(_mm512_set1_epi32(127), shifts), 23);
-    const __m512 scale_high = shape->tied ? _mm512_mul_ps(scale_low, _mm512_castsi512_ps(power))
-                                          : load_scales(shape, header + split_scale_bytes(shape));
+    const __m512 scale_high = tied ? _mm512_mul_ps(scale_low, _mm512_castsi512_ps(power))
+                                   : load_scales(shape, header + split_scale_bytes(shape));
     const uint8_t *sums = split_sums(shape, header);
 #pragma GCC unroll 8
     for (int t = 0; t < tokens; t++) {
         const size_t at = scalars + (size_t)t * job->segment_count;
         const __m512 act = _mm512_set1_ps(job->act_scales[at]);
         __m512i first = low[t], second = high[t];
-        if (shape->tied) {
-            second = _mm512_add_epi32(second, _mm512_sllv_epi32(first, shifts));
-        }
         if (job->zeros) {
             const __m512i zero = _mm512_set1_epi32(job->zeros[at]);
             const __m512i of_low = _mm512_mullo_epi32(zero, _mm512_loadu_si512(sums));
-            if (shape->tied) {
+            if (tied) {
                 second = _mm512_sub_epi32(second, of_low);
             } else {
                 first = _mm512_sub_epi32(first, of_low);
@@ -112,7 +110,7 @@ INLINE void add_segment(const sqf_split_job *job, const uint8_t *header, size_t 
         }
         float *place = out + t * SQF_BLOCK_ROWS;
         __m512 total = _mm512_loadu_ps(place);
-        if (!shape->tied) {
+        if (!tied) {
             total = _mm512_add_ps(total, _mm512_mul_ps(_mm512_mul_ps(act, scale_low), _mm512_cvtepi32_ps(first)));
         }
         total = _mm512_add_ps(total, _mm512_mul_ps(_mm512_mul_ps(act, scale_high), _mm512_cvtepi32_ps(second)));
@@ -120,22 +118,67 @@ INLINE void add_segment(const sqf_split_job *job, const uint8_t *header, size_t 
     }
 }
 
-/* One panel, all segments. One or two tokens have sums of their own for each half of a step: chains of vpdpbusd would
- * otherwise be waited for. */
-INLINE void direct_part(const sqf_split_job *job, size_t p, size_t first_token, const int tokens)
+/* Up to 8 tokens times one block. Free scales have a sum of each part, tied ones one of both: the low elements times
+ * 2^shift (`shifts`, in words) less `offset`. One or two tokens have sums of their own for each half of a step: chains
+ * of vpdpbusd would otherwise be waited for. */
+INLINE void add_block(const sqf_split_job *job, const sqf_split_block *block, const uint8_t *nibbles,
+                      const uint8_t *upper, const int8_t *codes, const int tokens, const bool tied, __m512i shifts,
+                      __m512i offset, __m512i *low, __m512i *high)
+{
+    const uint8_t *masks = split_masks(block, nibbles);
+    const int8_t *codes3 = codes + 3 * job->code_stride, *codes6 = codes3 + 3 * job->code_stride;
+    const __m512i sign = _mm512_set1_epi8(-128);
+    for (size_t step = 0; step < block->steps; step++) {
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; half++) {
+            const half_step w = next_half(&upper, nibbles, masks, half);
+            __m512i of_low, of_high;
+            if (tied) {
+                of_low = _mm512_setzero_si512();
+                of_high = _mm512_mask_add_epi8(_mm512_sub_epi8(_mm512_sllv_epi16(w.nibbles, shifts), offset), w.mask,
+                                               w.bytes, sign);
+            } else {
+                of_low = _mm512_mask_mov_epi8(w.nibbles, w.mask, _mm512_set1_epi8(SQF_NIBBLE_OFFSET));
+                of_high = _mm512_mask_add_epi8(sign, w.mask, w.bytes, sign);
+            }
+            const int chain = tokens <= 2 && half ? 8 : 0;
+#pragma GCC unroll 8
+            for (int t = 0; t < tokens; t++) {
+                const int8_t *row = t < 3 ? codes : t < 6 ? codes3 : codes6;
+                const __m512i a = broadcast_codes(row + (size_t)(t % 3) * job->code_stride + 4 * half);
+                if (!tied) {
+                    low[chain + t] = add_products(low[chain + t], of_low, a);
+                }
+                high[chain + t] = add_products(high[chain + t], of_high, a);
+            }
+        }
+        nibbles += SPLIT_NIBBLES;
+        masks += SPLIT_MASKS;
+        codes += SQF_SEGMENT_PAD;
+        codes3 += SQF_SEGMENT_PAD;
+        codes6 += SQF_SEGMENT_PAD;
+    }
+}
+
+/* A panel for up to 8 tokens. */
+INLINE void direct_part(const sqf_split_job *job, size_t p, size_t first_token, const int tokens, const bool tied)
 {
     const sqf_split_shape *shape = job->shape;
+    const sqf_split_block *blocks = shape->blocks;
     const uint8_t *panel = job->weights + p * job->panel_bytes;
-    const int8_t *first_codes = job->codes + first_token * job->code_stride;
+    const int8_t *codes = job->codes + first_token * job->code_stride;
     float *out = job->out + first_token * SQF_BLOCK_ROWS + p * SQF_PANEL_ROWS;
-    list_reader reader = list_begin(shape, panel + shape->list_offset, 0);
-    const int chains = tokens <= 2 ? 2 : 1;
-    for (size_t g = 0; g < job->segment_count; g++) {
-        const sqf_segment *segment = &job->segments[g];
-        const uint8_t *header = split_segment(shape, panel, g, segment);
-        const size_t steps = split_steps(segment), scalars = first_token * job->segment_count + g;
-        const uint8_t *nibbles = header + shape->header_bytes, *masks = nibbles + steps * SPLIT_NIBBLES;
-        const int8_t *codes = first_codes + segment->offset;
+    uint8_t upper[2][UPPER_BYTES];
+    if (shape->block_count > 0) {
+        unpack_list(&blocks[0], panel + blocks[0].offset, upper[0]);
+    }
+    for (size_t b = 0; b < shape->block_count;) {
+        const size_t g = blocks[b].segment, scalars = first_token * job->segment_count + g;
+        const uint8_t *header = panel + blocks[b].offset - shape->header_bytes;
+        const __m512i shifts = tied ? load_shifts_16(shape, header) : _mm512_setzero_si512();
+        /* 7 * 2^shift - 128 */
+        const __m512i offset =
+            _mm512_add_epi8(_mm512_sllv_epi16(_mm512_set1_epi8(SQF_NIBBLE_OFFSET), shifts), _mm512_set1_epi8(-128));
         __m512i low[16], high[16];
 #pragma GCC unroll 8
         for (int t = 0; t < tokens; t++) {
@@ -144,53 +187,57 @@ INLINE void direct_part(const sqf_split_job *job, size_t p, size_t first_token, 
             high[t] = _mm512_set1_epi32(-128 * sum);
             low[8 + t] = high[8 + t] = _mm512_setzero_si512();
         }
-        for (size_t step = 0; step < steps; step++) {
-            list_turn(&reader);
-#pragma GCC unroll 2
-            for (int half = 0; half < 2; half++) {
-                const half_step w = next_half(&reader, nibbles, masks, half);
-                const __m512i offset = _mm512_set1_epi8(-128);
-                const __m512i of_low = _mm512_mask_mov_epi8(w.nibbles, w.mask, _mm512_set1_epi8(SQF_NIBBLE_OFFSET));
-                const __m512i of_high = _mm512_mask_add_epi8(offset, w.mask, w.bytes, offset);
-                const int chain = chains == 2 && half ? 8 : 0;
-#pragma GCC unroll 8
-                for (int t = 0; t < tokens; t++) {
-                    const __m512i a = broadcast_codes(codes + (size_t)t * job->code_stride + 4 * half);
-                    low[chain + t] = add_products(low[chain + t], of_low, a);
-                    high[chain + t] = add_products(high[chain + t], of_high, a);
-                }
+        for (; b < shape->block_count && blocks[b].segment == g; b++) {
+            if (b + 1 < shape->block_count) {
+                unpack_list(&blocks[b + 1], panel + blocks[b + 1].offset, upper[(b + 1) % 2]);
             }
-            nibbles += SPLIT_NIBBLES;
-            masks += 16;
-            codes += SQF_SEGMENT_PAD;
+            add_block(job, &blocks[b], panel + blocks[b].offset, upper[b % 2], codes, tokens, tied, shifts, offset, low,
+                      high);
+            codes += blocks[b].steps * (size_t)SQF_SEGMENT_PAD;
         }
 #pragma GCC unroll 8
-        for (int t = 0; chains == 2 && t < tokens; t++) {
+        for (int t = 0; tokens <= 2 && t < tokens; t++) {
             low[t] = _mm512_add_epi32(low[t], low[8 + t]);
             high[t] = _mm512_add_epi32(high[t], high[8 + t]);
         }
-        add_segment(job, header, scalars, tokens, low, high, out);
+        add_segment(job, header, scalars, tokens, tied, low, high, out);
     }
 }
 
 static void direct_1(const sqf_split_job *job, size_t p, size_t first_token)
 {
-    direct_part(job, p, first_token, 1);
+    if (job->shape->tied) {
+        direct_part(job, p, first_token, 1, true);
+    } else {
+        direct_part(job, p, first_token, 1, false);
+    }
 }
 
 static void direct_2(const sqf_split_job *job, size_t p, size_t first_token)
 {
-    direct_part(job, p, first_token, 2);
+    if (job->shape->tied) {
+        direct_part(job, p, first_token, 2, true);
+    } else {
+        direct_part(job, p, first_token, 2, false);
+    }
 }
 
 static void direct_4(const sqf_split_job *job, size_t p, size_t first_token)
 {
-    direct_part(job, p, first_token, 4);
+    if (job->shape->tied) {
+        direct_part(job, p, first_token, 4, true);
+    } else {
+        direct_part(job, p, first_token, 4, false);
+    }
 }
 
 static void direct_8(const sqf_split_job *job, size_t p, size_t first_token)
 {
-    direct_part(job, p, first_token, 8);
+    if (job->shape->tied) {
+        direct_part(job, p, first_token, 8, true);
+    } else {
+        direct_part(job, p, first_token, 8, false);
+    }
 }
 
 static void split_tile(const sqf_split_job *job)
@@ -214,25 +261,23 @@ static void split_tile(const sqf_split_job *job)
 
 /* ---- expansion for a tile ---- */
 
-INLINE void expand(const sqf_split_shape *shape, const uint8_t *header, const uint8_t *list, size_t steps,
-                   size_t *position, uint8_t *low, uint8_t *high, const bool tied)
+INLINE void expand(const sqf_split_shape *shape, const sqf_split_block *block, const uint8_t *header,
+                   const uint8_t *nibbles, uint8_t *low, uint8_t *high, const bool tied)
 {
-    const uint8_t *nibbles = header + shape->header_bytes, *masks = nibbles + steps * SPLIT_NIBBLES;
-    const __m512i shifts = tied ? load_shifts(shape, header) : _mm512_setzero_si512();
-    /* w + 7 in a byte times 2^shift stays below 256, so words shift both of their bytes at once */
-    const __m512i shifts_16 = _mm512_or_si512(shifts, _mm512_slli_epi32(shifts, 16));
-    const __m512i offset = _mm512_sllv_epi16(_mm512_set1_epi8(SQF_NIBBLE_OFFSET), shifts_16);
-    list_reader reader = list_begin(shape, list, *position);
-    const uint8_t *begin = reader.at;
-    for (size_t step = 0; step < steps; step++) {
-        list_turn(&reader);
+    const uint8_t *masks = split_masks(block, nibbles);
+    const __m512i shifts = tied ? load_shifts_16(shape, header) : _mm512_setzero_si512();
+    const __m512i offset = _mm512_sllv_epi16(_mm512_set1_epi8(SQF_NIBBLE_OFFSET), shifts);
+    uint8_t list[UPPER_BYTES];
+    const uint8_t *upper = list;
+    unpack_list(block, nibbles, list);
+    for (size_t step = 0; step < block->steps; step++) {
         __mmask64 mask[2];
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++) {
-            const half_step w = next_half(&reader, nibbles, masks, half);
+            const half_step w = next_half(&upper, nibbles, masks, half);
             mask[half] = w.mask;
             const __m512i of_low =
-                tied ? _mm512_sub_epi8(_mm512_sllv_epi16(w.nibbles, shifts_16), offset) : _mm512_setzero_si512();
+                tied ? _mm512_sub_epi8(_mm512_sllv_epi16(w.nibbles, shifts), offset) : _mm512_setzero_si512();
             _mm512_storeu_si512(high + 64 * half, _mm512_mask_mov_epi8(of_low, w.mask, w.bytes));
         }
         if (!tied) {
@@ -244,20 +289,18 @@ INLINE void expand(const sqf_split_shape *shape, const uint8_t *header, const ui
             low += SPLIT_NIBBLES;
         }
         nibbles += SPLIT_NIBBLES;
-        masks += 16;
+        masks += SPLIT_MASKS;
         high += 128;
     }
-    const bool turned = reader.end != list + shape->list_half;
-    *position += (size_t)(reader.at - begin) + (turned ? shape->list_half : 0);
 }
 
-static void split_expand(const sqf_split_shape *shape, const uint8_t *header, const uint8_t *list, size_t steps,
-                         size_t *position, uint8_t *low, uint8_t *high)
+static void split_expand(const sqf_split_shape *shape, const sqf_split_block *block, const uint8_t *header,
+                         const uint8_t *nibbles, uint8_t *low, uint8_t *high)
 {
     if (shape->tied) {
-        expand(shape, header, list, steps, position, low, high, true);
+        expand(shape, block, header, nibbles, low, high, true);
     } else {
-        expand(shape, header, list, steps, position, low, high, false);
+        expand(shape, block, header, nibbles, low, high, false);
     }
 }
 
