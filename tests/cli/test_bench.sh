@@ -128,4 +128,30 @@ printf '#!/bin/sh\necho broken >&2\nexit 3\n' >peer/broken
 chmod +x peer/broken
 expect 1 "" "*broken*peers: peer/broken: failed" \
     sh "$source/bench/peers" --model made-w4a8 --llama-bench peer/broken --gguf plain.gguf --prefill 8 --decode 2 --rounds 1
+
+# ---- scaling: every length, depth and batch with every number of threads
+
+expect 0 "*made-w4a8: W4A8, KV cache f16*roofs, 1 thread: read*roofs, 2 threads: read*prefill of a prompt*decode after a depth*decode of a batch*" \
+    "*" sh "$source/bench/scaling" made-w4a8 --prompts 16,64 --depths 0,40 --batches 1,3 --decode 4 --repetitions 1 \
+    --sqf-extra "--kv f16" --output record/tiny --svg tiny.svg
+found=$(awk '$5 ~ /^[0-9]/ && $1 ~ /^[12]$/ { printf "%s %s %s %s,", $1, $2, $3, $4 }' record/tiny.txt)
+rows=
+for t in 1 2; do rows="$rows$t 16 0 1,$t 64 0 1,$t 4 0 1,$t 4 40 1,$t 4 0 1,$t 4 0 3,"; done
+[ "$found" = "$rows" ] || complain "scaling: the rows are $found"
+# seconds allowed by the roofs, from the record's own figures: 3 sequences of 4 tokens, positions 3 * (1 + 2 + 3 + 4)
+awk '{ text = $0; gsub(/"[a-z_]*":|[{},]/, "") }
+    text ~ /"threads": 1, "read_gb_per_s"/ { read_roof = $2; float_roof = $3; bytes = $5 }
+    text ~ /"threads": 1.*"batch": 3/ { on = 1; next }
+    on { on = 0; found++
+         bad += $2 / ((4 * bytes + 30 * 2 * 2 * 128) / read_roof * 1e-9) > 1.001
+         bad += $4 / (2 * 30 * 4 * 64 / float_roof * 1e-9) > 1.001 }
+    END { exit bad > 0 || found != 1 }' record/tiny.json || complain "scaling: what the roofs allow"
+if command -v gnuplot >/dev/null; then
+    grep -q 'sequences' tiny.svg || complain "scaling: the picture"
+fi
+expect 1 "" "*left out: prompt, 1 threads, 16 tokens, depth 0, batch 1: about * s*scaling: the budget is too small*" \
+    sh "$source/bench/scaling" made-w4a8 --threads 1 --prompts 16 --depths 0 --batches 1 --budget 0 \
+    --output record/none --svg none.svg
+expect 2 "" "scaling: expected MODEL" sh "$source/bench/scaling"
+expect 2 "" "scaling: --depths x: expected whole numbers" sh "$source/bench/scaling" made-w4a8 --depths x
 finish
