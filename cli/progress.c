@@ -19,6 +19,7 @@ static struct {
     char what[64];
     double started, printed;
     sqf_log_level level;
+    const sqf_context *context; /* of the work, which may know better what is left; NULL = none */
 } display;
 
 static volatile sig_atomic_t received;
@@ -78,8 +79,9 @@ static void print_progress(const char *what, uint64_t done, uint64_t total, doub
 {
     const double rate = (double)done / elapsed;
     char left[32] = "?";
-    if (done > 0) {
-        format_duration((double)(total - done) / rate, left);
+    const double known = sqf_context_time_left(display.context);
+    if (known >= 0.0 || done > 0) {
+        format_duration(known >= 0.0 ? known : (double)(total - done) / rate, left);
     }
     fprintf(stderr, "%s%s %" PRIu64 " of %" PRIu64 " (%.0f %%), %.*f/s, %s left%s", display.terminal ? "\r" : "", what,
             done, total, 100.0 * (double)done / (double)total, rate < 10 ? 2 : 0, rate, left,
@@ -128,6 +130,11 @@ static void show_line(void *user, sqf_log_level level, const char *line)
         progress_clear();
         fprintf(stderr, "%s%s\n", level == SQF_LOG_WARNING ? "sqf: warning: " : "", line);
     }
+}
+
+void progress_follow(const sqf_context *context)
+{
+    display.context = context;
 }
 
 void progress_begin(bool quiet, bool verbose, sqf_context_options *options)

@@ -11,6 +11,8 @@ int signals_received(void);
 
 /* Puts the callbacks for talk and progress into the options of a context. quiet: warnings alone. */
 void progress_begin(bool quiet, bool verbose, sqf_context_options *options);
+/* Time left is what this context tells, where it can; NULL = none. It must be there until the next call. */
+void progress_follow(const sqf_context *context);
 /* Shows progress of the program's own work, as the library's is shown. */
 void progress_show(const char *what, uint64_t done, uint64_t total);
 /* Takes the progress line off the terminal: to be called before anything is printed. */

@@ -13,6 +13,7 @@
 
 #include "command.h"
 #include "output.h"
+#include "progress.h"
 #include "quantize_budget.h"
 
 enum { FLAGS_MAX = 96, FLAG_NAME = 32, FLAG_TEXT = 512 };
@@ -120,6 +121,19 @@ static sqf_quantize_options read_options(const cli_arguments *arguments)
     return options;
 }
 
+/* Where the time went: by the clock, of all threads, and the work in the stage's own unit. */
+static json_t *stages_json(const sqf_quantize_summary *summary)
+{
+    json_t *stages = json_object();
+    for (int s = 0; s < SQF_STAGE_COUNT; s++) {
+        const sqf_quantize_stage *stage = &summary->stages[s];
+        json_object_set_new(stages, sqf_stage_name((sqf_stage)s),
+                            json_pack("{s:o, s:o, s:o}", "seconds", json_number(stage->seconds), "cpu_seconds",
+                                      json_number(stage->cpu_seconds), "work", json_number(stage->work)));
+    }
+    return stages;
+}
+
 /* Figures of the whole model; those of its tensors are in OUT/report.json. */
 static json_t *summary_json(const cli_arguments *arguments, sqf_recipe *recipe, const sqf_quantize_summary *summary)
 {
@@ -140,6 +154,7 @@ static json_t *summary_json(const cli_arguments *arguments, sqf_recipe *recipe, 
     json_object_set_new(object, "file_bytes", json_count(summary->file_bytes));
     json_object_set_new(object, "mean_output_error", json_number(summary->mean_output_error));
     json_object_set_new(object, "damped", json_integer(summary->damped));
+    json_object_set_new(object, "stages", stages_json(summary));
     json_object_set_new(object, "vocabulary_weights", json_count(summary->vocabulary_weights));
     json_object_set_new(object, "vocabulary_bits_per_weight", json_number(summary->vocabulary_bits_per_weight));
     return object;
@@ -200,6 +215,7 @@ static int quantize(const cli_arguments *arguments, sqf_recipe *recipe)
     if (code != EXIT_DONE) {
         return code;
     }
+    progress_follow(context);
     const sqf_quantize_options options = read_options(arguments);
     sqf_quantize_summary summary;
     sqf_budget *budget = NULL;
@@ -210,6 +226,7 @@ static int quantize(const cli_arguments *arguments, sqf_recipe *recipe)
     progress_clear();
     code = status == SQF_OK ? print_result(arguments, recipe, &summary, budget) : fail_error(&err);
     sqf_budget_destroy(budget);
+    progress_follow(NULL);
     sqf_context_destroy(context);
     return code;
 }
@@ -357,7 +374,8 @@ static const char description[] =
     "JSON members: model, output, scheme, seconds, calibration_seconds, calibration_tokens, weights, bits_per_weight, "
     "weights_equivalent_bits, activations_equivalent_bits, file_bytes, mean_output_error, damped (factorizations that "
     "needed more damping), vocabulary_weights, vocabulary_bits_per_weight (of output matrix and embedding, which the "
-    "other figures by weight leave out), and with a target budget. The same by tensor stands in OUT/report.json.";
+    "other figures by weight leave out), stages (seconds, cpu_seconds and work of each, work in operations where it is "
+    "matrix products), and with a target budget. The same by tensor stands in OUT/report.json.";
 
 /* The only table that is built: the others are constant. */
 const cli_command *quantize_command(void)

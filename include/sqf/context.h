@@ -51,6 +51,10 @@ SQF_API void sqf_context_destroy(sqf_context *context);
 /** Number of threads that the context computes with. */
 SQF_API unsigned sqf_context_threads(const sqf_context *context);
 
+/** Seconds that the call at work will still take, for a progress callback; negative where it cannot tell. Better than
+ *  what follows from the units done, where these differ in size: sqf_quantize times each of its stages. */
+SQF_API double sqf_context_time_left(const sqf_context *context);
+
 /** Name of the kernel level in use, e.g. "avx2". A static string. */
 SQF_API const char *sqf_context_cpu(const sqf_context *context);
 

@@ -154,9 +154,10 @@ SQF_API sqf_status sqf_recipe_print(const sqf_recipe *recipe, char **yaml, sqf_e
 /** The recipe of one module, e.g. "model.layers.0.mlp.down_proj", checked by sqf_scheme_check; *ignored tells whether
  * it is left alone. SQF_E_ARG names the override and the key that do not fit.
  *
- * "lm_head" and "model.embed_tokens" have the base's scheme of their own in place of the base's scheme, no smoothing and
- * no act_outliers, and are left alone without such a scheme; overrides that match them come on top. Where a model ties its embeddings, one stored matrix serves both with the output matrix's scheme, unless the base recipe
- * says both and their weights differ: then the quantized model has two (config.json: tie_word_embeddings false). */
+ * "lm_head" and "model.embed_tokens" have the base's scheme of their own in place of the base's scheme, no smoothing
+ * and no act_outliers, and are left alone without such a scheme; overrides that match them come on top. Where a model
+ * ties its embeddings, one stored matrix serves both with the output matrix's scheme, unless the base recipe says both
+ * and their weights differ: then the quantized model has two (config.json: tie_word_embeddings false). */
 SQF_API sqf_status sqf_recipe_resolve(const sqf_recipe *recipe, const char *module, sqf_module_recipe *out,
                                       bool *ignored, sqf_error *err);
 
@@ -179,6 +180,35 @@ typedef struct sqf_quantize_options {
 /** The defaults above: no calibration text, 32 windows of 2048 tokens, nothing replaced. */
 SQF_API sqf_quantize_options sqf_quantize_options_default(void);
 
+/** The stages of a quantization, for where its time goes. */
+typedef enum sqf_stage {
+    SQF_STAGE_OTHER = 0,  /**< what is not named below; work in layers */
+    SQF_STAGE_LOAD,       /**< weights to float32; work in weights */
+    SQF_STAGE_FORWARD,    /**< calibration text through original layers; work in operations (2 a multiply-accumulate) */
+    SQF_STAGE_HESSIAN,    /**< statistics of inputs; operations */
+    SQF_STAGE_ROTATE,     /**< bases; weights */
+    SQF_STAGE_SMOOTH,     /**< smoothing factors; weights */
+    SQF_STAGE_MASK,       /**< masks, quotas, clipping; weights */
+    SQF_STAGE_FACTOR,     /**< factor of the Hessian; operations */
+    SQF_STAGE_CORRECT,    /**< weights that make up for errors of their input; operations */
+    SQF_STAGE_QUANTIZE,   /**< scales, masks, codes, propagated errors, output errors; operations */
+    SQF_STAGE_WRITE,      /**< tensors of layers to the file; weights */
+    SQF_STAGE_PREPARE,    /**< quantized layers made ready to compute; weights */
+    SQF_STAGE_REFORWARD,  /**< calibration text through quantized layers; operations */
+    SQF_STAGE_VOCABULARY, /**< embedding and output matrix; weights */
+    SQF_STAGE_FINISH,     /**< the files put together; weights */
+    SQF_STAGE_COUNT
+} sqf_stage;
+
+/** "forward"; "unknown" for numbers that are no stage. */
+SQF_API const char *sqf_stage_name(sqf_stage stage);
+
+/** Time and work of one stage. */
+typedef struct sqf_quantize_stage {
+    double seconds, cpu_seconds; /**< by the clock, and of all threads */
+    double work;                 /**< in the unit of the stage */
+} sqf_quantize_stage;
+
 /** What was done, for tables. The same and more, per tensor, is in OUT/report.json. */
 typedef struct sqf_quantize_summary {
     double seconds, calibration_seconds;
@@ -186,11 +216,12 @@ typedef struct sqf_quantize_summary {
     uint64_t weights;       /**< quantized weights of the decoder's linear layers */
     double bits_per_weight; /**< stored, of these */
     double weights_equivalent_bits, activations_equivalent_bits;
-    uint64_t file_bytes;      /**< of all safetensors files */
-    double mean_output_error; /**< over matrices; NaN without calibration */
-    unsigned damped;          /**< Cholesky factorizations that needed more damping than asked */
+    uint64_t file_bytes;               /**< of all safetensors files */
+    double mean_output_error;          /**< over matrices; NaN without calibration */
+    unsigned damped;                   /**< Cholesky factorizations that needed more damping than asked */
     uint64_t vocabulary_weights;       /**< quantized weights of output matrix and embedding, one stored matrix once */
     double vocabulary_bits_per_weight; /**< stored, of these; NaN without any */
+    sqf_quantize_stage stages[SQF_STAGE_COUNT];
 } sqf_quantize_summary;
 
 /** Quantize a model directory into another. One decoder layer in float32 at a time; the output appears whole or not at

@@ -23,6 +23,11 @@ void sqf_log(sqf_context *context, sqf_log_level level, const char *format, ...)
     context->options.log(context->options.log_user, level, line);
 }
 
+double sqf_context_time_left(const sqf_context *context)
+{
+    return context ? context->time_left : -1.0;
+}
+
 sqf_status sqf_progress(sqf_context *context, const char *what, uint64_t done, uint64_t total, sqf_error *err)
 {
     if (!context || !context->options.progress) {

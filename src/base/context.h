@@ -21,6 +21,7 @@ struct sqf_context {
     sqf_context_options options;
     sqf_product_counts products;
     double last_progress; /* sqf_clock_seconds() of the last callback */
+    double time_left;     /* seconds of the call at work; negative = unknown */
 };
 
 /* One line of talk through the context's callback, if it has one. */

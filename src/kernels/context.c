@@ -65,6 +65,7 @@ sqf_status sqf_context_create(const sqf_context_options *options, sqf_context **
     SQF_TRY(choose_kernels(options ? options->cpu : NULL, &kernels, err));
     sqf_context *context;
     SQF_TRY(SQF_ALLOC(&context, 1, "context", err));
+    context->time_left = -1.0;
     context->options = options ? *options : sqf_context_options_default();
     context->kernels = kernels;
     context->options.cpu = kernels->name; /* the caller's string need not live on */

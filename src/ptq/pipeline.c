@@ -18,6 +18,7 @@ sqf_quantize_options sqf_quantize_options_default(void)
 static sqf_status report_progress(sqf_pipeline *pipeline, sqf_error *err)
 {
     const char *what = pipeline->plan.passes > 0 ? "windows" : "layers";
+    pipeline->context->time_left = sqf_stages_left(&pipeline->stages);
     return sqf_progress(pipeline->context, what, pipeline->done, pipeline->total, err);
 }
 
@@ -34,8 +35,9 @@ static sqf_status collect_input(void *user, sqf_input_kind kind, const float *x,
     static const char *const readers[SQF_INPUT_COUNT] = {"self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj",
                                                          "mlp.down_proj"};
     const collection *c = user;
-    (void)channels;
+    sqf_stages_begin(&c->pipeline->stages, SQF_STAGE_HESSIAN);
     const sqf_status status = sqf_statistics_add(c->pipeline->context, &c->work->statistics[kind], x, tokens, err);
+    sqf_stages_end(&c->pipeline->stages, sqf_hessian_operations(channels, tokens));
     if (status == SQF_OK) {
         return SQF_OK;
     }
@@ -59,8 +61,11 @@ sqf_status sqf_pipeline_run_window(sqf_pipeline *pipeline, const sqf_layer *laye
     if (tap) {
         x = memcpy(pipeline->window, x, floats * sizeof *x);
     }
-    return sqf_layer_forward(pipeline->context, config, layer, x, length, 0, sqf_kv_cache_layer(pipeline->cache, 0),
-                             tap, pipeline->workspace, err);
+    sqf_stages_begin(&pipeline->stages, tap ? SQF_STAGE_FORWARD : SQF_STAGE_REFORWARD);
+    const sqf_status status = sqf_layer_forward(pipeline->context, config, layer, x, length, 0,
+                                                sqf_kv_cache_layer(pipeline->cache, 0), tap, pipeline->workspace, err);
+    sqf_stages_end(&pipeline->stages, sqf_forward_operations(config, length));
+    return status;
 }
 
 sqf_status sqf_pipeline_run_windows(sqf_pipeline *pipeline, const sqf_layer *layer, float *stream,
@@ -96,9 +101,11 @@ static sqf_status collect_statistics(sqf_pipeline *pipeline, sqf_layer_work *wor
         SQF_TRY(sqf_layer_work_keep_sample(pipeline, work, (sqf_input_kind)input, err));
     }
     SQF_TRY(sqf_pipeline_run_windows(pipeline, &work->layer, pipeline->hidden, &tap, err));
+    sqf_stages_begin(&pipeline->stages, SQF_STAGE_HESSIAN);
     for (int input = 0; input < SQF_INPUT_COUNT; input++) {
         sqf_statistics_finish(pipeline->context, &work->statistics[input]);
     }
+    sqf_stages_end(&pipeline->stages, 0.0);
     pipeline->report.calibration_seconds += sqf_clock_seconds() - start;
     return SQF_OK;
 }
@@ -148,8 +155,13 @@ static sqf_status report_inputs(sqf_pipeline *pipeline, const sqf_layer_work *wo
 
 static sqf_status work_on_layer(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_error *err)
 {
+    const double weights = sqf_layer_weights(&pipeline->checkpoint.config);
+    sqf_stages_begin(&pipeline->stages, SQF_STAGE_LOAD);
     SQF_TRY(sqf_layer_work_load(pipeline, work, err));
+    sqf_stages_end(&pipeline->stages, weights);
+    sqf_stages_begin(&pipeline->stages, SQF_STAGE_ROTATE);
     SQF_TRY(sqf_layer_work_rotate(pipeline, work, err));
+    sqf_stages_end(&pipeline->stages, weights);
     if (work->forward) {
         SQF_TRY(sqf_layer_work_linears(pipeline, work, err));
     }
@@ -163,9 +175,13 @@ static sqf_status work_on_layer(sqf_pipeline *pipeline, sqf_layer_work *work, sq
         return measure_layer(pipeline, work, err);
     }
     if (work->forward && work->plan->quantized) {
+        sqf_stages_begin(&pipeline->stages, SQF_STAGE_SMOOTH);
         SQF_TRY(sqf_layer_work_smooth(pipeline, work, err));
         SQF_TRY(report_inputs(pipeline, work, err));
+        sqf_stages_end(&pipeline->stages, weights);
+        sqf_stages_begin(&pipeline->stages, SQF_STAGE_MASK);
         SQF_TRY(sqf_layer_work_allot(pipeline, work, err));
+        sqf_stages_end(&pipeline->stages, 0.0);
     }
     SQF_TRY(sqf_layer_work_write_norms(pipeline, work, err));
     for (int input = 0; input < SQF_INPUT_COUNT; input++) {
@@ -192,6 +208,19 @@ static void forget_tensors(const sqf_pipeline *pipeline, size_t index)
     }
 }
 
+/* What is left after a layer, for those who look on and for report.json, where it can be checked afterwards. */
+static sqf_status note_progress(sqf_pipeline *pipeline, size_t index, sqf_error *err)
+{
+    const sqf_config *config = &pipeline->checkpoint.config;
+    const bool calibrated = index < pipeline->plan.passes;
+    sqf_stages_count(&pipeline->stages, SQF_STAGE_OTHER, 1.0);
+    sqf_stages_count(&pipeline->stages, SQF_STAGE_MASK, calibrated ? sqf_layer_weights(config) : 0.0);
+    const double elapsed = sqf_clock_seconds() - pipeline->started, left = sqf_stages_left(&pipeline->stages);
+    sqf_log(pipeline->context, SQF_LOG_DEBUG, "layer %zu of %zu: after %.1f s, %.1f s left", index + 1,
+            pipeline->plan.layers, elapsed, left);
+    return sqf_report_add_progress(&pipeline->report, index, elapsed, left, err);
+}
+
 static sqf_status quantize_layer(sqf_pipeline *pipeline, size_t index, sqf_error *err)
 {
     const double start = sqf_clock_seconds();
@@ -200,9 +229,10 @@ static sqf_status quantize_layer(sqf_pipeline *pipeline, size_t index, sqf_error
                            .forward = index < pipeline->plan.passes,
                            .feeds = sqf_plan_feeds(&pipeline->plan, index)};
     work.chained = work.feeds || (work.forward && work.plan->corrects);
-    const sqf_status status = work_on_layer(pipeline, &work, err);
+    sqf_status status = work_on_layer(pipeline, &work, err);
     if (status == SQF_OK) {
         log_layer(pipeline, &work, sqf_clock_seconds() - start);
+        status = note_progress(pipeline, index, err);
     }
     sqf_layer_work_clear(&work);
     forget_tensors(pipeline, index);
@@ -276,13 +306,18 @@ static void count_work(sqf_pipeline *pipeline)
 
 static sqf_status quantize_layers(sqf_pipeline *pipeline, sqf_error *err)
 {
+    sqf_stages_begin(&pipeline->stages, SQF_STAGE_WRITE);
     SQF_TRY(sqf_vocabulary_write_embedding(pipeline, err));
+    sqf_stages_end(&pipeline->stages, 0.0);
     for (size_t i = 0; i < pipeline->plan.layers; i++) {
         SQF_TRY(quantize_layer(pipeline, i, err));
         pipeline->done += pipeline->plan.passes == 0;
         SQF_TRY(report_progress(pipeline, err));
     }
-    return sqf_vocabulary_write_output(pipeline, err);
+    sqf_stages_begin(&pipeline->stages, SQF_STAGE_VOCABULARY);
+    SQF_TRY(sqf_vocabulary_write_output(pipeline, err));
+    sqf_stages_end(&pipeline->stages, sqf_vocabulary_operations(pipeline));
+    return SQF_OK;
 }
 
 static sqf_status finish(sqf_pipeline *pipeline, const sqf_recipe *recipe, double start, sqf_quantize_summary *summary,
@@ -290,13 +325,16 @@ static sqf_status finish(sqf_pipeline *pipeline, const sqf_recipe *recipe, doubl
 {
     uint64_t bytes;
     char *report;
+    sqf_stages_begin(&pipeline->stages, SQF_STAGE_FINISH);
     SQF_TRY(sqf_model_output_seal(&pipeline->output, &bytes, err));
+    sqf_stages_end(&pipeline->stages, (double)pipeline->plan.layers * sqf_layer_weights(&pipeline->checkpoint.config));
     SQF_TRY(sqf_model_output_describe(&pipeline->output, &pipeline->plan, recipe, err));
     if (pipeline->visitor && pipeline->visitor->written) {
         SQF_TRY(pipeline->visitor->written(pipeline->visitor->user, sqf_output_path(pipeline->output.output),
                                            &pipeline->report.budget, err));
     }
     *summary = sqf_report_summary(&pipeline->report, sqf_clock_seconds() - start, bytes);
+    memcpy(summary->stages, pipeline->stages.stage, sizeof summary->stages);
     SQF_TRY(sqf_report_print(&pipeline->report, summary, &recipe->base, pipeline->options,
                              pipeline->plan.passes > 0 ? &pipeline->calibration : NULL, &report, err));
     const sqf_status status = sqf_model_output_commit(&pipeline->output, "report.json", report, err);
@@ -318,8 +356,9 @@ static sqf_status open_original(sqf_pipeline *pipeline, const char *directory, c
 static sqf_status run(sqf_pipeline *pipeline, const char *model_directory, const char *output_directory,
                       const sqf_recipe *recipe, sqf_quantize_summary *summary, sqf_error *err)
 {
-    const double start = sqf_clock_seconds();
+    const double start = pipeline->started = sqf_clock_seconds();
     const sqf_quantize_options *options = pipeline->options;
+    sqf_stages_start(&pipeline->stages, NULL, NULL);
     SQF_TRY(open_original(pipeline, model_directory, recipe, err));
     SQF_TRY(sqf_model_output_begin(pipeline->context, &pipeline->checkpoint, output_directory, options,
                                    &pipeline->output, err));
@@ -332,6 +371,7 @@ static sqf_status run(sqf_pipeline *pipeline, const char *model_directory, const
         SQF_TRY(prepare_calibration(pipeline, err));
     }
     count_work(pipeline);
+    sqf_pipeline_expect(pipeline);
     SQF_TRY(sqf_rotation_prepare(pipeline, err));
     SQF_TRY(quantize_layers(pipeline, err));
     return finish(pipeline, recipe, start, summary, err);
@@ -347,6 +387,7 @@ static sqf_status measure(sqf_pipeline *pipeline, const char *model_directory, c
     pipeline->output = (sqf_model_output){.context = pipeline->context, .checkpoint = &pipeline->checkpoint};
     SQF_TRY(prepare_calibration(pipeline, err));
     count_work(pipeline);
+    sqf_pipeline_expect(pipeline);
     SQF_TRY(sqf_rotation_prepare(pipeline, err));
     for (size_t i = 0; i < pipeline->plan.passes; i++) {
         SQF_TRY(quantize_layer(pipeline, i, err));
@@ -356,6 +397,7 @@ static sqf_status measure(sqf_pipeline *pipeline, const char *model_directory, c
 
 static void pipeline_clear(sqf_pipeline *pipeline)
 {
+    pipeline->context->time_left = -1.0;
     sqf_model_output_abort(&pipeline->output);
     sqf_workspace_destroy(pipeline->workspace);
     free(pipeline->hidden);

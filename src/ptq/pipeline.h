@@ -5,6 +5,7 @@
 #include "ptq/algorithm.h"
 #include "ptq/output.h"
 #include "ptq/report.h"
+#include "ptq/stages.h"
 
 struct sqf_pipeline;
 struct sqf_layer_work;
@@ -36,6 +37,8 @@ typedef struct sqf_pipeline {
     sqf_kv_cache *cache;      /* of the layer at work, [length] */
     sqf_workspace *workspace; /* of forward passes */
     uint64_t done, total;     /* progress, in windows (in layers where no text runs) */
+    sqf_stages stages;
+    double started;                      /* by sqf_clock_seconds */
     const sqf_pipeline_visitor *visitor; /* NULL = none */
     bool measuring;                      /* nothing is written: the output has no writer */
 } sqf_pipeline;
@@ -88,6 +91,19 @@ void sqf_static_scale_find(const sqf_act_spec *act, const sqf_statistics *statis
 
 /* sums[j] += the squares of the dequantized column j; values [columns] is scratch. */
 sqf_status sqf_matrix_add_squares(const sqf_matrix *matrix, float *values, double *sums, sqf_error *err);
+
+/* Work of the stages (pipeline_work.c): weights of one linear layer and of all of a decoder layer; operations of a
+ * window through a layer, of statistics, of a factor, of a matrix, of the output matrix. */
+double sqf_linear_weights(const sqf_config *config, sqf_linear_kind kind);
+double sqf_layer_weights(const sqf_config *config);
+double sqf_forward_operations(const sqf_config *config, size_t tokens);
+double sqf_hessian_operations(size_t channels, size_t tokens);
+double sqf_factor_operations(size_t channels);
+double sqf_quantize_operations(size_t rows, size_t columns, bool calibrated);
+double sqf_vocabulary_operations(const sqf_pipeline *pipeline);
+
+/* Announces all of it to the stages, once plan and calibration are known. */
+void sqf_pipeline_expect(sqf_pipeline *pipeline);
 
 /* Activations in float32: those of a layer that is not quantized. */
 extern const sqf_act_spec sqf_float_activations;

@@ -380,8 +380,10 @@ static sqf_status need_factor(sqf_pipeline *pipeline, input_group *group, const 
     }
     sqf_factor_clear(&group->factor);
     group->factor_damping = -1.0;
+    sqf_stages_begin(&pipeline->stages, SQF_STAGE_FACTOR);
     SQF_TRY(sqf_factor_create(pipeline->context, name, member_hessian(group, corrected), group->columns,
                               group->channels, damping, &group->factor, err));
+    sqf_stages_end(&pipeline->stages, sqf_factor_operations(group->columns));
     group->factor_damping = damping;
     group->factor_corrected = corrected;
     pipeline->report.damped += group->factor.retries > 0;
@@ -429,7 +431,9 @@ static sqf_status quantize_member(sqf_pipeline *pipeline, sqf_layer_work *work, 
     const bool corrected = group->statistics && sqf_module_corrects(&work->plan->module[group->member[i]]);
     SQF_TRY(need_factor(pipeline, group, name, recipe->damping, corrected, err));
     if (corrected) {
+        sqf_stages_begin(&pipeline->stages, SQF_STAGE_CORRECT);
         SQF_TRY(correct_weights(pipeline, work, group, group->member[i], err));
+        sqf_stages_end(&pipeline->stages, 0.0);
     }
     sqf_matrix_job job = {
         .name = name,
@@ -449,8 +453,11 @@ static sqf_status quantize_member(sqf_pipeline *pipeline, sqf_layer_work *work, 
         .seed = pipeline->options->seed,
     };
     sqf_report_entry *entry = &group->entry[i];
+    sqf_stages_begin(&pipeline->stages, SQF_STAGE_QUANTIZE);
     SQF_TRY(job.weights ? sqf_matrix_quantize(pipeline->context, &job, &group->matrix[i], &entry->result, err)
                         : round_stored(pipeline, &job, &group->matrix[i], &entry->result, err));
+    sqf_stages_end(&pipeline->stages,
+                   sqf_quantize_operations(group->rows[i], group->columns, group->statistics != NULL));
     entry->recipe = recipe;
     entry->alpha = work->factors[group->input] ? work->alpha[group->input] : work->plan->alpha[group->input];
     entry->rows = group->rows[i];
@@ -505,13 +512,18 @@ static sqf_status finish_member(sqf_pipeline *pipeline, sqf_layer_work *work, in
                                       .static_scale = group->static_scale,
                                       .static_zero = group->static_zero,
                                       .column_norm = group->column_norm};
+    sqf_stages_begin(&pipeline->stages, SQF_STAGE_WRITE);
     SQF_TRY(sqf_model_output_linear(&pipeline->output, name, &stored, &entry->bytes, err));
     SQF_TRY(write_bias(pipeline, work, kind, err));
+    sqf_stages_end(&pipeline->stages, sqf_linear_weights(&pipeline->checkpoint.config, kind));
     SQF_TRY(sqf_report_add(&pipeline->report, entry, err));
     work->output_error += entry->result.output_error;
     work->worst_error = fmax(work->worst_error, entry->result.output_error);
     work->matrices++;
-    return work->chained ? make_quantized(pipeline, work, group, i, err) : SQF_OK;
+    sqf_stages_begin(&pipeline->stages, SQF_STAGE_PREPARE);
+    SQF_TRY(work->chained ? make_quantized(pipeline, work, group, i, err) : SQF_OK);
+    sqf_stages_end(&pipeline->stages, sqf_linear_weights(&pipeline->checkpoint.config, kind));
+    return SQF_OK;
 }
 
 /* A layer of a few rows that quantizes its input as the members will. */
@@ -605,13 +617,18 @@ static sqf_status quantize_group(sqf_pipeline *pipeline, sqf_layer_work *work, i
         return SQF_OK;
     }
     const sqf_act_spec *act = &group_recipe(work, group, 0)->scheme.activations;
+    sqf_stages_begin(&pipeline->stages, SQF_STAGE_MASK);
     SQF_TRY(sqf_layer_work_mask(pipeline, work, group->input, &group->channels, &group->border, err));
+    sqf_stages_end(&pipeline->stages, 0.0);
     if (!sqf_act_spec_is_float(act) && act->scale == SQF_ACT_STATIC) {
         sqf_static_scale_find(act, group->statistics, group->channels, group->border, group->static_scale,
                               group->static_zero);
     }
     if (group->statistics && sqf_layer_plan_corrects(work->plan, group->input)) {
+        sqf_stages_begin(&pipeline->stages, SQF_STAGE_CORRECT);
         SQF_TRY(compare_inputs(pipeline, work, group, err));
+        sqf_stages_end(&pipeline->stages, sqf_hessian_operations(group->columns, pipeline->calibration.windows *
+                                                                                     pipeline->calibration.length));
     }
     drop_original(work, group);
     SQF_TRY(find_input_norm(group, err));
@@ -635,7 +652,9 @@ sqf_status sqf_layer_work_quantize(sqf_pipeline *pipeline, sqf_layer_work *work,
     SQF_TRY(status);
     for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
         if (sqf_linear_input((sqf_linear_kind)kind) == input && !work->plan->module[kind].quantized) {
+            sqf_stages_begin(&pipeline->stages, SQF_STAGE_WRITE);
             SQF_TRY(write_dense(pipeline, work, (sqf_linear_kind)kind, err));
+            sqf_stages_end(&pipeline->stages, sqf_linear_weights(&pipeline->checkpoint.config, (sqf_linear_kind)kind));
         }
     }
     return SQF_OK;

@@ -10,6 +10,7 @@ void sqf_report_clear(sqf_report *report)
     json_decref(report->tensors);
     json_decref(report->budget);
     json_decref(report->inputs);
+    json_decref(report->progress);
     *report = (sqf_report){0};
 }
 
@@ -89,6 +90,16 @@ sqf_status sqf_report_add_input(sqf_report *report, size_t layer, sqf_input_kind
     return SQF_OK;
 }
 
+sqf_status sqf_report_add_progress(sqf_report *report, size_t layer, double seconds, double left, sqf_error *err)
+{
+    if (!report->progress) {
+        report->progress = json_array();
+    }
+    json_t *entry = json_pack("{s:I, s:f, s:f}", "layer", (json_int_t)layer, "seconds", seconds, "left_seconds", left);
+    return json_array_append_new(report->progress, entry) == 0 ? SQF_OK
+                                                               : sqf_fail(err, SQF_E_MEMORY, "report: out of memory");
+}
+
 sqf_quantize_summary sqf_report_summary(const sqf_report *report, double seconds, uint64_t file_bytes)
 {
     const double weights = (double)report->weights; /* 0 gives NaN: nothing was quantized, there is no mean */
@@ -122,6 +133,22 @@ static json_t *calibration_json(const sqf_quantize_options *options, const sqf_c
                      options->random_windows, "special_tokens", options->special, "seed", (json_int_t)options->seed);
 }
 
+/* The stages that took time or did work, in their order. */
+static json_t *stages_json(const sqf_quantize_summary *summary)
+{
+    json_t *stages = json_object();
+    for (int s = 0; s < SQF_STAGE_COUNT; s++) {
+        const sqf_quantize_stage *stage = &summary->stages[s];
+        json_t *entry = json_pack("{s:f, s:f, s:f}", "seconds", stage->seconds, "cpu_seconds", stage->cpu_seconds,
+                                  "work", stage->work);
+        if (!set(stages, sqf_stage_name((sqf_stage)s), entry)) {
+            json_decref(stages);
+            return NULL;
+        }
+    }
+    return stages;
+}
+
 static json_t *totals_json(const sqf_quantize_summary *summary)
 {
     json_t *totals = json_pack(
@@ -152,7 +179,8 @@ sqf_status sqf_report_print(const sqf_report *report, const sqf_quantize_summary
         set(object, "note", json_string("every member named seconds or *_seconds differs from run to run")) &&
         set(object, "scheme", json_string(scheme)) &&
         set(object, "calibration", calibration_json(options, calibration)) &&
-        set(object, "totals", totals_json(summary)) &&
+        set(object, "totals", totals_json(summary)) && set(object, "stages", stages_json(summary)) &&
+        (!report->progress || set(object, "progress", json_incref(report->progress))) &&
         (!report->budget || set(object, "budget", json_incref(report->budget))) &&
         (!report->inputs || set(object, "inputs", json_incref(report->inputs))) &&
         set(object, "tensors", report->tensors ? json_incref(report->tensors) : json_array());

@@ -28,11 +28,12 @@ typedef struct sqf_report {
     double weights_bits, activations_bits; /* equivalent bits times weights */
     double output_error;                   /* sum over matrices */
     uint64_t vocabulary_weights, vocabulary_bytes;
-    unsigned damped;                       /* factorizations that needed more damping */
+    unsigned damped; /* factorizations that needed more damping */
     double calibration_seconds;
     uint64_t calibration_tokens;
-    json_t *budget; /* member "budget" of the report; NULL = none */
-    json_t *inputs; /* profiles of calibrated inputs; NULL = none */
+    json_t *budget;   /* member "budget" of the report; NULL = none */
+    json_t *progress; /* what was left after each layer; NULL = no layer yet */
+    json_t *inputs;   /* profiles of calibrated inputs; NULL = none */
 } sqf_report;
 
 void sqf_report_clear(sqf_report *report);
@@ -40,6 +41,9 @@ sqf_status sqf_report_add(sqf_report *report, const sqf_report_entry *entry, sqf
 /* The channels of a calibrated input as its readers see them, smoothed and rotated. */
 sqf_status sqf_report_add_input(sqf_report *report, size_t layer, sqf_input_kind input,
                                 const sqf_statistics *statistics, sqf_error *err);
+
+/* What the pipeline told after a layer: seconds so far, and those left as it saw them. */
+sqf_status sqf_report_add_progress(sqf_report *report, size_t layer, double seconds, double left, sqf_error *err);
 
 sqf_quantize_summary sqf_report_summary(const sqf_report *report, double seconds, uint64_t file_bytes);
 

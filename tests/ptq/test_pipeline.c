@@ -113,7 +113,7 @@ static void run_layer(sqf_pipeline *pipeline, sqf_layer_work *work, float *x, si
         x[i] = (float)(sqf_random_unit(&random) - 0.5);
     }
     must(sqf_layer_work_linears(pipeline, work, &err), &err);
-    must(sqf_layer_forward(pipeline->context, config, &work->layer, x, tokens, 0, pipeline->key, pipeline->value, NULL,
+    must(sqf_layer_forward(pipeline->context, config, &work->layer, x, tokens, 0, sqf_kv_cache_layer(pipeline->cache, 0), NULL,
                            pipeline->workspace, &err),
          &err);
 }
