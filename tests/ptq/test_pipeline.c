@@ -113,8 +113,8 @@ static void run_layer(sqf_pipeline *pipeline, sqf_layer_work *work, float *x, si
         x[i] = (float)(sqf_random_unit(&random) - 0.5);
     }
     must(sqf_layer_work_linears(pipeline, work, &err), &err);
-    must(sqf_layer_forward(pipeline->context, config, &work->layer, x, tokens, 0, sqf_kv_cache_layer(pipeline->cache, 0), NULL,
-                           pipeline->workspace, &err),
+    must(sqf_layer_forward(pipeline->context, config, &work->layer, x, tokens, 0,
+                           sqf_kv_cache_layer(pipeline->cache, 0), NULL, pipeline->workspace, &err),
          &err);
 }
 
@@ -161,13 +161,14 @@ static void check_smoothing(const char *architecture, const char *type)
     enum { TOKENS = 20 };
     small s;
     sqf_error err = {0};
-    float before[TOKENS * 40], after[TOKENS * 40], key[TOKENS * 20], value[TOKENS * 20], alone[40];
+    float before[TOKENS * 40], after[TOKENS * 40], alone[40];
     small_create(&s, architecture, type, false, SQF_DTYPE_F32);
-    sqf_pipeline pipeline = {.context = s.context, .key = key, .value = value};
+    sqf_pipeline pipeline = {.context = s.context};
     sqf_layer_plan plan = {.alpha = {0.5f, 0.7f, 0.3f, 0.5f}};
     sqf_layer_work work = {.plan = &plan, .forward = true};
     must(sqf_checkpoint_open(s.model.path, &pipeline.checkpoint, &err), &err);
     must(sqf_workspace_create(&pipeline.checkpoint.config, &pipeline.workspace, &err), &err);
+    must(sqf_kv_cache_create_layer(&pipeline.checkpoint.config, TOKENS, &pipeline.cache, &err), &err);
     must(sqf_layer_work_load(&pipeline, &work, &err), &err);
     run_layer(&pipeline, &work, before, TOKENS);
     make_statistics(&pipeline, &work);
@@ -185,6 +186,7 @@ static void check_smoothing(const char *architecture, const char *type)
     assert_true(worst < 2e-5);
     sqf_layer_work_clear(&work);
     sqf_workspace_destroy(pipeline.workspace);
+    sqf_kv_cache_destroy(pipeline.cache);
     sqf_checkpoint_close(&pipeline.checkpoint);
     small_remove(&s);
 }
