@@ -61,22 +61,59 @@ static bool has_code(const uint8_t *row, size_t n, unsigned bits, uint8_t code)
     return false;
 }
 
+/* How many of the nibbles begin..end of a row are 15; begin is even. Sixteen at a time: each full one leaves a 1 in its
+ * place, and places are added up in wider and wider fields. An odd end counts the nibble behind it, which is padding.
+ */
+static size_t count_full_nibbles(const uint8_t *row, size_t begin, size_t end)
+{
+    const uint64_t lowest = 0x1111111111111111u, bytes = 0x0f0f0f0f0f0f0f0fu;
+    size_t count = 0, i = begin / 2;
+    const size_t stop = (end + 1) / 2;
+    while (i + 8 <= stop) {
+        uint64_t sum = 0; /* a place counts to 8 at most before the places are added up */
+        for (int words = 0; words < 8 && i + 8 <= stop; words++, i += 8) {
+            uint64_t v;
+            memcpy(&v, row + i, sizeof v);
+            v &= v >> 1;
+            sum += v & v >> 2 & lowest;
+        }
+        count += ((sum & bytes) + (sum >> 4 & bytes)) * 0x0101010101010101u >> 56;
+    }
+    for (; i < stop; i++) {
+        count += (size_t)((row[i] & 15u) == 15u) + (size_t)(row[i] >> 4 == 15u);
+    }
+    return count;
+}
+
 /* Walks the banks of a row: adds up high elements over stretches of columns, and compares where a bank ends. */
 typedef struct bank_walk {
     const sqf_matrix *matrix;
-    size_t bank, end, expected, high;
+    size_t begin, end; /* columns of the bank at hand; begin == columns behind the last */
+    size_t expected, high;
+    size_t whole_expected; /* of a bank of full length */
 } bank_walk;
 
-static void next_bank(bank_walk *walk, size_t bank)
+/* The bank that begins at column `begin`: banks restart at the border (format/partition.h). */
+static void next_bank(bank_walk *walk, size_t begin)
 {
-    size_t begin;
-    walk->bank = bank;
+    const sqf_weight_spec *spec = &walk->matrix->spec;
+    const sqf_partition *banks = &walk->matrix->banks;
+    const size_t section = begin < banks->border ? banks->border : banks->columns;
+    const size_t length = banks->size > 0 && section - begin > banks->size ? banks->size : section - begin;
+    walk->begin = begin;
+    walk->end = begin + length;
     walk->high = 0;
-    walk->end = SIZE_MAX;
-    if (bank < sqf_partition_count(&walk->matrix->banks)) {
-        sqf_partition_range(&walk->matrix->banks, bank, &begin, &walk->end);
-        walk->expected = sqf_bank_high(walk->matrix->spec.bank, walk->matrix->spec.high_per_bank, walk->end - begin);
-    }
+    walk->expected =
+        length == spec->bank ? walk->whole_expected : sqf_bank_high(spec->bank, spec->high_per_bank, length);
+}
+
+static bank_walk first_bank(const sqf_matrix *matrix)
+{
+    const sqf_weight_spec *spec = &matrix->spec;
+    bank_walk walk = {.matrix = matrix};
+    walk.whole_expected = sqf_bank_high(spec->bank, spec->high_per_bank, spec->bank);
+    next_bank(&walk, 0);
+    return walk;
 }
 
 /* `codes` are those of columns begin..end; false at the first bank with a wrong count. */
@@ -90,7 +127,18 @@ static bool walk_codes(bank_walk *walk, const uint8_t *codes, size_t begin, size
             if (walk->high != walk->expected) {
                 return false;
             }
-            next_bank(walk, walk->bank + 1);
+            next_bank(walk, at);
+        }
+    }
+    return true;
+}
+
+/* int4, and banks that begin bytes: nearly every file with sentinels. */
+static bool full_nibbles_are_fine(const sqf_matrix *m, const uint8_t *row)
+{
+    for (bank_walk walk = first_bank(m); walk.begin < m->columns; next_bank(&walk, walk.end)) {
+        if (count_full_nibbles(row, walk.begin, walk.end) != walk.expected) {
+            return false;
         }
     }
     return true;
@@ -98,11 +146,13 @@ static bool walk_codes(bank_walk *walk, const uint8_t *codes, size_t begin, size
 
 static bool sentinels_are_fine(const sqf_matrix *m, const uint8_t *row)
 {
+    if (m->spec.low == SQF_TYPE_INT4 && m->spec.bank % 2 == 0 && m->border % 2 == 0) {
+        return full_nibbles_are_fine(m, row);
+    }
     const unsigned bits = sqf_type_bits(m->spec.low);
     const uint8_t sentinel = (uint8_t)sqf_type_sentinel(m->spec.low);
     uint8_t codes[PIECE];
-    bank_walk walk = {.matrix = m};
-    next_bank(&walk, 0);
+    bank_walk walk = first_bank(m);
     for (size_t begin = 0; begin < m->columns; begin += PIECE) {
         const size_t count = m->columns - begin < PIECE ? m->columns - begin : PIECE;
         sqf_codes_unpack(row + begin / 8 * bits, count, bits, codes);
@@ -117,8 +167,7 @@ static bool sentinels_are_fine(const sqf_matrix *m, const uint8_t *row)
 static bool mask_is_fine(const sqf_matrix *m, const uint8_t *row)
 {
     uint8_t codes[PIECE];
-    bank_walk walk = {.matrix = m};
-    next_bank(&walk, 0);
+    bank_walk walk = first_bank(m);
     for (size_t begin = 0; begin < m->columns; begin += PIECE) {
         const size_t count = m->columns - begin < PIECE ? m->columns - begin : PIECE;
         sqf_codes_unpack(row + begin / 8, count, 1, codes);

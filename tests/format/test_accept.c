@@ -65,6 +65,22 @@ static void damage(sqf_random *random, sqf_matrix *matrix)
     }
 }
 
+/* A third of the time int4 below int8 with sentinels, as most files have it. */
+static sqf_weight_spec draw_spec(sqf_random *random)
+{
+    sqf_weight_spec spec = random_weights(random, sqf_random_below(random, 2) ? 16 : 100);
+    if (sqf_random_below(random, 3) == 0) {
+        spec = (sqf_weight_spec){.low = SQF_TYPE_INT4,
+                                 .high = SQF_TYPE_INT8,
+                                 .bank = (uint32_t)random_between(random, 1, sqf_random_below(random, 2) ? 70 : 1500),
+                                 .scale_type = SQF_TYPE_FP16,
+                                 .scales = (sqf_scales)sqf_random_below(random, 2)};
+        spec.high_per_bank = sqf_random_below(random, 4) ? (uint32_t)random_between(random, 0, spec.bank) : spec.bank;
+        spec.group = spec.bank * (uint32_t)sqf_random_below(random, 3);
+    }
+    return spec;
+}
+
 static void test_rows_are_judged_as_they_are_one_by_one(void **state)
 {
     (void)state;
@@ -72,7 +88,7 @@ static void test_rows_are_judged_as_they_are_one_by_one(void **state)
     size_t fine = 0, broken = 0;
     for (int trial = 0; trial < 3000; trial++) {
         sqf_error err = {0}, expected = {0};
-        const sqf_weight_spec spec = random_weights(&random, trial % 3 ? 16 : 100);
+        const sqf_weight_spec spec = draw_spec(&random);
         const size_t rows = random_between(&random, 1, 6),
                      columns = random_between(&random, 1, trial % 50 ? 200 : 9000);
         sqf_matrix matrix;
