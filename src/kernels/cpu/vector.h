@@ -9,7 +9,7 @@
  * Tails are loaded as zeros and stored by their length, never read or written beyond n. */
 #include <string.h>
 
-#if defined(__AVX2__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -31,6 +31,42 @@ typedef int8_t vb __attribute__((vector_size(LANES)));
 #define BITS(x) ((vi)(x))
 /* mask lanes are all ones or zero */
 #define SELECT(mask, yes, no) ((vf)((BITS(yes) & (mask)) | (BITS(no) & ~(mask))))
+
+/* limit < x ? limit : x and limit > x ? limit : x, by the instruction that means just this: NaN passes through. */
+INLINE vf at_most(vf limit, vf x)
+{
+#if LANES == 16 && defined(__AVX512F__)
+    return (vf)_mm512_min_ps((__m512)limit, (__m512)x);
+#elif LANES == 8 && defined(__AVX2__)
+    return (vf)_mm256_min_ps((__m256)limit, (__m256)x);
+#else
+    return SELECT(limit < x, limit, x);
+#endif
+}
+
+INLINE vf at_least(vf limit, vf x)
+{
+#if LANES == 16 && defined(__AVX512F__)
+    return (vf)_mm512_max_ps((__m512)limit, (__m512)x);
+#elif LANES == 8 && defined(__AVX2__)
+    return (vf)_mm256_max_ps((__m256)limit, (__m256)x);
+#else
+    return SELECT(limit > x, limit, x);
+#endif
+}
+
+/* The larger integer of each lane. */
+INLINE vi larger_of(vi a, vi b)
+{
+#if LANES == 16 && defined(__AVX512F__)
+    return (vi)_mm512_max_epi32((__m512i)a, (__m512i)b);
+#elif LANES == 8 && defined(__AVX2__)
+    return (vi)_mm256_max_epi32((__m256i)a, (__m256i)b);
+#else
+    const vi more = a > b;
+    return (a & more) | (b & ~more);
+#endif
+}
 
 INLINE vf load(const float *p)
 {
@@ -91,8 +127,7 @@ INLINE vf absolute(vf x)
 INLINE vf exponential(vf x)
 {
     const vi vanishes = x < -87.0f;
-    x = SELECT(x > 88.0f, splat(88.0f), x);
-    x = SELECT(vanishes, splat(-87.0f), x);
+    x = at_least(splat(-87.0f), at_most(splat(88.0f), x));
     /* x = n ln 2 + r; adding 1.5 * 2^23 rounds to a whole number and leaves it in the low bits. ln 2 in two parts. */
     const vf shifted = x * 1.44269504088896341f + 12582912.0f;
     const vf n = shifted - 12582912.0f;
@@ -157,18 +192,19 @@ static void expand_nibbles(const uint8_t *packed, size_t steps, uint8_t *out)
 static float absmax(const float *x, size_t n)
 {
     /* As integers, absolute floats keep their order and NaN and infinity come out on top. */
-    vi largest = {0};
+    vi most[4] = {{0}};
     size_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        const vi v = BITS(absolute(load(x + i)));
-        const vi more = v > largest;
-        largest = (v & more) | (largest & ~more);
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        UNROLL for (int j = 0; j < 4; j++)
+        {
+            most[j] = larger_of(BITS(absolute(load(x + i + j * LANES))), most[j]);
+        }
     }
-    if (i < n) {
-        const vi v = BITS(absolute(load_part(x + i, n - i)));
-        const vi more = v > largest;
-        largest = (v & more) | (largest & ~more);
+    for (; i < n; i += LANES) {
+        const vf v = i + LANES <= n ? load(x + i) : load_part(x + i, n - i);
+        most[0] = larger_of(BITS(absolute(v)), most[0]);
     }
+    const vi largest = larger_of(larger_of(most[0], most[1]), larger_of(most[2], most[3]));
     int32_t best = 0;
     for (int lane = 0; lane < LANES; lane++) {
         best = largest[lane] > best ? largest[lane] : best;
@@ -184,8 +220,8 @@ static void range(const float *x, size_t n, float *lowest, float *largest)
     vf low = {0}, high = {0};
     for (size_t i = 0; i < n; i += LANES) {
         const vf v = i + LANES <= n ? load(x + i) : load_part(x + i, n - i);
-        low = SELECT(v < low, v, low);
-        high = SELECT(v > high, v, high);
+        low = at_most(v, low);
+        high = at_least(v, high);
     }
     *lowest = *largest = 0.0f;
     for (int lane = 0; lane < LANES; lane++) {
@@ -201,6 +237,8 @@ INLINE unsigned lanes_at_least(vi v, int32_t least)
     return _mm512_cmpge_epi32_mask((__m512i)v, _mm512_set1_epi32(least));
 #elif LANES == 8 && defined(__AVX2__)
     return (unsigned)_mm256_movemask_ps((__m256)(v >= least));
+#elif LANES == 4 && defined(__SSE2__)
+    return (unsigned)_mm_movemask_ps((__m128)(v >= least));
 #else
     unsigned bits = 0;
     for (int lane = 0; lane < LANES; lane++) {
@@ -212,8 +250,7 @@ INLINE unsigned lanes_at_least(vi v, int32_t least)
 
 INLINE vf clamp_lanes(vf q, float lowest, float largest)
 {
-    q = SELECT(q > largest, splat(largest), q);
-    return SELECT(q < lowest, splat(lowest), q);
+    return at_least(splat(lowest), at_most(splat(largest), q));
 }
 
 /* How a quotient is rounded: by a product with the reciprocal where this must give the same integer.
@@ -232,16 +269,47 @@ INLINE quotient make_quotient(float scale)
     return (quotient){scale, normal ? 1.0f / scale : 0.0f, normal ? 0x3eff8000 /* 0.5 - 2^-12 */ : 0};
 }
 
-/* The integer nearest to x / scale, half to even, and clamped: the rounding of sqf_round_to_step, |q| < 2^22. */
-INLINE vi quantize_lanes(vf x, quotient by, float lowest, float largest)
+/* n vectors of 1 or 4 at x as integers nearest to x / scale, half to even, and clamped: the rounding of
+ * sqf_round_to_step, |q| < 2^22. The integers are the low bits of what is rounded by adding 1.5 * 2^23. */
+INLINE void quantize_lanes(const vf *x, int n, quotient by, float lowest, float largest, int32_t zero, vi *out)
 {
-    vf q = clamp_lanes(x * by.inverse, lowest, largest);
-    vf whole = (q + 12582912.0f) - 12582912.0f;
-    if (__builtin_expect(lanes_at_least(BITS(absolute(q - whole)), by.doubt) != 0, 0)) {
-        q = clamp_lanes(x / by.scale, lowest, largest);
-        whole = (q + 12582912.0f) - 12582912.0f;
+    unsigned doubtful = 0;
+    vf rounded[4];
+    UNROLL for (int j = 0; j < n; j++)
+    {
+        const vf q = clamp_lanes(x[j] * by.inverse, lowest, largest);
+        rounded[j] = q + 12582912.0f;
+        doubtful |= lanes_at_least(BITS(absolute(q - (rounded[j] - 12582912.0f))), by.doubt);
     }
-    return __builtin_convertvector(whole, vi);
+    if (__builtin_expect(doubtful != 0, 0)) {
+        UNROLL for (int j = 0; j < n; j++)
+        {
+            rounded[j] = clamp_lanes(x[j] / by.scale, lowest, largest) + 12582912.0f;
+        }
+    }
+    UNROLL for (int j = 0; j < n; j++)
+    {
+        out[j] = BITS(rounded[j]) - (0x4b400000 - zero);
+    }
+}
+
+/* Four vectors of integers that fit bytes. */
+INLINE void store_bytes(int8_t *to, const vi *v)
+{
+#if LANES == 8 && defined(__AVX2__)
+    const __m256i halves[2] = {_mm256_packs_epi32((__m256i)v[0], (__m256i)v[1]),
+                               _mm256_packs_epi32((__m256i)v[2], (__m256i)v[3])};
+    /* packing goes by halves of the register: the pieces of 4 bytes are put in order at the end */
+    const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(halves[0], halves[1]),
+                                                      _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    memcpy(to, &bytes, sizeof bytes);
+#else
+    UNROLL for (int j = 0; j < 4; j++)
+    {
+        const vb narrow = __builtin_convertvector(v[j], vb);
+        memcpy(to + j * LANES, &narrow, sizeof narrow);
+    }
+#endif
 }
 
 /* The sum of at most 2^17 codes (a segment) fits an int32 many times over. */
@@ -251,18 +319,22 @@ static int32_t quantize(const float *x, size_t n, float scale, float lowest, flo
     vi sum = {0};
     size_t i = 0;
     int32_t total = 0;
-    for (; i + LANES <= n; i += LANES) {
-        const vi q = quantize_lanes(load(x + i), by, lowest, largest) + zero;
-        const vb narrow = __builtin_convertvector(q, vb);
-        memcpy(codes + i, &narrow, sizeof narrow);
-        sum += q;
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        const vf v[4] = {load(x + i), load(x + i + LANES), load(x + i + 2 * LANES), load(x + i + 3 * LANES)};
+        vi q[4];
+        quantize_lanes(v, 4, by, lowest, largest, zero, q);
+        store_bytes(codes + i, q);
+        sum += (q[0] + q[1]) + (q[2] + q[3]);
     }
-    if (i < n) {
-        const vi q = quantize_lanes(load_part(x + i, n - i), by, lowest, largest) + zero;
+    for (; i < n; i += LANES) {
+        const size_t left = n - i < LANES ? n - i : LANES;
+        const vf v = left == LANES ? load(x + i) : load_part(x + i, left);
+        vi q;
+        quantize_lanes(&v, 1, by, lowest, largest, zero, &q);
         const vb narrow = __builtin_convertvector(q, vb);
-        memcpy(codes + i, &narrow, n - i);
+        memcpy(codes + i, &narrow, left);
         sum += q;
-        total = -zero * (int32_t)(LANES - (n - i)); /* lanes beyond the end hold the code of 0 */
+        total -= zero * (int32_t)(LANES - left); /* lanes beyond the end hold the code of 0 */
     }
     for (int lane = 0; lane < LANES; lane++) {
         total += sum[lane];
@@ -281,7 +353,7 @@ static int32_t quantize_grid(const float *x, size_t n, float scale, float larges
         const vf v = left >= LANES ? load(x + i) : load_part(x + i, left);
         const vf q = clamp_lanes(v / scale, -largest, largest);
         const vf power = (vf)(BITS(q) & 0x7f800000);
-        const vf step = SELECT(power < smallest_normal, splat(smallest_normal), power) * fraction;
+        const vf step = at_least(splat(smallest_normal), power) * fraction;
         const vf shift = step * 12582912.0f;
         const vi code = __builtin_convertvector(((q + shift) - shift) * multiplier, vi);
         const vb narrow = __builtin_convertvector(code, vb);
@@ -689,7 +761,7 @@ static float maximum(const float *x, size_t n)
     size_t i = 0;
     for (; i + LANES <= n; i += LANES) {
         const vf v = load(x + i);
-        largest = SELECT(v > largest, v, largest);
+        largest = at_least(v, largest);
     }
     float best = x[0];
     for (int lane = 0; lane < LANES; lane++) {
