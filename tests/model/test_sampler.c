@@ -9,6 +9,8 @@
 
 #include <sqf/model.h>
 
+#include "base/random.h"
+
 enum { DRAWS = 20000 };
 
 /* Probabilities of these at temperature 1: 0.5, 0.25, 0.125, 0.0625, 0.0625. */
@@ -165,9 +167,176 @@ static void test_bad_parameters_and_logits_are_named(void **state)
     sqf_sampler_destroy(sampler);
 }
 
+/* ---- against the definition ---- */
+
+/* A token, its logit after the penalty, its weight. */
+typedef struct entry {
+    double logit, weight;
+    uint32_t id;
+} entry;
+
+static int compare_entries(const void *a, const void *b)
+{
+    const entry *x = a, *y = b;
+    if (x->logit != y->logit) {
+        return x->logit > y->logit ? -1 : 1;
+    }
+    return (x->id > y->id) - (x->id < y->id);
+}
+
+/* Hugging Face's processors in their order on the whole sorted vocabulary; then inversion with one uniform number. */
+static uint32_t draw_by_definition(const sqf_sampling *s, const float *x, const bool *seen, size_t n, double unit,
+                                   entry *sorted)
+{
+    const double penalty = (double)s->repetition_penalty;
+    size_t count = n;
+    double sum = 0, kept = 0;
+    for (size_t i = 0; i < n; i++) {
+        const double value = (double)x[i];
+        const bool changed = penalty != 0 && seen[i];
+        sorted[i] = (entry){.logit = !changed    ? value
+                                     : value > 0 ? value / penalty
+                                                 : value * penalty,
+                            .id = (uint32_t)i};
+    }
+    qsort(sorted, n, sizeof *sorted, compare_entries);
+    if (s->temperature == 0) {
+        return sorted[0].id;
+    }
+    count = s->top_k > 0 && s->top_k < n ? s->top_k : n;
+    for (size_t i = 0; i < count; i++) {
+        sorted[i].weight = exp((sorted[i].logit - sorted[0].logit) / (double)s->temperature);
+        sum += sorted[i].weight;
+    }
+    if (s->top_p > 0 && s->top_p < 1) {
+        double before = sorted[0].weight;
+        size_t nucleus = 1;
+        while (nucleus < count && before < (double)s->top_p * sum) {
+            before += sorted[nucleus++].weight;
+        }
+        count = nucleus;
+    }
+    while (count > 1 && sorted[count - 1].weight < (double)s->min_p) {
+        count--;
+    }
+    for (size_t i = 0; i < count; i++) {
+        kept += sorted[i].weight;
+    }
+    double point = unit * kept;
+    for (size_t i = 0; i + 1 < count; i++) {
+        point -= sorted[i].weight;
+        if (point < 0) {
+            return sorted[i].id;
+        }
+    }
+    return sorted[count - 1].id;
+}
+
+/* Logits of many kinds: from nearly equal to one far above all, with ties, steps, zeros of both signs and masked ones.
+ */
+static void make_logits(sqf_random *random, size_t n, float *x)
+{
+    static const float spreads[] = {0, 1e-30f, 1e-3f, 1, 8, 40, 1e4f, 1e37f};
+    const float spread = spreads[sqf_random_below(random, 8)];
+    const size_t kind = (size_t)sqf_random_below(random, 4);
+    for (size_t i = 0; i < n; i++) {
+        float value = 0;
+        for (int k = 0; k < 4; k++) {
+            value += (float)(sqf_random_unit(random) - 0.5);
+        }
+        value = kind == 1 ? floorf(4 * value) : kind == 2 && value < 0 ? -0.0f : value;
+        x[i] = kind == 3 && sqf_random_below(random, 3) == 0 ? -3e38f : spread * value;
+    }
+}
+
+static void make_sampling(sqf_random *random, size_t n, sqf_sampling *s)
+{
+    static const float temperatures[] = {0, 1e-40f, 0.01f, 0.3f, 0.8f, 1, 1.7f, 30, 1e6f};
+    static const float shares[] = {0, 0, 1e-6f, 0.1f, 0.5f, 0.9f, 0.95f, 0.999f, 0.9999999f, 1};
+    static const float least[] = {0, 0, 0, 1e-45f, 1e-9f, 0.02f, 0.3f, 1};
+    static const float penalties[] = {0, 1, 1.1f, 3, 0.5f};
+    *s = (sqf_sampling){.temperature = temperatures[sqf_random_below(random, 9)],
+                        .top_k = sqf_random_below(random, 3) ? 0 : (uint32_t)sqf_random_below(random, 2 * n),
+                        .top_p = shares[sqf_random_below(random, 10)],
+                        .min_p = least[sqf_random_below(random, 8)],
+                        .repetition_penalty = penalties[sqf_random_below(random, 5)],
+                        .seed = sqf_random_u64(random)};
+}
+
+static void check_draws(sqf_random *random, size_t n)
+{
+    enum { DRAWN = 4 };
+    float *x = malloc(n * sizeof *x);
+    entry *sorted = malloc(n * sizeof *sorted);
+    bool *seen = calloc(n, sizeof *seen);
+    sqf_error err = {0};
+    sqf_sampling sampling;
+    sqf_sampler *sampler;
+    make_sampling(random, n, &sampling);
+    sqf_random drawn = {.state = sampling.seed};
+    assert_int_equal(sqf_sampler_create(&sampling, n, &sampler, &err), SQF_OK);
+    for (size_t i = 0; i < DRAWN; i++) {
+        uint32_t id = UINT32_MAX;
+        make_logits(random, n, x);
+        const double unit = sampling.temperature == 0 ? 0 : sqf_random_unit(&drawn);
+        const uint32_t expected = draw_by_definition(&sampling, x, seen, n, unit, sorted);
+        assert_int_equal(sqf_sampler_draw(sampler, x, &id, &err), SQF_OK);
+        if (id != expected) {
+            fail_msg("%zu tokens, temperature %g, top_k %u, top_p %.9g, min_p %g, penalty %g, seed %llu, draw %zu: "
+                     "expected %u, found %u",
+                     n, (double)sampling.temperature, sampling.top_k, (double)sampling.top_p, (double)sampling.min_p,
+                     (double)sampling.repetition_penalty, (unsigned long long)sampling.seed, i, expected, id);
+        }
+        sqf_sampler_accept(sampler, id);
+        seen[id] = true;
+    }
+    sqf_sampler_destroy(sampler);
+    free(x);
+    free(sorted);
+    free(seen);
+}
+
+static void test_draws_are_those_of_the_whole_sorted_vocabulary(void **state)
+{
+    const char *wish = getenv("SQF_TEST_SEED");
+    sqf_random random = {.state = wish ? strtoull(wish, NULL, 10) : 20};
+    (void)state;
+    print_message("draws: SQF_TEST_SEED=%llu\n", (unsigned long long)random.state);
+    for (size_t i = 0; i < 6000; i++) {
+        const size_t most = i % 50 == 0 ? 40000 : i % 3 == 0 ? 12 : 2000;
+        check_draws(&random, 1 + (size_t)sqf_random_below(&random, most));
+    }
+}
+
+/* A nucleus that ends at a step to the last bit, and one number that lies on it: what rounding could move. */
+static void test_steps_that_rounding_could_move_are_decided_by_the_definition(void **state)
+{
+    enum { TIES = 4096 };
+    static float x[TIES];
+    static entry sorted[TIES];
+    static bool seen[TIES];
+    (void)state;
+    for (uint32_t part = 1; part < 8; part++) {
+        const sqf_sampling sampling = {.temperature = 1, .top_p = (float)part / 8, .seed = part};
+        sqf_random drawn = {.state = sampling.seed};
+        sqf_error err = {0};
+        sqf_sampler *sampler;
+        assert_int_equal(sqf_sampler_create(&sampling, TIES, &sampler, &err), SQF_OK);
+        for (size_t i = 0; i < 20; i++) {
+            uint32_t id;
+            const uint32_t expected = draw_by_definition(&sampling, x, seen, TIES, sqf_random_unit(&drawn), sorted);
+            assert_int_equal(sqf_sampler_draw(sampler, x, &id, &err), SQF_OK);
+            assert_int_equal(id, expected);
+        }
+        sqf_sampler_destroy(sampler);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_draws_are_those_of_the_whole_sorted_vocabulary),
+        cmocka_unit_test(test_steps_that_rounding_could_move_are_decided_by_the_definition),
         cmocka_unit_test(test_temperature_one_draws_the_probabilities),
         cmocka_unit_test(test_temperature_half_squares_them),
         cmocka_unit_test(test_greedy_takes_the_largest_and_the_lower_of_a_tie),
