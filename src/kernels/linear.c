@@ -191,8 +191,9 @@ size_t sqf_linear_bytes(const sqf_linear *linear)
     const size_t scale_bytes = linear->input.segment_count * SQF_PANEL_ROWS * sizeof(float);
     size_t bytes = 0;
     for (size_t p = 0; p < linear->plane_count; p++) {
-        const size_t sums = linear->planes[p].column_sums ? scale_bytes : 0;
-        bytes += panels * (linear->planes[p].panel_bytes + scale_bytes + sums);
+        const weight_plane *plane = &linear->planes[p];
+        const size_t scales = plane->scales ? scale_bytes : 0, sums = plane->column_sums ? scale_bytes : 0;
+        bytes += panels * (plane->panel_bytes + scales + sums);
     }
     return bytes;
 }
