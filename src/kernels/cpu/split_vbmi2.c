@@ -11,42 +11,43 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* A list unpacked: the upper nibble of an element in the upper half of its byte, 0 below. */
-enum { UPPER_BYTES = SPLIT_LIST_MAX + 2 * SPLIT_PIECE };
+enum {
+    UPPER_BYTES = SPLIT_LIST_MAX + 2 * SPLIT_PIECE,
+    AHEAD = 2048 /* bytes that are asked for before their use: vpexpandb holds up what would find out by itself */
+};
 
-/* Unpacked a block ahead of its use: a load that takes parts of two stores waits until they are in the cache. */
-INLINE void unpack_list(const sqf_split_block *block, const uint8_t *nibbles, uint8_t *upper)
+/* A list unpacked, a byte an element: its upper nibble, 0 below, plus `flip`. It is done a block ahead of its use: a
+ * load that takes parts of two stores waits until they are in the cache. */
+INLINE void unpack_list(const sqf_split_block *block, const uint8_t *nibbles, uint8_t flip, uint8_t *upper)
 {
     const uint8_t *list = split_list(block, nibbles);
-    const __m512i mask = _mm512_set1_epi8((char)0xf0);
+    const __m512i mask = _mm512_set1_epi8((char)0xf0), flips = _mm512_set1_epi8((char)flip);
     for (size_t at = 0; at < block->list_bytes; at += SPLIT_PIECE) {
         const size_t half = block->list_bytes - at < SPLIT_PIECE ? block->list_bytes - at : SPLIT_PIECE;
         const __m512i pairs = _mm512_loadu_si512(list + at);
-        _mm512_storeu_si512(upper + 2 * at, _mm512_and_si512(pairs, mask));
-        _mm512_storeu_si512(upper + 2 * at + half, _mm512_and_si512(_mm512_slli_epi16(pairs, 4), mask));
+        /* pairs & mask ^ flips */
+        _mm512_storeu_si512(upper + 2 * at, _mm512_ternarylogic_epi32(pairs, mask, flips, 0x6a));
+        _mm512_storeu_si512(upper + 2 * at + half,
+                            _mm512_ternarylogic_epi32(_mm512_slli_epi16(pairs, 4), mask, flips, 0x6a));
     }
 }
 
-/* The elements of half a step: nibbles and, where `mask` has a bit, the byte of a high element; elsewhere bytes without
- * a meaning. */
+/* The elements of half a step: nibbles, and the upper nibbles of the high elements, which `mask` has. */
 typedef struct half_step {
     __mmask64 mask;
-    __m512i nibbles, bytes;
+    __m512i nibbles, upper;
 } half_step;
 
-/* `upper` moves to the elements of the next half. */
-INLINE half_step next_half(const uint8_t **upper, const uint8_t *nibbles, const uint8_t *masks, int half)
+/* `list` moves to the elements of the next half. */
+INLINE half_step next_half(const uint8_t **list, const uint8_t *nibbles, const uint8_t *masks, int half)
 {
     half_step out;
     const uint64_t mask = split_mask(masks, half);
     const __m512i pairs = _mm512_loadu_si512(nibbles);
     out.mask = _cvtu64_mask64(mask);
     out.nibbles = _mm512_and_si512(half ? _mm512_srli_epi16(pairs, 4) : pairs, _mm512_set1_epi8(15));
-    /* from a register: with an operand in memory the instruction may be slower */
-    __m512i list = _mm512_loadu_si512(*upper);
-    __asm__("" : "+v"(list));
-    out.bytes = _mm512_or_si512(_mm512_maskz_expand_epi8(out.mask, list), out.nibbles);
-    *upper += __builtin_popcountll(mask);
+    out.upper = _mm512_maskz_expand_epi8(out.mask, _mm512_loadu_si512(*list));
+    *list += __builtin_popcountll(mask);
     return out;
 }
 
@@ -122,24 +123,27 @@ INLINE void add_segment(const sqf_split_job *job, const uint8_t *header, size_t 
  * 2^shift (`shifts`, in words) less `offset`. One or two tokens have sums of their own for each half of a step: chains
  * of vpdpbusd would otherwise be waited for. */
 INLINE void add_block(const sqf_split_job *job, const sqf_split_block *block, const uint8_t *nibbles,
-                      const uint8_t *upper, const int8_t *codes, const int tokens, const bool tied, __m512i shifts,
+                      const uint8_t *list, const int8_t *codes, const int tokens, const bool tied, __m512i shifts,
                       __m512i offset, __m512i *low, __m512i *high)
 {
     const uint8_t *masks = split_masks(block, nibbles);
     const int8_t *codes3 = codes + 3 * job->code_stride, *codes6 = codes3 + 3 * job->code_stride;
-    const __m512i sign = _mm512_set1_epi8(-128);
+    const uint8_t *ahead = nibbles + AHEAD;
     for (size_t step = 0; step < block->steps; step++) {
+        _mm_prefetch((const char *)ahead, _MM_HINT_T0);
+        _mm_prefetch((const char *)ahead + 64, _MM_HINT_T0);
+        ahead += 104;
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++) {
-            const half_step w = next_half(&upper, nibbles, masks, half);
+            const half_step w = next_half(&list, nibbles, masks, half);
             __m512i of_low, of_high;
+            /* an element of the other part stands for 0: 7, and 128, which the upper nibbles have in them */
             if (tied) {
-                of_low = _mm512_setzero_si512();
-                of_high = _mm512_mask_add_epi8(_mm512_sub_epi8(_mm512_sllv_epi16(w.nibbles, shifts), offset), w.mask,
-                                               w.bytes, sign);
+                of_low = _mm512_sub_epi8(_mm512_sllv_epi16(w.nibbles, shifts), offset);
+                of_high = _mm512_mask_add_epi8(of_low, w.mask, w.upper, w.nibbles);
             } else {
                 of_low = _mm512_mask_mov_epi8(w.nibbles, w.mask, _mm512_set1_epi8(SQF_NIBBLE_OFFSET));
-                of_high = _mm512_mask_add_epi8(sign, w.mask, w.bytes, sign);
+                of_high = _mm512_mask_add_epi8(_mm512_set1_epi8(-128), w.mask, w.upper, w.nibbles);
             }
             const int chain = tokens <= 2 && half ? 8 : 0;
 #pragma GCC unroll 8
@@ -170,7 +174,7 @@ INLINE void direct_part(const sqf_split_job *job, size_t p, size_t first_token, 
     float *out = job->out + first_token * SQF_BLOCK_ROWS + p * SQF_PANEL_ROWS;
     uint8_t upper[2][UPPER_BYTES];
     if (shape->block_count > 0) {
-        unpack_list(&blocks[0], panel + blocks[0].offset, upper[0]);
+        unpack_list(&blocks[0], panel + blocks[0].offset, 128, upper[0]);
     }
     for (size_t b = 0; b < shape->block_count;) {
         const size_t g = blocks[b].segment, scalars = first_token * job->segment_count + g;
@@ -182,14 +186,15 @@ INLINE void direct_part(const sqf_split_job *job, size_t p, size_t first_token, 
         __m512i low[16], high[16];
 #pragma GCC unroll 8
         for (int t = 0; t < tokens; t++) {
-            const int32_t sum = job->sums[scalars + (size_t)t * job->segment_count];
-            low[t] = _mm512_set1_epi32(-SQF_NIBBLE_OFFSET * sum);
-            high[t] = _mm512_set1_epi32(-128 * sum);
+            /* -7 and -128 times the sum of the codes */
+            const __m512i sum = _mm512_set1_epi32(job->sums[scalars + (size_t)t * job->segment_count]);
+            low[t] = _mm512_sub_epi32(sum, _mm512_slli_epi32(sum, 3));
+            high[t] = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(sum, 7));
             low[8 + t] = high[8 + t] = _mm512_setzero_si512();
         }
         for (; b < shape->block_count && blocks[b].segment == g; b++) {
             if (b + 1 < shape->block_count) {
-                unpack_list(&blocks[b + 1], panel + blocks[b + 1].offset, upper[(b + 1) % 2]);
+                unpack_list(&blocks[b + 1], panel + blocks[b + 1].offset, 128, upper[(b + 1) % 2]);
             }
             add_block(job, &blocks[b], panel + blocks[b].offset, upper[b % 2], codes, tokens, tied, shifts, offset, low,
                       high);
@@ -267,18 +272,18 @@ INLINE void expand(const sqf_split_shape *shape, const sqf_split_block *block, c
     const uint8_t *masks = split_masks(block, nibbles);
     const __m512i shifts = tied ? load_shifts_16(shape, header) : _mm512_setzero_si512();
     const __m512i offset = _mm512_sllv_epi16(_mm512_set1_epi8(SQF_NIBBLE_OFFSET), shifts);
-    uint8_t list[UPPER_BYTES];
-    const uint8_t *upper = list;
-    unpack_list(block, nibbles, list);
+    uint8_t upper[UPPER_BYTES];
+    const uint8_t *list = upper;
+    unpack_list(block, nibbles, 0, upper);
     for (size_t step = 0; step < block->steps; step++) {
         __mmask64 mask[2];
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++) {
-            const half_step w = next_half(&upper, nibbles, masks, half);
+            const half_step w = next_half(&list, nibbles, masks, half);
             mask[half] = w.mask;
             const __m512i of_low =
                 tied ? _mm512_sub_epi8(_mm512_sllv_epi16(w.nibbles, shifts), offset) : _mm512_setzero_si512();
-            _mm512_storeu_si512(high + 64 * half, _mm512_mask_mov_epi8(of_low, w.mask, w.bytes));
+            _mm512_storeu_si512(high + 64 * half, _mm512_mask_add_epi8(of_low, w.mask, w.upper, w.nibbles));
         }
         if (!tied) {
             const __m512i absent =
