@@ -218,7 +218,7 @@ static void check_quantize(const sqf_kernels *kernels, sqf_random *random, uint6
         float *x = random_floats(random, n), ends[3] = {kernels->absmax(x, n)};
         int8_t *codes = allocate(n);
         kernels->range(x, n, &ends[1], &ends[2]);
-        const int32_t sum = kernels->quantize(x, n, 0.03f, -127.0f, 127.0f, round % 5, codes);
+        const int32_t sum = kernels->quantize(x, n, 0.03f, -120.0f, 120.0f, round % 5, codes);
         digest_bytes(digest, ends, sizeof ends);
         digest_bytes(digest, &sum, sizeof sum);
         digest_bytes(digest, codes, n);
@@ -306,6 +306,89 @@ static void check_maps(const sqf_kernels *kernels, sqf_random *random, uint64_t 
     }
 }
 
+/* Scores, weights and sums as attention chains them, over every type of the cache. */
+static void check_attention(const sqf_kernels *kernels, sqf_random *random, uint64_t *digest)
+{
+    static const sqf_kv_type types[] = {SQF_KV_F32, SQF_KV_F16, SQF_KV_INT8};
+    for (int round = 0; round < ROUNDS; round++) {
+        const sqf_kv_type type = types[round % 3];
+        const size_t panels = 1 + (size_t)sqf_random_below(random, SQF_SCORE_STRIDE / SQF_KV_PANEL);
+        const size_t count = panels * SQF_KV_PANEL, width = SQF_KV_PANEL * (1 + (size_t)sqf_random_below(random, 8));
+        const int rows = 1 + (int)sqf_random_below(random, SQF_ATTENTION_ROWS);
+        float *query = random_floats(random, width * SQF_ATTENTION_ROWS), *scales = random_floats(random, count);
+        float *keys = random_floats(random, width * count), *back = allocate(width * count * sizeof *back);
+        float *out = allocate((size_t)rows * SQF_SCORE_STRIDE * sizeof *out), shrink[SQF_ATTENTION_ROWS];
+        float *sums = random_floats(random, (size_t)rows * width), total[SQF_KV_PANEL] = {0};
+        uint16_t *halves = allocate(width * count * sizeof *halves);
+        kernels->to_halves(keys, width * count, halves);
+        if (type != SQF_KV_F32) { /* any bytes are int8, and the upper byte of a half stays far from infinity */
+            kernels->cached_floats(type, halves, width * count, back);
+        }
+        const void *stored = type == SQF_KV_F32 ? (const void *)keys : halves;
+        const sqf_score_job score = {query, rows, width, stored, round % 2 ? scales : NULL, panels, out};
+        kernels->scores(type, &score);
+        for (int r = 0; r < rows; r++) {
+            float largest = -1.0f;
+            shrink[r] = kernels->softmax(out + r * SQF_SCORE_STRIDE, count, round % 2 ? scales : NULL, &largest, total);
+        }
+        const sqf_value_job value = {out, shrink, rows, width, stored, count, sums};
+        kernels->weigh_values(type, &value);
+        digest_bytes(digest, halves, width * count * sizeof *halves);
+        digest_bytes(digest, back, width * count * sizeof *back);
+        digest_bytes(digest, sums, (size_t)rows * width * sizeof *sums);
+        digest_bytes(digest, total, sizeof total);
+        free(query);
+        free(scales);
+        free(keys);
+        free(back);
+        free(out);
+        free(sums);
+        free(halves);
+    }
+}
+
+/* Rounding of weights, the grids of small floats, and dynamic masks. */
+static void check_rounding(const sqf_kernels *kernels, sqf_random *random, uint64_t *digest)
+{
+    static const sqf_type types[] = {SQF_TYPE_INT4, SQF_TYPE_INT8, SQF_TYPE_FP4, SQF_TYPE_FP8, SQF_TYPE_FP6};
+    for (int round = 0; round < ROUNDS; round++) {
+        const size_t n = random_length(random), top = (size_t)sqf_random_below(random, n + 1);
+        const bool small = round % 5 == 1 || round % 5 == 0;
+        float *x = random_floats(random, n), *difference = random_floats(random, n), ends[2];
+        float *low = allocate(n * sizeof *low), *high = allocate(n * sizeof *high);
+        uint8_t *mask = allocate(n), *codes = allocate(n);
+        int8_t *grid = allocate(n);
+        double sums[2] = {1.0, 2.0};
+        kernels->select_magnitudes(x, n, top, mask);
+        kernels->part_maxima(x, mask, n, &ends[0], &ends[1]);
+        kernels->round_codes(types[round % 5], x, n, 0.6f, small ? 8 : 0, round % 2 ? mask : NULL, codes, difference);
+        kernels->square_sums(x, difference, n, &sums[0], &sums[1]);
+        const int32_t sum = kernels->quantize_grid(x, n, 0.6f, 6.0f, 1.0f, 0.5f, 2.0f, grid);
+        float *norm = random_floats(random, n);
+        for (size_t i = 0; i < n; i++) {
+            norm[i] += 4.0f; /* not negative */
+        }
+        kernels->split_top(x, round % 3 ? norm : NULL, n, top, low, high);
+        digest_bytes(digest, ends, sizeof ends);
+        digest_bytes(digest, mask, n);
+        digest_bytes(digest, codes, n);
+        digest_bytes(digest, difference, n * sizeof *difference);
+        digest_bytes(digest, sums, sizeof sums);
+        digest_bytes(digest, &sum, sizeof sum);
+        digest_bytes(digest, grid, n);
+        digest_bytes(digest, low, n * sizeof *low);
+        digest_bytes(digest, high, n * sizeof *high);
+        free(x);
+        free(difference);
+        free(norm);
+        free(low);
+        free(high);
+        free(mask);
+        free(codes);
+        free(grid);
+    }
+}
+
 static const struct {
     const char *name;
     void (*run)(const sqf_kernels *kernels, sqf_random *random, uint64_t *digest);
@@ -317,6 +400,8 @@ static const struct {
     {"dot products", check_dots},
     {"panels", check_panels},
     {"maps", check_maps},
+    {"attention", check_attention},
+    {"rounding", check_rounding},
 };
 
 /* All levels get the same numbers. */
