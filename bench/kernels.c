@@ -1,5 +1,6 @@
-/* Micro-benchmark of the CPU kernels: GMAC/s of products with many tokens and GB/s of products with one, for each
- * scheme and kernel level, beside what this machine can do at most, measured in the same run.
+/* Micro-benchmark of the CPU kernels: GMAC/s of products with many tokens and GB/s of products with one (of the weights
+ * as the kernels hold them), for each scheme and kernel level, as shares of what this machine can do at most, measured
+ * in the same run (sqf/bench.h).
  *
  * Usage: bench_kernels [THREADS] [TOKENS] [SCHEME or "attention"] */
 #include <stdio.h>
@@ -48,7 +49,7 @@ static float *random_floats(size_t n)
     return x;
 }
 
-static void print_roofs(const char *level, unsigned threads)
+static sqf_bench_roofs print_roofs(const char *level, unsigned threads)
 {
     sqf_error err;
     sqf_context *context;
@@ -61,6 +62,7 @@ static void print_roofs(const char *level, unsigned threads)
         printf("%-10s roof: %s %.0f GMAC/s\n", level, roofs.integer[i].name, roofs.integer[i].gmac_per_s);
     }
     sqf_context_destroy(context);
+    return roofs;
 }
 
 /* ---- products ---- */
@@ -197,7 +199,7 @@ static double time_decode(sqf_context *context, const sqf_linear_params *params,
 }
 
 static void bench_scheme(const char *level, unsigned threads, const char *scheme, size_t rows, size_t columns,
-                         size_t tokens)
+                         size_t tokens, const sqf_bench_roofs *roofs)
 {
     sqf_error err;
     sqf_context *context;
@@ -225,15 +227,19 @@ static void bench_scheme(const char *level, unsigned threads, const char *scheme
     check(sqf_linear_create(context, &params, &linear, &err), &err);
     const double load = sqf_clock_seconds() - begin;
     const timing many = time_product(context, linear, input, x, tokens, y);
-    const double bits = w.dense ? 16.0 : sqf_scheme_bits_of(&w.scheme).weights_stored;
-    const double bytes = bits / 8.0 * (double)rows * (double)columns;
+    const double bytes = (double)sqf_linear_bytes(linear);
+    const bool integer = !w.dense && !sqf_act_spec_is_float(&w.scheme.activations);
+    const double roof = integer ? sqf_bench_roofs_integer(roofs) : roofs->float_gmac_per_s;
+    const double rate = (double)(tokens * rows * columns) / many.forward * 1e-9;
     /* Dense layers borrow one array: only a matrix beyond the caches would be read from memory. */
     const size_t copies = w.dense ? 1 : 160e6 / bytes < COPIES_MAX ? (size_t)(160e6 / bytes) : COPIES_MAX;
     const double one = time_decode(context, &params, copies, x, y);
-    printf("%-10s %-14s N=%zu K=%zu: M=%zu %7.1f GMAC/s, input %5.2f GB/s;  M=1 %6.2f GB/s stored, %6.1f us; "
-           "load %.1f ms\n",
-           level, scheme, rows, columns, tokens, (double)(tokens * rows * columns) / many.forward * 1e-9,
-           (double)(tokens * columns * sizeof *x) / many.prepare * 1e-9, bytes / one * 1e-9, one * 1e6, load * 1e3);
+    printf(
+        "%-10s %-14s N=%zu K=%zu: M=%zu %7.1f GMAC/s (%3.0f %% of the roof), input %5.2f GB/s;  M=1 %6.2f GB/s (%3.0f "
+        "%%), %6.1f us; load %.1f ms\n",
+        level, scheme, rows, columns, tokens, rate, 100 * rate / roof,
+        (double)(tokens * columns * sizeof *x) / many.prepare * 1e-9, bytes / one * 1e-9,
+        100 * bytes / one * 1e-9 / roofs->read_gb_per_s, one * 1e6, load * 1e3);
     fflush(stdout);
     sqf_input_destroy(input);
     sqf_linear_destroy(linear);
@@ -333,13 +339,13 @@ int main(int argc, char **argv)
         if (strcmp(*level, "scalar") == 0) {
             continue; /* minutes, and nobody asks how slow it is */
         }
-        print_roofs(*level, threads);
+        const sqf_bench_roofs roofs = print_roofs(*level, threads);
         for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++) {
             if (only && strcmp(only, schemes[i]) != 0) {
                 continue;
             }
-            bench_scheme(*level, threads, schemes[i], 2048, 2048, tokens);
-            bench_scheme(*level, threads, schemes[i], 2048, 8192, tokens);
+            bench_scheme(*level, threads, schemes[i], 2048, 2048, tokens, &roofs);
+            bench_scheme(*level, threads, schemes[i], 2048, 8192, tokens, &roofs);
         }
         if (!only || strcmp(only, "attention") == 0) {
             bench_attention(*level, threads);
