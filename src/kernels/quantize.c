@@ -14,9 +14,19 @@
 #include "format/zero_point.h"
 #include "kernels/layout.h"
 
+/* How the elements of a part are quantized. multiplier 0: they are no integers. */
+typedef struct part_rules {
+    sqf_type type;
+    int multiplier;
+    bool has_zero;
+    float clip, lowest, largest; /* codes, before the zero point */
+} part_rules;
+
 /* Shared by the tasks of one sqf_input_prepare; a task is a token. */
 typedef struct prepare_job {
     const sqf_kernels *kernels;
+    part_rules rules[PARTS];
+    sqf_type scale_type;
     sqf_input *input;
     const float *x;
     const sqf_input_steps *steps; /* NULL = none */
@@ -50,34 +60,35 @@ typedef struct plane_row {
     int only; /* the part of a dynamic mask; -1: what the section says */
 } plane_row;
 
-/* Where the range of one scale ends that begins at `at`: a group, or all columns of the part. It is at least the
- * segment that begins there: segments never cross it. */
-static size_t scale_range_end(const plane_row *self, size_t at)
+/* Where the range of one scale ends that begins with segment g: a group, or all columns of the part. Segments never
+ * cross it. */
+static size_t scale_range_end(const plane_row *self, size_t g)
 {
     const input_layout *layout = self->layout;
+    const sqf_segment *segments = layout->segments;
     if (layout->spec.scale == SQF_ACT_GROUP) {
-        size_t begin, end;
-        sqf_partition_range(&layout->scale_groups, sqf_partition_find(&layout->scale_groups, at), &begin, &end);
-        return end;
+        while (g + 1 < layout->segment_count && segments[g + 1].act_group == segments[g].act_group) {
+            g++;
+        }
+        return segments[g].end;
     }
-    return self->only < 0 && sqf_act_spec_is_split(&layout->spec) && at < layout->border ? layout->border
-                                                                                         : layout->columns;
+    const bool below = self->only < 0 && sqf_act_spec_is_split(&layout->spec) && segments[g].begin < layout->border;
+    return below ? layout->border : layout->columns;
 }
 
 /* With scales in fp8: the unit of a part's scales, from its largest magnitude in the whole token. */
 static float scale_unit(const plane_row *self, int part)
 {
     const input_layout *layout = self->layout;
-    const sqf_act_spec *spec = &layout->spec;
-    const sqf_type scale_type = sqf_act_scale_type(spec);
-    if (scale_type != SQF_TYPE_FP8) {
+    const part_rules *rules = &self->job->rules[part];
+    if (self->job->scale_type != SQF_TYPE_FP8) {
         return 1.0f;
     }
-    const bool sections = self->only < 0 && sqf_act_spec_is_split(spec);
+    const bool sections = self->only < 0 && sqf_act_spec_is_split(&layout->spec);
     const size_t begin = sections && part == HIGH ? layout->border : 0;
     const size_t end = sections && part == LOW ? layout->border : layout->columns;
     const float largest = self->job->kernels->absmax(self->row + begin, end - begin);
-    return sqf_scale_unit(scale_type, part_type(spec, part), sqf_act_part_clip(spec, part == HIGH) * largest);
+    return sqf_scale_unit(SQF_TYPE_FP8, rules->type, rules->clip * largest);
 }
 
 /* clip * absmax / qmax, from left to right as docs/format.md section 5 demands: the reference does the same, and the
@@ -85,26 +96,24 @@ static float scale_unit(const plane_row *self, int part)
 static float choose_scale(const plane_row *self, int part, size_t begin, size_t end, int32_t *zero)
 {
     const input_layout *layout = self->layout;
-    const sqf_kernels *kernels = self->job->kernels;
-    const sqf_act_spec *spec = &layout->spec;
-    const sqf_type type = part_type(spec, part);
-    const float clip = sqf_act_part_clip(spec, part == HIGH);
+    const prepare_job *job = self->job;
+    const part_rules *rules = &job->rules[part];
     *zero = 0;
-    if (spec->scale == SQF_ACT_STATIC) {
-        *zero = sqf_act_has_zero(spec, part == HIGH) ? layout->static_zero[part] : 0;
+    if (layout->spec.scale == SQF_ACT_STATIC) {
+        *zero = rules->has_zero ? layout->static_zero[part] : 0;
         return layout->static_scale[part];
     }
-    if (sqf_act_has_zero(spec, part == HIGH)) {
+    if (rules->has_zero) {
         sqf_range range;
-        kernels->range(self->row + begin, end - begin, &range.lowest, &range.largest);
-        const float scale = sqf_zero_scale(type, clip, range);
-        *zero = sqf_zero_point(type, clip, range, scale);
+        job->kernels->range(self->row + begin, end - begin, &range.lowest, &range.largest);
+        const float scale = sqf_zero_scale(rules->type, rules->clip, range);
+        *zero = sqf_zero_point(rules->type, rules->clip, range, scale);
         return scale;
     }
-    const float max = clip * kernels->absmax(self->row + begin, end - begin);
-    const sqf_type scale_type = sqf_act_scale_type(spec);
-    return scale_type == SQF_TYPE_FP32 ? max / sqf_type_max(type)
-                                       : sqf_scale_for_max(scale_type, type, max, scale_unit(self, part));
+    const float max = rules->clip * job->kernels->absmax(self->row + begin, end - begin);
+    return job->scale_type == SQF_TYPE_FP32
+               ? max / rules->largest
+               : sqf_scale_for_max(job->scale_type, rules->type, max, scale_unit(self, part));
 }
 
 /* The codes of one segment; returns their sum. */
@@ -112,18 +121,14 @@ static int32_t quantize_segment(const plane_row *self, int part, const sqf_segme
                                 int8_t *codes)
 {
     const sqf_kernels *kernels = self->job->kernels;
-    const sqf_act_spec *spec = &self->layout->spec;
-    const sqf_type type = part_type(spec, part);
-    const float *x = self->row + segment->begin;
+    const part_rules *rules = &self->job->rules[part];
+    const float *x = self->row + segment->begin, shift = (float)zero;
     const size_t n = segment->end - segment->begin;
-    const float largest = sqf_type_max(type);
-    const int multiplier = sqf_type_multiplier(type);
-    if (multiplier != 1) {
-        const float normal = 1.0f, fraction = sqf_type_step(type, normal);
-        return kernels->quantize_grid(x, n, scale, largest, normal, fraction, (float)multiplier, codes);
+    if (rules->multiplier != 1) {
+        const float normal = 1.0f, fraction = sqf_type_step(rules->type, normal);
+        return kernels->quantize_grid(x, n, scale, rules->largest, normal, fraction, (float)rules->multiplier, codes);
     }
-    const float lowest = sqf_act_has_zero(spec, part == HIGH) ? sqf_zero_lowest(type) : -largest;
-    return kernels->quantize(x, n, scale, lowest - (float)zero, largest - (float)zero, zero, codes);
+    return kernels->quantize(x, n, scale, rules->lowest - shift, rules->largest - shift, zero, codes);
 }
 
 /* All segments of a token in one plane. A scale of 0 (all zeros) gives codes 0 without a division by it, and so does a
@@ -138,9 +143,9 @@ static void quantize_plane(const plane_row *self, size_t token, const code_plane
     for (size_t g = 0; g < layout->segment_count; g++) {
         const sqf_segment *segment = &layout->segments[g];
         const int part = self->only >= 0 ? self->only : section_part(layout, segment->begin);
-        const int multiplier = sqf_type_multiplier(part_type(&layout->spec, part));
+        const int multiplier = self->job->rules[part].multiplier;
         if (segment->begin >= range_end) {
-            range_end = scale_range_end(self, segment->begin);
+            range_end = scale_range_end(self, g);
             scale = multiplier ? choose_scale(self, part, segment->begin, range_end, &zero) : 0.0f;
         }
         const size_t length = segment->end - segment->begin, padded = padded_length(segment);
@@ -152,7 +157,9 @@ static void quantize_plane(const plane_row *self, size_t token, const code_plane
             plane->zeros[at] = used ? zero : 0;
         }
         const size_t written = used ? length : 0;
-        memset(codes + segment->offset + written, 0, padded - written);
+        if (written < padded) {
+            memset(codes + segment->offset + written, 0, padded - written);
+        }
     }
 }
 
@@ -388,13 +395,30 @@ static sqf_status refuse_token(const prepare_job *job, const char *name, size_t 
                     token, channel, (double)x[channel]);
 }
 
+static part_rules make_rules(const sqf_act_spec *spec, int part)
+{
+    const sqf_type type = part_type(spec, part);
+    const bool has_zero = sqf_act_has_zero(spec, part == HIGH);
+    return (part_rules){.type = type,
+                        .multiplier = sqf_type_multiplier(type),
+                        .has_zero = has_zero,
+                        .clip = sqf_act_part_clip(spec, part == HIGH),
+                        .lowest = has_zero ? sqf_zero_lowest(type) : -sqf_type_max(type),
+                        .largest = sqf_type_max(type)};
+}
+
 sqf_status input_prepare(sqf_context *context, sqf_input *input, const input_layout *layout, const char *name,
                          const float *x, const sqf_input_steps *steps, size_t tokens, sqf_error *err)
 {
     input->layout = layout;
     input->tokens = tokens;
     SQF_TRY(input_reserve(context, input, steps ? steps->rows : x, err));
-    prepare_job job = {.kernels = context->kernels, .input = input, .x = x, .steps = steps};
+    prepare_job job = {.kernels = context->kernels,
+                       .rules = {make_rules(&layout->spec, LOW), make_rules(&layout->spec, HIGH)},
+                       .scale_type = sqf_act_scale_type(&layout->spec),
+                       .input = input,
+                       .x = x,
+                       .steps = steps};
     atomic_init(&job.bad_token, SIZE_MAX);
     sqf_pool_run(context->pool, tokens, prepare_token, &job);
     const size_t token = atomic_load(&job.bad_token);

@@ -68,6 +68,33 @@ INLINE vi larger_of(vi a, vi b)
 #endif
 }
 
+/* The sum of all lanes, and the largest. */
+INLINE int32_t sum_lanes(vi v)
+{
+#if LANES == 16 && defined(__AVX512F__)
+    return _mm512_reduce_add_epi32((__m512i)v);
+#else
+    int32_t total = 0;
+    for (int lane = 0; lane < LANES; lane++) {
+        total += v[lane];
+    }
+    return total;
+#endif
+}
+
+INLINE int32_t largest_of_lanes(vi v)
+{
+#if LANES == 16 && defined(__AVX512F__)
+    return _mm512_reduce_max_epi32((__m512i)v);
+#else
+    int32_t best = v[0];
+    for (int lane = 1; lane < LANES; lane++) {
+        best = v[lane] > best ? v[lane] : best;
+    }
+    return best;
+#endif
+}
+
 INLINE vf load(const float *p)
 {
     vf v;
@@ -205,10 +232,7 @@ static float absmax(const float *x, size_t n)
         most[0] = larger_of(BITS(absolute(v)), most[0]);
     }
     const vi largest = larger_of(larger_of(most[0], most[1]), larger_of(most[2], most[3]));
-    int32_t best = 0;
-    for (int lane = 0; lane < LANES; lane++) {
-        best = largest[lane] > best ? largest[lane] : best;
-    }
+    const int32_t best = largest_of_lanes(largest);
     float result;
     memcpy(&result, &best, sizeof result);
     return result;
@@ -336,10 +360,7 @@ static int32_t quantize(const float *x, size_t n, float scale, float lowest, flo
         sum += q;
         total -= zero * (int32_t)(LANES - left); /* lanes beyond the end hold the code of 0 */
     }
-    for (int lane = 0; lane < LANES; lane++) {
-        total += sum[lane];
-    }
-    return total;
+    return total + sum_lanes(sum);
 }
 
 /* The rounding of sqf_type_round on a grid whose steps grow with the powers of two. */
@@ -347,7 +368,6 @@ static int32_t quantize_grid(const float *x, size_t n, float scale, float larges
                              float fraction, float multiplier, int8_t *codes)
 {
     vi sum = {0};
-    int32_t total = 0;
     for (size_t i = 0; i < n; i += LANES) {
         const size_t left = n - i;
         const vf v = left >= LANES ? load(x + i) : load_part(x + i, left);
@@ -360,10 +380,7 @@ static int32_t quantize_grid(const float *x, size_t n, float scale, float larges
         memcpy(codes + i, &narrow, left < LANES ? left : LANES);
         sum += code;
     }
-    for (int lane = 0; lane < LANES; lane++) {
-        total += sum[lane];
-    }
-    return total;
+    return sum_lanes(sum);
 }
 
 /* How many of n scores, floats >= 0 as integers, are at least `least` (> 0). */
@@ -411,8 +428,72 @@ INLINE void score_lanes(const float *x, const float *weight, size_t n, float *ou
     }
 }
 
+/* ranks + 1 where key > bound. */
+INLINE vi count_above(vi ranks, vi bounds, int32_t key)
+{
+#if LANES == 16 && defined(__AVX512F__)
+    const __mmask16 above = _mm512_cmplt_epi32_mask((__m512i)bounds, _mm512_set1_epi32(key));
+    return (vi)_mm512_mask_add_epi32((__m512i)ranks, above, (__m512i)ranks, _mm512_set1_epi32(1));
+#else
+    return ranks - (vi)(bounds < key);
+#endif
+}
+
+/* split_top of n <= vectors * LANES elements without a branch that depends on them: the rank of an element is the
+ * number of scores above it, or equal to it and before it. For integers a >= b is a > b - 1: bounds begin as scores
+ * less 1 and are set right as the loop passes them. `vectors` is a constant at each call. */
+INLINE void split_ranked(const float *x, const float *weight, size_t n, int vectors, size_t count, float *low,
+                         float *high)
+{
+    static const int32_t one_hot[2 * LANES] = {[LANES] = 1};
+    int32_t keys[2 * 16];
+    vi bounds[16 / 4], ranks[16 / 4];
+    UNROLL for (int v = 0; v < vectors; v++)
+    {
+        const size_t at = (size_t)v * LANES, left = n > at ? n - at : 0;
+        vf score = absolute(left >= LANES ? load(x + at) : load_part(x + at, left));
+        if (weight) {
+            score *= left >= LANES ? load(weight + at) : load_part(weight + at, left);
+        }
+        memcpy(keys + at, &score, sizeof score);
+        bounds[v] = BITS(score) - 1;
+        ranks[v] = (vi){0};
+    }
+    /* lanes beyond n score 0 behind all others: they are above none of them */
+    UNROLL for (int block = 0; block < vectors; block++)
+    {
+        UNROLL for (int j = 0; j < LANES; j++)
+        {
+            vi own;
+            memcpy(&own, one_hot + LANES - j, sizeof own);
+            bounds[block] += own;
+            UNROLL for (int v = 0; v < vectors; v++)
+            {
+                ranks[v] = count_above(ranks[v], bounds[v], keys[block * LANES + j]);
+            }
+        }
+    }
+    UNROLL for (int v = 0; v < vectors; v++)
+    {
+        const size_t at = (size_t)v * LANES, left = n > at ? n - at : 0, length = left < LANES ? left : LANES;
+        const vi chosen = ranks[v] < (int32_t)count;
+        const vf value = left >= LANES ? load(x + at) : load_part(x + at, left);
+        const vf parts[2] = {(vf)(BITS(value) & ~chosen), (vf)(BITS(value) & chosen)};
+        memcpy(low + at, &parts[0], length * sizeof *low);
+        memcpy(high + at, &parts[1], length * sizeof *high);
+    }
+}
+
 static void split_top(const float *x, const float *weight, size_t n, size_t count, float *low, float *high)
 {
+    if (n <= 16) {
+        split_ranked(x, weight, n, 16 / LANES, count, low, high);
+        return;
+    }
+    if (LANES == 16 && n <= 32) {
+        split_ranked(x, weight, n, 2, count, low, high);
+        return;
+    }
     if (count == 0 || count >= n) {
         memcpy(count ? high : low, x, n * sizeof *x);
         memset(count ? low : high, 0, n * sizeof *x);
