@@ -308,23 +308,32 @@ static void test_draws_are_those_of_the_whole_sorted_vocabulary(void **state)
     }
 }
 
-/* A nucleus that ends at a step to the last bit, and one number that lies on it: what rounding could move. */
+/* Nuclei that end at a step but for the last bits of the sum: `most` tokens of weight 1 and as many of a weight just
+ * below it, which is chosen so that top_p of the sum is a whole number. How the sum was rounded then decides whether
+ * one more token is kept, and nearly every draw shows it. */
 static void test_steps_that_rounding_could_move_are_decided_by_the_definition(void **state)
 {
-    enum { TIES = 4096 };
+    enum { TIES = 4000 };
     static float x[TIES];
     static entry sorted[TIES];
     static bool seen[TIES];
     (void)state;
-    for (uint32_t part = 1; part < 8; part++) {
-        const sqf_sampling sampling = {.temperature = 1, .top_p = (float)part / 8, .seed = part};
+    for (size_t n = 3000; n < TIES; n += 10) {
+        const sqf_sampling sampling = {.temperature = 1, .top_p = 0.3f, .seed = n};
+        const double target = (double)sampling.top_p * (double)n, less = target - floor(target);
+        const size_t most = n / 2;
         sqf_random drawn = {.state = sampling.seed};
         sqf_error err = {0};
         sqf_sampler *sampler;
-        assert_int_equal(sqf_sampler_create(&sampling, TIES, &sampler, &err), SQF_OK);
-        for (size_t i = 0; i < 20; i++) {
+        float logit = (float)log1p(-less / ((double)sampling.top_p * (double)(n - most)));
+        assert_int_equal(sqf_sampler_create(&sampling, n, &sampler, &err), SQF_OK);
+        for (size_t i = 0; i < 9; i++) {
             uint32_t id;
-            const uint32_t expected = draw_by_definition(&sampling, x, seen, TIES, sqf_random_unit(&drawn), sorted);
+            logit = nextafterf(logit, i < 5 ? 0 : -1); /* in steps of a last bit there and back */
+            for (size_t j = 0; j < n; j++) {
+                x[j] = j % 2 == 0 && j / 2 < most ? 0 : logit;
+            }
+            const uint32_t expected = draw_by_definition(&sampling, x, seen, n, sqf_random_unit(&drawn), sorted);
             assert_int_equal(sqf_sampler_draw(sampler, x, &id, &err), SQF_OK);
             assert_int_equal(id, expected);
         }
