@@ -130,7 +130,8 @@ typedef struct sqf_score_job {
     const float *query; /* [dim][SQF_ATTENTION_ROWS] */
     int rows;           /* 1..SQF_ATTENTION_ROWS */
     size_t dim;
-    const void *keys; /* [panels][dim][16] */
+    const void *keys;  /* [panels][dim][16] */
+    const void *ahead; /* as many bytes to be fetched from memory meanwhile; `keys` if there is nothing */
     const float *scales;
     size_t panels;
     float *out; /* [rows][SQF_SCORE_STRIDE] */
@@ -143,6 +144,7 @@ typedef struct sqf_value_job {
     int rows;
     size_t width;       /* a multiple of 16 */
     const void *values; /* [count][width] */
+    const void *ahead;  /* as with scores */
     size_t count;
     float *sums; /* [rows][width] */
 } sqf_value_job;
@@ -153,6 +155,9 @@ typedef struct sqf_kernels {
     const char *name;
 
     void (*tile)(const sqf_tile_job *job);
+    /* Products of more tokens expand nibbles before the tile reads them: where unpacking them anew for a few tokens
+     * each time costs more than the way through the cache. */
+    size_t direct_tokens;
     /* NIBBLES to UNSIGNED: 64 bytes become 128, `steps` times. */
     void (*expand_nibbles)(const uint8_t *packed, size_t steps, uint8_t *out);
 

@@ -103,9 +103,10 @@ void weight_planes_clear(weight_plane *planes, size_t count);
 
 /* Scratch of one thread, carved from one block. */
 enum {
-    TOKEN_BLOCK = 128,    /* tokens of a task */
-    CHUNK_COLUMNS = 2048, /* columns whose weights of one block are expanded at a time: 128 KiB, half of a small L2 */
-    FLOAT_CHUNK = 512     /* the same for weights as floats */
+    TOKEN_BLOCK = 516,       /* most tokens of a task */
+    FLOAT_TOKEN_BLOCK = 128, /* the same where floats are summed, by BLAS: the cut is part of the result */
+    CHUNK_COLUMNS = 1024,    /* columns whose weights of one block are expanded at a time: 64 KiB, half of a small L2 */
+    FLOAT_CHUNK = 512        /* the same for weights as floats */
 };
 
 /* A row of floats while an input is prepared, with what is behind it aligned. */

@@ -21,8 +21,9 @@
 #include "kernels/repack_split.h"
 
 enum {
-    DIRECT_TOKENS = 8,      /* up to so many tokens packed nibbles are unpacked in registers, beyond once a block */
-    FLOAT_DIRECT_TOKENS = 4 /* up to so many tokens float products run as dot products, beyond by BLAS */
+    FLOAT_DIRECT_TOKENS = 4, /* up to so many tokens float products run as dot products, beyond by BLAS */
+    TOKEN_STEP = 12,         /* a multiple of every tile's tokens: blocks of so many leave no narrow remainder */
+    TASKS_OF_THREAD = 16     /* so many tasks a thread, if there are, keep all busy until the end */
 };
 
 /* Owns everything but `dense`, which may be a mapped file. Immutable after creation, so any number of inputs may use
@@ -231,6 +232,7 @@ typedef struct forward_run {
     forward_job jobs[SQF_LINEAR_JOBS], gates[SQF_LINEAR_JOBS]; /* a gate without a layer is none */
     size_t blocks[SQF_LINEAR_JOBS], count;                     /* of rows */
     size_t all_blocks;
+    size_t token_block; /* tokens of a task */
 } forward_run;
 
 /* One task: a block of rows and a block of tokens, with the scratch of its thread. */
@@ -244,7 +246,7 @@ typedef struct block {
 
 /* One integer plane of activations times one of weights. Segments are taken together until they have CHUNK_COLUMNS
  * columns: so many expanded weights of a block fit half of a small L2 and are used for all tokens before the next
- * come. Up to DIRECT_TOKENS tokens the expansion costs more than it saves, and the tile unpacks nibbles in registers.
+ * come. Few tokens (direct_tokens of the level) are not worth it: the tile unpacks nibbles in registers.
  */
 static void integer_term(const block *self, unsigned act_plane, const weight_plane *weights)
 {
@@ -252,7 +254,7 @@ static void integer_term(const block *self, unsigned act_plane, const weight_pla
     const input_layout *layout = input->layout;
     const code_plane *acts = &input->planes[act_plane];
     const size_t first_panel = self->first_row / SQF_PANEL_ROWS, segments = layout->segment_count;
-    const bool expand = weights->form == SQF_FORM_NIBBLES && self->tokens > DIRECT_TOKENS;
+    const bool expand = weights->form == SQF_FORM_NIBBLES && self->tokens > self->job->kernels->direct_tokens;
     const size_t step_bytes = sqf_form_step_bytes(weights->form);
     for (size_t g = 0, end; g < segments; g = end) {
         size_t columns = 0;
@@ -505,16 +507,16 @@ static void store_block(const block *self)
 }
 
 /* A block of rows of one product for a block of tokens. */
-static void forward_block(const forward_job *job, size_t row_block, size_t token_block, unsigned thread)
+static void forward_block(const forward_job *job, size_t row_block, size_t first_token, size_t tokens, unsigned thread)
 {
     const sqf_linear *linear = job->linear;
     uint8_t *scratch = job->input->scratch + thread * job->input->scratch_stride;
     block self = {.job = job, .out = (float *)(void *)scratch, .tile = scratch + scratch_out_bytes()};
     self.first_row = row_block * SQF_BLOCK_ROWS;
-    self.first_token = token_block * TOKEN_BLOCK;
-    const size_t rows_left = linear->rows - self.first_row, tokens_left = job->input->tokens - self.first_token;
+    self.first_token = first_token;
+    self.tokens = tokens;
+    const size_t rows_left = linear->rows - self.first_row;
     self.rows = rows_left < SQF_BLOCK_ROWS ? rows_left : SQF_BLOCK_ROWS;
-    self.tokens = tokens_left < TOKEN_BLOCK ? tokens_left : TOKEN_BLOCK;
     self.panels = sqf_ceil_div(self.rows, SQF_PANEL_ROWS);
     memset(self.out, 0, self.tokens * SQF_BLOCK_ROWS * sizeof *self.out);
     if (!linear->dense) {
@@ -532,15 +534,35 @@ static void forward_block(const forward_job *job, size_t row_block, size_t token
 static void forward_task(void *user, size_t task, unsigned thread)
 {
     const forward_run *run = user;
-    const size_t token_block = task / run->all_blocks;
+    const size_t first_token = task / run->all_blocks * run->token_block;
+    const size_t tokens_left = run->jobs[0].input->tokens - first_token;
+    const size_t tokens = tokens_left < run->token_block ? tokens_left : run->token_block;
     size_t row_block = task % run->all_blocks, i = 0;
     while (row_block >= run->blocks[i]) {
         row_block -= run->blocks[i++];
     }
-    forward_block(&run->jobs[i], row_block, token_block, thread);
+    forward_block(&run->jobs[i], row_block, first_token, tokens, thread);
     if (run->gates[i].linear) {
-        forward_block(&run->gates[i], row_block, token_block, thread);
+        forward_block(&run->gates[i], row_block, first_token, tokens, thread);
     }
+}
+
+/* Tokens of a task. Many, because a task brings its weights into the caches; fewer where that would leave threads
+ * without work. Integer sums and the order of their scaling do not depend on the cut, sums of floats might. */
+static size_t choose_token_block(const forward_run *run, const sqf_input *input, unsigned threads)
+{
+    bool floats = input->layout->float_part || input->layout->values;
+    for (size_t i = 0; i < run->count; i++) {
+        floats |= run->jobs[i].linear->dense != NULL;
+    }
+    if (floats) {
+        return FLOAT_TOKEN_BLOCK;
+    }
+    size_t parts = sqf_ceil_div(input->tokens, TOKEN_BLOCK);
+    while (run->all_blocks * parts < (size_t)threads * TASKS_OF_THREAD && input->tokens / parts > 4 * TOKEN_STEP) {
+        parts *= 2;
+    }
+    return sqf_ceil_div(sqf_ceil_div(input->tokens, parts), TOKEN_STEP) * TOKEN_STEP;
 }
 
 static void add_counts(sqf_product_counts *counts, const sqf_product_counts *per_token, uint64_t tokens)
@@ -586,7 +608,8 @@ sqf_status sqf_linear_forward_jobs(sqf_context *context, const sqf_linear_job *j
         run.blocks[i] = sqf_ceil_div(linear->rows, SQF_BLOCK_ROWS);
         run.all_blocks += run.blocks[i];
     }
-    sqf_pool_run(context->pool, run.all_blocks * sqf_ceil_div(input->tokens, TOKEN_BLOCK), forward_task, &run);
+    run.token_block = choose_token_block(&run, input, sqf_pool_threads(context->pool));
+    sqf_pool_run(context->pool, run.all_blocks * sqf_ceil_div(input->tokens, run.token_block), forward_task, &run);
     for (size_t i = 0; i < count; i++) {
         add_counts(&context->products, &jobs[i].linear->per_token, input->tokens);
         if (jobs[i].gate) {

@@ -58,6 +58,7 @@ INLINE void add_unsigned(sqf_form form, const uint8_t *weights, const int8_t *co
     /* base, 1 and 2 strides are addressing modes of x86; the third row gets a pointer, so that no register holds 3 *
      * stride */
     const int8_t *codes3 = codes + 3 * code_stride;
+#pragma GCC unroll 4
     for (size_t step = 0; step < steps; step++) {
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++) {
@@ -120,7 +121,12 @@ INLINE void sum_segment(const sqf_tile_job *job, sqf_form form, const sqf_segmen
         return;
     }
     const size_t most = segment->narrow >> job->act_plane & 1 ? STEPS_NARROW : STEPS_WIDE;
-    for (size_t step = 0; step < steps; step += most) {
+    size_t step = 0;
+    for (; most == STEPS_WIDE && step + STEPS_WIDE <= steps; step += STEPS_WIDE) {
+        add_unsigned(form, weights + step * sqf_form_step_bytes(form), codes + step * SQF_SEGMENT_PAD, job->code_stride,
+                     STEPS_WIDE, tokens, sums);
+    }
+    for (; step < steps; step += most) {
         add_unsigned(form, weights + step * sqf_form_step_bytes(form), codes + step * SQF_SEGMENT_PAD, job->code_stride,
                      steps - step < most ? steps - step : most, tokens, sums);
     }

@@ -12,13 +12,25 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* Four codes of one token in every lane. */
-INLINE __m512i broadcast_codes(const int8_t *codes)
-{
-    int32_t four;
-    memcpy(&four, codes, sizeof four);
-    return _mm512_set1_epi32(four);
-}
+/* The addresses base + 0, 1 and 2 strides are addressing modes of x86. Spelled out, because gcc 12 keeps a pointer for
+ * each, runs out of registers and parks them in vector registers inside the loop. `times` is a constant. */
+#define LOAD_AT(instruction, out, base, stride, times, offset)                                                         \
+    do {                                                                                                               \
+        const void *const place_ = (base);                                                                             \
+        if ((times) == 0) {                                                                                            \
+            __asm__(instruction " %c2(%1), %0"                                                                         \
+                    : "=v"(out)                                                                                        \
+                    : "r"(place_), "i"(offset), "m"(*(const char(*)[65536])place_));                                   \
+        } else if ((times) == 1) {                                                                                     \
+            __asm__(instruction " %c3(%1,%2), %0"                                                                      \
+                    : "=v"(out)                                                                                        \
+                    : "r"(place_), "r"(stride), "i"(offset), "m"(*(const char(*)[65536])place_));                      \
+        } else {                                                                                                       \
+            __asm__(instruction " %c3(%1,%2,2), %0"                                                                    \
+                    : "=v"(out)                                                                                        \
+                    : "r"(place_), "r"(stride), "i"(offset), "m"(*(const char(*)[65536])place_));                      \
+        }                                                                                                              \
+    } while (0)
 
 /* sums + four products of a lane. Written as an instruction because gcc 12 copies the sums of the intrinsic from
  * register to register and spills them on the way. */
@@ -28,26 +40,21 @@ INLINE __m512i add_products(__m512i sums, __m512i weights, __m512i codes)
     return sums;
 }
 
-/* Half 0 or 1 of a step of eight columns: 4 columns of 16 rows as unsigned bytes. */
-INLINE __m512i load_weights(sqf_form form, const uint8_t *step, int half)
+/* Half 0 or 1 of a step of eight columns: 4 columns of 16 rows as unsigned bytes; `raw` is what memory holds. */
+INLINE __m512i unsigned_weights(sqf_form form, __m512i raw, int half)
 {
     if (form == SQF_FORM_NIBBLES) {
-        const __m512i pairs = _mm512_loadu_si512(step);
-        const __m512i wanted = half ? _mm512_srli_epi16(pairs, 4) : pairs;
-        return _mm512_and_si512(wanted, _mm512_set1_epi8(15));
+        return _mm512_and_si512(half ? _mm512_srli_epi16(raw, 4) : raw, _mm512_set1_epi8(15));
     }
-    const __m512i bytes = _mm512_loadu_si512(step + 64 * half);
-    return form == SQF_FORM_BYTES ? _mm512_xor_si512(bytes, _mm512_set1_epi8(-128)) : bytes;
+    return form == SQF_FORM_BYTES ? _mm512_xor_si512(raw, _mm512_set1_epi8(-128)) : raw;
 }
 
-/* Pointers to some tokens or panels at a constant distance, in two registers and the distance. */
-#define AT(base, third, stride, i) ((i) < 3 ? (base) + (size_t)(i) * (stride) : (third) + (size_t)((i)-3) * (stride))
-
-/* `panels` x `tokens` is at most 4 x 6: 24 sums, 4 weights and a broadcast fill 29 of 32 registers. */
+/* `panels` x `tokens` is at most 4 x 6: 24 sums, 4 weights, a broadcast and a mask fill 30 of 32 registers. */
 INLINE void tile_part(const sqf_tile_job *job, sqf_form form, size_t first_panel, const int panels, size_t first_token,
                       const int tokens)
 {
     const size_t step_bytes = sqf_form_step_bytes(form), weight_stride = job->panel_bytes;
+    const size_t panel_scales = job->panel_scales, segment_stride = job->segment_stride;
     const size_t code_stride = job->code_stride, origin = job->segments[0].offset;
     const int32_t offset = form == SQF_FORM_BYTES ? 128 : SQF_NIBBLE_OFFSET;
     const uint8_t *first_weights = job->weights + first_panel * weight_stride;
@@ -87,11 +94,14 @@ INLINE void tile_part(const sqf_tile_job *job, sqf_form form, size_t first_panel
                 __m512i w[4];
 #pragma GCC unroll 4
                 for (int p = 0; p < panels; p++) {
-                    w[p] = load_weights(form, AT(weights, weights3, weight_stride, p), half);
+                    LOAD_AT("vmovdqu64", w[p], p < 3 ? weights : weights3, weight_stride, p % 3,
+                            form == SQF_FORM_NIBBLES ? 0 : 64 * half);
+                    w[p] = unsigned_weights(form, w[p], half);
                 }
 #pragma GCC unroll 6
                 for (int t = 0; t < tokens; t++) {
-                    const __m512i a = broadcast_codes(AT(codes, codes3, code_stride, t) + 4 * half);
+                    __m512i a;
+                    LOAD_AT("vpbroadcastd", a, t < 3 ? codes : codes3, code_stride, t % 3, 4 * half);
 #pragma GCC unroll 4
                     for (int p = 0; p < panels; p++) {
                         sums[p * tokens + t] = add_products(sums[p * tokens + t], w[p], a);
@@ -103,18 +113,26 @@ INLINE void tile_part(const sqf_tile_job *job, sqf_form form, size_t first_panel
             codes += SQF_SEGMENT_PAD;
             codes3 += SQF_SEGMENT_PAD;
         }
-        const float *scales = job->scales + first_panel * job->panel_scales + g * SQF_PANEL_ROWS;
+        const float *scales = job->scales + first_panel * panel_scales + g * SQF_PANEL_ROWS;
+        const float *act_scales = job->act_scales + scalars;
         float *out = job->out + first_token * SQF_BLOCK_ROWS + first_panel * SQF_PANEL_ROWS;
+        __m512 scale[4];
 #pragma GCC unroll 4
         for (int p = 0; p < panels; p++) {
-            const __m512 scale = _mm512_loadu_ps(scales + (size_t)p * job->panel_scales);
+            scale[p] = _mm512_loadu_ps(scales + (size_t)p * panel_scales);
+        }
 #pragma GCC unroll 6
-            for (int t = 0; t < tokens; t++) {
-                const __m512 act = _mm512_set1_ps(job->act_scales[scalars + (size_t)t * job->segment_stride]);
-                float *place = out + t * SQF_BLOCK_ROWS + p * SQF_PANEL_ROWS;
-                const __m512 term = _mm512_mul_ps(_mm512_mul_ps(act, scale), _mm512_cvtepi32_ps(sums[p * tokens + t]));
+        for (int t = 0; t < tokens; t++) {
+            const __m512 act = _mm512_set1_ps(*act_scales);
+#pragma GCC unroll 4
+            for (int p = 0; p < panels; p++) {
+                float *place = out + p * SQF_PANEL_ROWS;
+                const __m512 term =
+                    _mm512_mul_ps(_mm512_mul_ps(act, scale[p]), _mm512_cvtepi32_ps(sums[p * tokens + t]));
                 _mm512_storeu_ps(place, _mm512_add_ps(_mm512_loadu_ps(place), term));
             }
+            act_scales += segment_stride;
+            out += SQF_BLOCK_ROWS;
         }
     }
 }
@@ -123,8 +141,8 @@ INLINE void tile_part(const sqf_tile_job *job, sqf_form form, size_t first_panel
 INLINE void tile_tokens(const sqf_tile_job *job, sqf_form form, size_t first_panel, const int panels)
 {
     size_t m = 0;
-    /* Unpacking nibbles takes registers: 4 tokens at a time. */
-    for (; form != SQF_FORM_NIBBLES && m + 6 <= job->tokens; m += 6) {
+    /* 8 tokens at the end are two fours, not a six and a two. */
+    for (; m + 6 <= job->tokens && m + 8 != job->tokens; m += 6) {
         tile_part(job, form, first_panel, panels, m, 6);
     }
     for (; m + 4 <= job->tokens; m += 4) {
@@ -156,5 +174,6 @@ void sqf_kernels_add_avx512(sqf_kernels *kernels)
 {
     sqf_vector_add_avx512(kernels);
     kernels->tile = tile;
+    kernels->direct_tokens = SIZE_MAX;
 }
 #endif

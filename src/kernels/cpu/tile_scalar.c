@@ -46,5 +46,6 @@ void sqf_kernels_add_scalar(sqf_kernels *kernels)
 {
     sqf_vector_add_scalar(kernels);
     kernels->tile = tile;
+    kernels->direct_tokens = 8;
     sqf_split_add_scalar(kernels);
 }
