@@ -29,14 +29,25 @@ const sqf_roof_loop sqf_roofs_scalar[] = {
 
 const sqf_roof_loop *sqf_roof_loops(const char *level)
 {
+    static const struct {
+        const char *level;
+        const sqf_roof_loop *loops;
+    } levels[] = {
+        {"scalar", sqf_roofs_scalar},
 #if SQF_ARCH_X86
-    if (strncmp(level, "avx512", strlen("avx512")) == 0) {
-        return sqf_roofs_avx512;
-    }
-    if (strncmp(level, "avx", strlen("avx")) == 0) {
-        return sqf_roofs_avx2;
-    }
+        {"avx2", sqf_roofs_avx2},
+        {"avxvnni", sqf_roofs_avxvnni},
+        {"avx512vnni", sqf_roofs_avx512},
+#elif SQF_ARCH_ARM
+        {"neon", sqf_roofs_neon},
+        {"dotprod", sqf_roofs_dotprod},
+        {"i8mm", sqf_roofs_i8mm},
 #endif
-    (void)level;
+    };
+    for (size_t i = 0; i < sizeof levels / sizeof *levels; i++) {
+        if (strcmp(levels[i].level, level) == 0) {
+            return levels[i].loops;
+        }
+    }
     return sqf_roofs_scalar;
 }

@@ -19,10 +19,11 @@ typedef struct sqf_roof_loop {
 /* Every loop repeats a body of this many steps. */
 enum { SQF_ROOF_STEPS = 32 };
 
-/* The loops of a level by its name; never NULL. Levels without loops of their own have those of the level below. */
+/* The loops of a level by its name; never NULL: those of the portable level for a name that is none. */
 const sqf_roof_loop *sqf_roof_loops(const char *level);
 
 /* The lists of the levels, for the function above. */
-extern const sqf_roof_loop sqf_roofs_scalar[], sqf_roofs_avx2[], sqf_roofs_avx512[];
+extern const sqf_roof_loop sqf_roofs_scalar[], sqf_roofs_avx2[], sqf_roofs_avxvnni[], sqf_roofs_avx512[],
+    sqf_roofs_neon[], sqf_roofs_dotprod[], sqf_roofs_i8mm[];
 
 #endif
