@@ -105,11 +105,12 @@ void sqf_attention_scratch_clear(sqf_attention_scratch *scratch)
 /* ---- the plan ---- */
 
 enum {
-    TASK_ROWS = 96,   /* queries times heads of a group in a task: a tile is converted once for so many */
-    KEY_TILE = 128,   /* positions of a tile of a prompt: keys and values of 64 dimensions take 64 KiB as floats */
-    STRETCH = 256,    /* positions of a task of few queries; SQF_SCORE_STRIDE at most */
-    SPLIT_TOKENS = 8, /* up to so many queries are few */
-    CONVERT_CALLS = 3 /* so many calls of the kernels over a tile make its conversion worth while */
+    TASK_ROWS = 96,     /* queries times heads of a group in a task: a tile is converted once for so many */
+    KEY_TILE = 128,     /* positions of a tile of a prompt: keys and values of 64 dimensions take 64 KiB as floats */
+    STRETCH = 1024,     /* positions of a task of few queries */
+    STRETCH_TILE = 256, /* of which so many are a tile; SQF_SCORE_STRIDE at most */
+    SPLIT_TOKENS = 8,   /* up to so many queries are few */
+    CONVERT_CALLS = 3   /* so many calls of the kernels over a tile make its conversion worth while */
 };
 
 /* log2(e): weights are powers of two. */
@@ -284,10 +285,11 @@ typedef struct cache_tile {
     sqf_kv_type type;
     const uint8_t *keys, *values;
     const float *key_scales, *value_scales; /* or NULL */
+    const uint8_t *next;                    /* keys of the tile that follows, or NULL */
     size_t begin, end;
 } cache_tile;
 
-static cache_tile open_tile(const query_block *self, size_t begin, size_t end)
+static cache_tile open_tile(const query_block *self, size_t begin, size_t end, bool more)
 {
     const sqf_kv_view *kv = &self->job->kv;
     const size_t element = sqf_kv_element(kv->type), width = sqf_kv_value_width(kv->head_dim);
@@ -300,10 +302,12 @@ static cache_tile open_tile(const query_block *self, size_t begin, size_t end)
                        .value_scales = scaled ? kv->value_scales + slot : NULL,
                        .begin = begin,
                        .end = end};
+    tile.next = more ? tile.keys + round_up(count) * kv->head_dim * element : NULL;
     /* scales stay apart, so that the results are those of a tile that is not converted */
     if (kv->type != SQF_KV_F32 && self->rows >= CONVERT_CALLS * SQF_ATTENTION_ROWS) {
         self->kernels->cached_floats(kv->type, tile.keys, round_up(count) * kv->head_dim, self->keys);
         self->kernels->cached_floats(kv->type, tile.values, count * width, self->values);
+        tile.next = NULL;
         tile.type = SQF_KV_F32;
         tile.keys = (const uint8_t *)self->keys;
         tile.values = (const uint8_t *)self->values;
@@ -337,11 +341,13 @@ static void attend_rows(const query_block *self, size_t row, const cache_tile *t
         return;
     }
     const size_t skipped = begin - tile->begin, scored = round_up(end - begin);
+    const uint8_t *values = tile->values + skipped * width * element;
     float shrink[SQF_ATTENTION_ROWS];
     const sqf_score_job score = {.query = self->query + row / self->call_rows * dim * SQF_ATTENTION_ROWS,
                                  .rows = (int)rows,
                                  .dim = dim,
                                  .keys = tile->keys + skipped * dim * element,
+                                 .ahead = row == 0 ? values : tile->keys,
                                  .scales = tile->key_scales ? tile->key_scales + skipped : NULL,
                                  .panels = scored / SQF_KV_PANEL,
                                  .out = self->scores};
@@ -356,7 +362,8 @@ static void attend_rows(const query_block *self, size_t row, const cache_tile *t
                                  .shrink = shrink,
                                  .rows = (int)rows,
                                  .width = width,
-                                 .values = tile->values + skipped * width * element,
+                                 .values = values,
+                                 .ahead = row == 0 && tile->next ? tile->next : values,
                                  .count = end - begin,
                                  .sums = self->sums + row * width};
     self->kernels->weigh_values(tile->type, &value);
@@ -366,7 +373,7 @@ static void attend_rows(const query_block *self, size_t row, const cache_tile *t
 static void attend(const query_block *self, size_t begin, size_t end, size_t step)
 {
     for (size_t at = begin / SQF_KV_PANEL * SQF_KV_PANEL; at < end; at += step) {
-        const cache_tile tile = open_tile(self, at, smaller(end, at + step));
+        const cache_tile tile = open_tile(self, at, smaller(end, at + step), at + step < end);
         for (size_t row = 0; row < self->rows; row += self->call_rows) {
             attend_rows(self, row, &tile);
         }
@@ -430,7 +437,7 @@ static void attention_task(void *user, size_t task, unsigned thread)
     if (job->tokens <= SPLIT_TOKENS) {
         const query_block self = begin_block(run, index, kv_head, 0, job->tokens, scratch);
         const size_t begin = (p->first_stretch + block) * STRETCH, end = job->past + job->tokens;
-        attend(&self, larger(begin, first_visible(job, 0)), smaller(begin + STRETCH, end), STRETCH);
+        attend(&self, larger(begin, first_visible(job, 0)), smaller(begin + STRETCH, end), STRETCH_TILE);
         if (p->split) {
             const parts part = parts_of(run, index, kv_head);
             keep_parts(&self, &part, block, p->blocks);

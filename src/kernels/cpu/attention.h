@@ -30,6 +30,30 @@ INLINE vf fused(vf a, vf b, vf c)
 #endif
 }
 
+/* x in all lanes (splat adds it to 0, which costs an addition where it is not hoisted). */
+INLINE vf spread(float x)
+{
+#if defined(__AVX512F__)
+    return (vf)_mm512_set1_ps(x);
+#elif defined(__AVX2__)
+    return (vf)_mm256_set1_ps(x);
+#else
+    return splat(x);
+#endif
+}
+
+/* The greater of a and b; b if one of them is NaN. */
+INLINE vf higher(vf a, vf b)
+{
+#if defined(__AVX512F__)
+    return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+    return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return SELECT(a > b, a, b);
+#endif
+}
+
 /* LANES stored elements as floats. All are exact. */
 INLINE vf cached(sqf_kv_type type, const uint8_t *from, size_t at)
 {
@@ -91,7 +115,7 @@ static void to_halves(const float *x, size_t n, uint16_t *out)
 
 /* ROWS queries, `vectors` vectors of keys from the panel at `keys` on. */
 INLINE void score_tile(sqf_kv_type type, int rows, int vectors, const sqf_score_job *job, const uint8_t *keys,
-                       const float *scales, float *out)
+                       const uint8_t *ahead, const float *scales, float *out)
 {
     const size_t panel = job->dim * SQF_KV_PANEL;
     vf sum[SQF_ATTENTION_ROWS][SCORE_VECTORS];
@@ -108,11 +132,15 @@ INLINE void score_tile(sqf_kv_type type, int rows, int vectors, const sqf_score_
         UNROLL for (int v = 0; v < vectors; v++)
         {
             const size_t lane = (size_t)v * LANES;
-            key[v] = cached(type, keys, lane / SQF_KV_PANEL * panel + at + lane % SQF_KV_PANEL);
+            const size_t place = lane / SQF_KV_PANEL * panel + at + lane % SQF_KV_PANEL;
+            key[v] = cached(type, keys, place);
+            if (lane % SQF_KV_PANEL == 0) {
+                __builtin_prefetch(ahead + place * sqf_kv_element(type), 0, 2);
+            }
         }
         UNROLL for (int r = 0; r < rows; r++)
         {
-            const vf q = splat(query[r]);
+            const vf q = spread(query[r]);
             UNROLL for (int v = 0; v < vectors; v++)
             {
                 sum[r][v] = fused(q, key[v], sum[r][v]);
@@ -133,14 +161,14 @@ INLINE void score_rows(sqf_kv_type type, int rows, const sqf_score_job *job)
 {
     const size_t element = sqf_kv_element(type), panel = job->dim * SQF_KV_PANEL * element;
     const size_t wide = SCORE_VECTORS * LANES > SQF_KV_PANEL ? SCORE_VECTORS * LANES / SQF_KV_PANEL : 1;
-    const uint8_t *keys = job->keys;
+    const uint8_t *keys = job->keys, *ahead = job->ahead;
     size_t p = 0;
     for (; p + wide <= job->panels; p += wide) {
-        score_tile(type, rows, SCORE_VECTORS, job, keys + p * panel,
+        score_tile(type, rows, SCORE_VECTORS, job, keys + p * panel, ahead + p * panel,
                    job->scales ? job->scales + p * SQF_KV_PANEL : NULL, job->out + p * SQF_KV_PANEL);
     }
     for (; p < job->panels; p++) {
-        score_tile(type, rows, SQF_KV_PANEL / LANES, job, keys + p * panel,
+        score_tile(type, rows, SQF_KV_PANEL / LANES, job, keys + p * panel, ahead + p * panel,
                    job->scales ? job->scales + p * SQF_KV_PANEL : NULL, job->out + p * SQF_KV_PANEL);
     }
 }
@@ -151,8 +179,17 @@ INLINE void score_rows(sqf_kv_type type, int rows, const sqf_score_job *job)
  * a minimax fit of 2^r on |r| <= 1/2 with a constant term of 1 (relative error below 1e-8). */
 INLINE vf power_of_two(vf x)
 {
-    x = SELECT(x < -126.0f, splat(-127.0f), x); /* 1.0f less 127 in the exponent is 0 */
-    const vf shifted = x + 12582912.0f;         /* rounds; the whole number is in the low bits */
+    /* 1.0f less 127 in the exponent is 0 */
+#if defined(__AVX512F__)
+    const __mmask16 below = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-126.0f), _CMP_LT_OQ);
+    x = (vf)_mm512_mask_mov_ps((__m512)x, below, _mm512_set1_ps(-127.0f));
+#elif defined(__AVX2__)
+    const __m256 below = _mm256_cmp_ps((__m256)x, _mm256_set1_ps(-126.0f), _CMP_LT_OQ);
+    x = (vf)_mm256_blendv_ps((__m256)x, _mm256_set1_ps(-127.0f), below);
+#else
+    x = SELECT(x < -126.0f, splat(-127.0f), x);
+#endif
+    const vf shifted = x + 12582912.0f; /* rounds; the whole number is in the low bits */
     const vf r = x - (shifted - 12582912.0f);
     vf p = fused(r, splat(1.53533619e-4f), splat(1.33988744e-3f));
     p = fused(p, r, splat(9.61843736e-3f));
@@ -194,13 +231,12 @@ static float softmax(float *scores, size_t n, const float *value_scales, float *
     for (size_t i = 0; i < n; i += SQF_KV_PANEL) {
         UNROLL for (int v = 0; v < VECTORS; v++)
         {
-            const vf x = load(scores + i + v * LANES);
-            top[v] = SELECT(x > top[v], x, top[v]);
+            top[v] = higher(load(scores + i + v * LANES), top[v]);
         }
     }
     UNROLL for (int v = 1; v < VECTORS; v++)
     {
-        top[0] = SELECT(top[v] > top[0], top[v], top[0]);
+        top[0] = higher(top[v], top[0]);
     }
     const float now = highest_lane(top[0]);
     const vf shrink = *largest == now ? splat(1.0f) : power_of_two(splat(*largest - now));
@@ -208,7 +244,7 @@ static float softmax(float *scores, size_t n, const float *value_scales, float *
         UNROLL for (int v = 0; v < VECTORS; v++)
         {
             const size_t at = i + (size_t)(v * LANES);
-            const vf weight = power_of_two(load(scores + at) - now);
+            const vf weight = power_of_two(load(scores + at) - spread(now));
             sum[v] += weight;
             store(scores + at, value_scales ? weight * load(value_scales + at) : weight);
         }
@@ -230,19 +266,24 @@ INLINE void value_tile(sqf_kv_type type, int rows, int vectors, const sqf_value_
     {
         UNROLL for (int v = 0; v < vectors; v++)
         {
-            sum[r][v] = load(job->sums + (size_t)r * job->width + column + (size_t)(v * LANES)) * job->shrink[r];
+            sum[r][v] =
+                load(job->sums + (size_t)r * job->width + column + (size_t)(v * LANES)) * spread(job->shrink[r]);
         }
     }
+    const uint8_t *ahead = job->ahead;
     size_t at = column;
     for (size_t i = 0; i < job->count; i++, at += job->width) {
         vf value[SCORE_VECTORS];
         UNROLL for (int v = 0; v < vectors; v++)
         {
             value[v] = cached(type, job->values, at + (size_t)(v * LANES));
+            if (v % (SQF_KV_PANEL / LANES) == 0) {
+                __builtin_prefetch(ahead + (at + (size_t)(v * LANES)) * sqf_kv_element(type), 0, 2);
+            }
         }
         UNROLL for (int r = 0; r < rows; r++)
         {
-            const vf weight = splat(job->weights[(size_t)r * SQF_SCORE_STRIDE + i]);
+            const vf weight = spread(job->weights[(size_t)r * SQF_SCORE_STRIDE + i]);
             UNROLL for (int v = 0; v < vectors; v++)
             {
                 sum[r][v] = fused(weight, value[v], sum[r][v]);
