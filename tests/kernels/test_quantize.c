@@ -108,6 +108,7 @@ typedef struct pair {
     sqf_linear *linear[2];
     size_t rows, columns, tokens;
     float *x, *gain;
+    sqf_rotation rotation; /* factor 0 in half of the trials */
 } pair;
 
 static sqf_linear *random_linear(sqf_random *random, sqf_context *context, const sqf_scheme *scheme, size_t rows,
@@ -149,6 +150,27 @@ static sqf_linear *random_linear(sqf_random *random, sqf_context *context, const
     return linear;
 }
 
+/* Blocks of the largest power of two that divides the columns, mixed by a matrix or not. */
+static void random_rotation(sqf_random *random, pair *p)
+{
+    sqf_error err;
+    size_t factor = p->columns;
+    p->rotation = (sqf_rotation){0};
+    if (sqf_random_below(random, 2)) {
+        return;
+    }
+    while (factor % 2 == 0) {
+        factor /= 2;
+    }
+    float *matrix = malloc(factor * factor * sizeof *matrix);
+    for (size_t i = 0; i < factor * factor; i++) {
+        matrix[i] = (float)(sqf_random_unit(random) - 0.5);
+    }
+    assert_ok(sqf_rotation_create(p->columns, factor, sqf_random_below(random, 2) ? matrix : NULL, &p->rotation, &err),
+              &err);
+    free(matrix);
+}
+
 static void make_pair(sqf_random *random, const char *name, const char *level, pair *p)
 {
     sqf_error err;
@@ -172,6 +194,7 @@ static void make_pair(sqf_random *random, const char *name, const char *level, p
         p->linear[i] = random_linear(random, p->context, &scheme, p->rows, p->columns, channels);
     }
     free(channels);
+    random_rotation(random, p);
     p->x = malloc(p->tokens * p->columns * sizeof *p->x);
     p->gain = malloc(p->columns * sizeof *p->gain);
     for (size_t i = 0; i < p->tokens * p->columns; i++) {
@@ -187,6 +210,7 @@ static void free_pair(pair *p)
     sqf_linear_destroy(p->linear[0]);
     sqf_linear_destroy(p->linear[1]);
     sqf_context_destroy(p->context);
+    sqf_rotation_clear(&p->rotation);
     free(p->x);
     free(p->gain);
 }
@@ -217,6 +241,9 @@ static void plain_order(const pair *p, float *gated, float *added)
     float *normed = malloc(p->tokens * p->columns * sizeof *normed), *gate = malloc(outputs * sizeof *gate);
     assert_ok(sqf_input_create(&input, &err), &err);
     sqf_rmsnorm(p->context, p->x, p->gain, 1e-5f, p->tokens, p->columns, normed);
+    if (p->rotation.factor > 0) {
+        assert_ok(sqf_rotation_apply(p->context, &p->rotation, normed, p->tokens, &err), &err);
+    }
     assert_ok(sqf_input_prepare(p->context, input, p->linear[0], normed, p->tokens, &err), &err);
     assert_ok(sqf_linear_forward(p->context, p->linear[0], input, gate, &err), &err);
     assert_ok(sqf_linear_forward(p->context, p->linear[1], input, gated, &err), &err);
@@ -232,7 +259,8 @@ static void fused_order(const pair *p, float *gated, float *added)
     sqf_error err;
     sqf_input *input;
     float *rows = malloc(p->tokens * p->columns * sizeof *rows);
-    const sqf_input_steps steps = {.gain = p->gain, .epsilon = 1e-5f, .rows = rows};
+    const sqf_input_steps steps = {
+        .gain = p->gain, .epsilon = 1e-5f, .rotation = p->rotation.factor > 0 ? &p->rotation : NULL, .rows = rows};
     const sqf_linear_job jobs[] = {{.linear = p->linear[1], .y = added, .store = SQF_STORE_ADD},
                                    {.linear = p->linear[1], .y = gated, .gate = p->linear[0]}};
     assert_ok(sqf_input_create(&input, &err), &err);
