@@ -216,6 +216,7 @@ static void print_table(const sqf_context *context, const sqf_model *model, cons
     printf("%s, kernels %s, %u thread%s, KV cache %s, %zu repetition%s\n", t->cpu, sqf_context_cpu(context),
            sqf_context_threads(context), sqf_context_threads(context) == 1 ? "" : "s", sqf_kv_type_name(t->kv),
            t->repetitions, t->repetitions == 1 ? "" : "s");
+    print_portable();
     if (t->has_roofs) {
         print_roofs(&t->roofs);
     }

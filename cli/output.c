@@ -172,6 +172,14 @@ int finish_output(void)
     return errno == EPIPE ? EXIT_BAD : fail_input("standard output: cannot write: %s", strerror(errno));
 }
 
+void print_portable(void)
+{
+    if (!sqf_cpu_levels()[1]) { /* the portable level is the last one */
+        puts("This processor has neither AVX2 (with FMA and F16C) nor NEON: the portable kernels run, many times "
+             "slower.");
+    }
+}
+
 void format_bytes(uint64_t bytes, char text[32])
 {
     static const char *const units[] = {"B", "kB", "MB", "GB", "TB"};

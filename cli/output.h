@@ -39,6 +39,9 @@ int print_json(json_t *object);
 /* Flushes standard output; EXIT_BAD with a message if anything printed so far could not be written. */
 int finish_output(void);
 
+/* Where no level above the portable one runs, a line that says so: for what is printed about speed. */
+void print_portable(void);
+
 /* "7.3 MB": decimal units. */
 void format_bytes(uint64_t bytes, char text[32]);
 

@@ -39,7 +39,9 @@ static void print_version(const sqf_context *context)
     for (const char *const *level = sqf_cpu_levels(); *level; level++) {
         printf(" %s", *level);
     }
-    printf(")\nblas       %s\nthreads    %u\n", sqf_blas_description(), sqf_context_threads(context));
+    puts(")");
+    print_portable();
+    printf("blas       %s\nthreads    %u\n", sqf_blas_description(), sqf_context_threads(context));
 }
 
 /* Opens a context, because only that knows the level in use and the threads. */

@@ -325,13 +325,25 @@ static void check_attention(const sqf_kernels *kernels, sqf_random *random, uint
             kernels->cached_floats(type, halves, width * count, back);
         }
         const void *stored = type == SQF_KV_F32 ? (const void *)keys : halves;
-        const sqf_score_job score = {query, rows, width, stored, round % 2 ? scales : NULL, panels, out};
+        const sqf_score_job score = {.query = query,
+                                     .rows = rows,
+                                     .dim = width,
+                                     .keys = stored,
+                                     .scales = round % 2 ? scales : NULL,
+                                     .panels = panels,
+                                     .out = out};
         kernels->scores(type, &score);
         for (int r = 0; r < rows; r++) {
             float largest = -1.0f;
             shrink[r] = kernels->softmax(out + r * SQF_SCORE_STRIDE, count, round % 2 ? scales : NULL, &largest, total);
         }
-        const sqf_value_job value = {out, shrink, rows, width, stored, count, sums};
+        const sqf_value_job value = {.weights = out,
+                                     .shrink = shrink,
+                                     .rows = rows,
+                                     .width = width,
+                                     .values = stored,
+                                     .count = count,
+                                     .sums = sums};
         kernels->weigh_values(type, &value);
         digest_bytes(digest, halves, width * count * sizeof *halves);
         digest_bytes(digest, back, width * count * sizeof *back);

@@ -27,6 +27,9 @@ for pair in Nehalem:scalar Haswell:avx2; do
     run "$check" "$level"
     run "$sqf" version
     grep -q "^cpu level  $level " "$scratch/out" || { cat "$scratch/out"; echo "FAILED: not $level"; exit 1; }
+    said=$(grep -c "portable kernels" "$scratch/out" || true)
+    [ "$said" -eq "$([ "$level" = scalar ] && echo 1 || echo 0)" ] ||
+        { cat "$scratch/out"; echo "FAILED: $said remarks on portable kernels at level $level"; exit 1; }
     for each in "$model" "$scratch/model"; do
         run "$sqf" bench "$each" --prefill 12 --decode 2 --repetitions 1
     done
