@@ -401,7 +401,7 @@ const cli_command *bench_command(void)
          .value = "N[,N...]",
          .standard = "1",
          .text = "sequences that are decoded together, each with the depth and the tokens asked for"},
-        {.name = "kv", .kind = OPTION_CHOICE, .standard = "f32", .choices = kv_types, .text = "type of the KV cache"},
+        {.name = "kv", .kind = OPTION_CHOICE, .standard = "f16", .choices = kv_types, .text = "type of the KV cache"},
         {.name = "repetitions",
          .letter = 'r',
          .kind = OPTION_COUNT,

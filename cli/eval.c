@@ -54,6 +54,7 @@ static json_t *result_json(const evaluation *e, const cli_arguments *arguments)
     json_object_set_new(object, "scheme", json_string_or_null(sqf_model_info_get(e->models.model).scheme));
     json_object_set_new(object, "text", json_string_or_null(arguments_text(arguments, "text")));
     json_object_set_new(object, "windowing", json_string(arguments_text(arguments, "windowing")));
+    json_object_set_new(object, "kv", json_string(arguments_text(arguments, "kv")));
     json_object_set_new(object, "window", json_count(result->tokens / result->windows));
     json_object_set_new(object, "windows", json_count(result->windows));
     json_object_set_new(object, "tokens", json_count(result->tokens));
@@ -134,6 +135,7 @@ static int run_text(const cli_arguments *arguments, evaluation *e)
     e->options.max_tokens = arguments_count(arguments, "max-tokens");
     e->options.windowing = (sqf_windowing)arguments_choice(arguments, "windowing");
     e->options.special = arguments_given(arguments, "special");
+    e->options.kv = (sqf_kv_type)arguments_choice(arguments, "kv");
     if (sqf_eval_file(e->models.context, e->models.model, e->models.reference, e->models.tokenizer,
                       arguments_text(arguments, "text"), &e->options, &e->result, &err) != SQF_OK) {
         return fail_error(&err);
@@ -212,6 +214,7 @@ const cli_command *eval_command(void)
 {
     /* in the order of sqf_windowing */
     static const char *const windowings[] = {"standard", "llama.cpp", NULL};
+    static const char *const kv_types[] = {"f32", "f16", "int8", NULL}; /* in the order of sqf_kv_type */
     static const cli_option options[] = {
         {.name = "text", .kind = OPTION_TEXT, .value = "FILE", .text = "the text to score"},
         {.name = "window",
@@ -236,6 +239,11 @@ const cli_command *eval_command(void)
          .standard = "standard",
          .choices = windowings,
          .text = "which tokens are scored, see above"},
+        {.name = "kv",
+         .kind = OPTION_CHOICE,
+         .standard = "f32",
+         .choices = kv_types,
+         .text = "type of the model's KV cache; a reference keeps f32"},
         {.name = "special",
          .text = "encode the text with the special tokens that the tokenizer prescribes; implied by llama.cpp"},
         {.name = "tasks",
@@ -311,8 +319,10 @@ const cli_command *eval_command(void)
     static const char *const examples[] = {
         "sqf eval models/demo --text models/demo/text/eval.txt --window 512",
         "sqf eval demo-sq6 --reference models/demo --text models/demo/text/eval.txt --window 512 --json",
+        "sqf eval models/demo --reference models/demo --kv int8 --text models/demo/text/eval.txt --window 512",
         "sqf eval demo-sq6 --reference models/demo --tasks continuation-mcq.jsonl --items items.jsonl",
-        "sqf eval demo-sq6 --reference models/demo --text models/demo/text/eval.txt --generation 64", NULL};
+        "sqf eval demo-sq6 --reference models/demo --text models/demo/text/eval.txt --generation 64",
+        NULL};
     static const cli_command command = {
         .name = "eval",
         .operands = "MODEL [TASKS...]",
@@ -344,10 +354,11 @@ const cli_command *eval_command(void)
             "With --generation N: both models continue pieces of the text greedily. Prints after how many tokens they "
             "differ, how often a token differs after equal text, the share of continuations that are equal to the "
             "end, and how probable the reference finds what the model wrote, beside its own text.\n\n"
-            "JSON members: model, scheme, text, windowing, window, windows, tokens, scored_tokens, scored_bytes, "
+            "JSON members: model, scheme, text, windowing, kv, window, windows, tokens, scored_tokens, scored_bytes, "
             "perplexity, perplexity_error, nll, nll_sum, perplexity_per_byte, seconds, tokens_per_s, products, "
             "threads, cpu_level; with a reference also kl, kl_error, kl_max, same_top, ratio, ratio_error, "
-            "difference, difference_error, reference. With --tasks: model, scheme, reference, reference_scheme, seed, "
+            "difference, difference_error, reference. With --tasks: model, scheme, kv, reference, reference_scheme, "
+            "seed, "
             "resamples, threads, cpu_level and tasks, a list with name, definition, kind, path, items, acc, "
             "acc_error, acc_error_analytic, acc_norm (null where a kind has none) and the like, few_shot, truncated, "
             "resumed, tokens_run, tokens_reused, seconds; with a reference also reference and changes (of each figure "

@@ -94,6 +94,7 @@ static json_t *models_json(const cli_arguments *arguments, const eval_models *mo
     json_t *object = json_object();
     json_object_set_new(object, "model", json_string_or_null(arguments->operands[0]));
     json_object_set_new(object, "scheme", json_string_or_null(sqf_model_info_get(models->model).scheme));
+    json_object_set_new(object, "kv", json_string(arguments_text(arguments, "kv")));
     if (models->reference) {
         json_object_set_new(object, "reference", json_string_or_null(arguments_text(arguments, "reference")));
         json_object_set_new(object, "reference_scheme",
@@ -227,6 +228,7 @@ static sqf_tasks_options read_options(const cli_arguments *arguments)
     options.resamples = arguments_count(arguments, "resamples");
     options.seed = arguments_count(arguments, "seed");
     options.resume = arguments_given(arguments, "resume");
+    options.kv = (sqf_kv_type)arguments_choice(arguments, "kv");
     options.items = arguments_text(arguments, options.resume ? "resume" : "items");
     return options;
 }
@@ -339,6 +341,7 @@ int run_agreement(const cli_arguments *arguments, const eval_models *models)
     options.prompt_tokens = arguments_count(arguments, "prompt-tokens");
     options.new_tokens = arguments_count(arguments, "generation");
     options.prompts = arguments_count(arguments, "prompts");
+    options.kv = (sqf_kv_type)arguments_choice(arguments, "kv");
     options.resamples = arguments_count(arguments, "resamples");
     options.seed = arguments_count(arguments, "seed");
     sqf_agreement result;

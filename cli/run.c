@@ -138,7 +138,7 @@ static sqf_status create_session(runner *r, size_t max_tokens, sqf_error *err)
     }
     size_t room = max_tokens < positions - prompt ? prompt + max_tokens : positions;
     room = room > 0 ? room : 1; /* an empty prompt is refused further on */
-    return sqf_session_create(r->model, room, &r->session, err);
+    return sqf_session_create_kv(r->model, room, (sqf_kv_type)arguments_choice(r->arguments, "kv"), &r->session, err);
 }
 
 static sqf_status generate(runner *r, const char *bytes, size_t n, sqf_error *err)
@@ -206,6 +206,7 @@ static json_t *result_json(const runner *r)
     json_object_set_new(object, "text", json_text(r->text ? r->text : "", r->text_length));
     json_object_set_new(object, "ids", ids_json(&g->ids));
     json_object_set_new(object, "prompt_ids", ids_json(&r->prompt));
+    json_object_set_new(object, "kv", json_string(arguments_text(r->arguments, "kv")));
     json_object_set_new(object, "stop", json_string(sqf_stop_name(g->stop)));
     json_object_set_new(object, "prefill_tokens", json_count(g->prefill_tokens));
     json_object_set_new(object, "prefill_seconds", json_number(g->prefill_seconds));
@@ -308,6 +309,7 @@ static int run_run(const cli_arguments *arguments)
 
 const cli_command *run_command(void)
 {
+    static const char *const kv_types[] = {"f32", "f16", "int8", NULL}; /* in the order of sqf_kv_type */
     static const cli_option options[] = {
         {.name = "prompt",
          .letter = 'p',
@@ -353,12 +355,17 @@ const cli_command *run_command(void)
          .standard = "0",
          .most = UINT64_MAX,
          .text = "of the drawing: the same seed draws the same text"},
+        {.name = "kv",
+         .kind = OPTION_CHOICE,
+         .standard = "f16",
+         .choices = kv_types,
+         .text = "type of the KV cache: f16 takes half of the memory of f32, int8 a quarter"},
         {.name = "logits", .text = "also give the 20 largest logits after the prompt"},
         {.name = "ignore-end", .text = "go on after a token that ends the text"},
     };
     static const char *const examples[] = {
         "sqf run models/demo -p 'It was a dark and stormy night, and' -n 64 --temp 0",
-        "echo 'Once upon a time' | sqf run models/demo --seed 7",
+        "echo 'Once upon a time' | sqf run models/demo --seed 7", "sqf run models/demo -p 'The captain' --kv int8",
         "sqf run models/demo -p 'The captain' -n 0 --logits --json", NULL};
     static const cli_command command = {
         .name = "run",
@@ -372,7 +379,7 @@ const cli_command *run_command(void)
             "token that ends the text, or at the model's last position. Sampling parameters that are not given come "
             "from the model's generation_config.json (without one: the most probable token). Speeds go to standard "
             "error.\n\n"
-            "JSON members: model, scheme, text (the continuation alone), ids, prompt_ids, stop (length, end, "
+            "JSON members: model, scheme, text (the continuation alone), ids, prompt_ids, kv, stop (length, end, "
             "positions), prefill_tokens, prefill_seconds, prefill_tokens_per_s, decode_tokens, decode_seconds, "
             "decode_tokens_per_s, products; with --logits also top, 20 objects of id, token (as the vocabulary spells "
             "it) and logit, largest first.",

@@ -41,6 +41,7 @@ typedef struct sqf_eval_options {
     /** What an evaluation of a reference on the same text kept, in place of the reference: ratio and difference come
      *  with their paired errors without running it again; kl and same_top stay NaN. NULL = none. Borrowed. */
     const sqf_eval_tokens *paired;
+    sqf_kv_type kv;        /**< type of the model's KV cache; a reference keeps float32 */
     sqf_eval_tokens *keep; /**< NULL, or where the scored tokens of the model go on success, for such a pairing */
 } sqf_eval_options;
 

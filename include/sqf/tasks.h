@@ -80,6 +80,7 @@ typedef struct sqf_tasks_options {
     uint64_t seed;         /**< of the bootstrap */
     const char *items;     /**< NULL, or a file that receives one line of JSON an item, as soon as it is computed */
     bool resume;           /**< `items` may exist: what is in it is not computed again */
+    sqf_kv_type kv;        /**< type of the model's KV cache; a reference keeps float32 */
 } sqf_tasks_options;
 
 /** Everything, examples and length as the definitions say, 1000 resamples of seed 1234, no items file. */
@@ -146,6 +147,7 @@ typedef struct sqf_agreement_options {
     size_t prompts;       /**< at most; spread evenly over the text; 0 = as many as it has without overlap */
     size_t resamples;     /**< of the bootstrap over prompts, >= 2 */
     uint64_t seed;        /**< of the bootstrap */
+    sqf_kv_type kv;       /**< type of the model's KV cache; the reference keeps float32 */
 } sqf_agreement_options;
 
 /** Prompts of 64 tokens, 128 new ones, 100 prompts, 1000 resamples of seed 1234. */

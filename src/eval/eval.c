@@ -69,11 +69,12 @@ static sqf_status runner_step(runner *r, const uint32_t *ids, size_t window, siz
 }
 
 /* A session as long as one window: memory does not grow with the text. */
-static sqf_status runner_create(runner *r, sqf_context *context, const sqf_model *model, size_t window, sqf_error *err)
+static sqf_status runner_create(runner *r, sqf_context *context, const sqf_model *model, size_t window, sqf_kv_type kv,
+                                sqf_error *err)
 {
     r->context = context;
     r->model = model;
-    SQF_TRY(sqf_session_create(model, window, &r->session, err));
+    SQF_TRY(sqf_session_create_kv(model, window, kv, &r->session, err));
     size_t room;
     if (!sqf_mul_size(&room, ROW_CHUNK, sqf_model_info_get(model).vocabulary)) {
         return sqf_fail(err, SQF_E_MEMORY, "logits: the vocabulary is too large");
@@ -223,9 +224,9 @@ static sqf_status evaluation_create(evaluation *e, const request *r, sqf_error *
 {
     e->vocabulary = sqf_model_info_get(r->model).vocabulary;
     SQF_TRY(SQF_ALLOC(&e->ids, e->window, "a window", err));
-    SQF_TRY(runner_create(&e->model, e->context, r->model, e->window, err));
+    SQF_TRY(runner_create(&e->model, e->context, r->model, e->window, r->options->kv, err));
     if (r->reference) {
-        SQF_TRY(runner_create(&e->reference, e->context, r->reference, e->window, err));
+        SQF_TRY(runner_create(&e->reference, e->context, r->reference, e->window, SQF_KV_F32, err));
     }
     const size_t room = e->windows * (e->window - e->first_scored);
     const sqf_eval_tokens *paired = r->options->paired;

@@ -88,11 +88,11 @@ static sqf_status check(const comparison *c, size_t count, sqf_error *err)
     return SQF_OK;
 }
 
-static sqf_status side_create(side *s, const comparison *c, sqf_error *err)
+static sqf_status side_create(side *s, const comparison *c, sqf_kv_type kv, sqf_error *err)
 {
     const size_t total = c->options->prompt_tokens + c->options->new_tokens;
     size_t room;
-    SQF_TRY(sqf_session_create(s->model, total, &s->session, err));
+    SQF_TRY(sqf_session_create_kv(s->model, total, kv, &s->session, err));
     SQF_TRY(SQF_ALLOC(&s->text, total, "a text", err));
     if (!sqf_mul_size(&room, ROWS, c->vocabulary)) {
         return sqf_fail(err, SQF_E_MEMORY, "logits: the vocabulary is too large");
@@ -255,10 +255,10 @@ sqf_status sqf_agreement_run(sqf_context *context, const sqf_model *model, const
                     .reference.model = reference};
     sqf_status status = check(&c, count, err);
     if (status == SQF_OK) {
-        status = side_create(&c.model, &c, err);
+        status = side_create(&c.model, &c, c.options->kv, err);
     }
     if (status == SQF_OK) {
-        status = side_create(&c.reference, &c, err);
+        status = side_create(&c.reference, &c, SQF_KV_F32, err);
     }
     if (status == SQF_OK) {
         status = compare_prompts(&c, ids, count, err);

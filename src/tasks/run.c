@@ -143,6 +143,10 @@ static sqf_status open_record(session *s, sqf_error *err)
         return SQF_OK;
     }
     SQF_TRY(hash_model(s->model.model, s->record.models, err));
+    if (s->options->kv != SQF_KV_F32) {
+        const char *kv = sqf_kv_type_name(s->options->kv);
+        hash_more(s->record.models, kv, strlen(kv));
+    }
     if (s->reference.model) {
         SQF_TRY(hash_model(s->reference.model, s->record.models, err));
     }
@@ -153,10 +157,10 @@ static sqf_status open_record(session *s, sqf_error *err)
 static sqf_status open_session(session *s, const sqf_model *model, const sqf_model *reference,
                                const sqf_tokenizer *tokenizer, const sqf_task *const *tasks, sqf_error *err)
 {
-    SQF_TRY(sqf_scorer_create(&s->model, s->context, model, tokenizer, err));
+    SQF_TRY(sqf_scorer_create(&s->model, s->context, model, s->options->kv, tokenizer, err));
     if (reference) {
         SQF_TRY(check_vocabularies(model, reference, err));
-        SQF_TRY(sqf_scorer_create(&s->reference, s->context, reference, tokenizer, err));
+        SQF_TRY(sqf_scorer_create(&s->reference, s->context, reference, SQF_KV_F32, tokenizer, err));
     }
     SQF_TRY(SQF_ALLOC(&s->runs, s->run_count, "tasks", err));
     for (size_t i = 0; i < s->run_count; i++) {

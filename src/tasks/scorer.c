@@ -22,7 +22,7 @@ void sqf_answer_clear(sqf_answer *answer)
     *answer = (sqf_answer){0};
 }
 
-sqf_status sqf_scorer_create(sqf_scorer *s, sqf_context *context, const sqf_model *model,
+sqf_status sqf_scorer_create(sqf_scorer *s, sqf_context *context, const sqf_model *model, sqf_kv_type kv,
                              const sqf_tokenizer *tokenizer, sqf_error *err)
 {
     const sqf_model_info info = sqf_model_info_get(model);
@@ -34,7 +34,7 @@ sqf_status sqf_scorer_create(sqf_scorer *s, sqf_context *context, const sqf_mode
                       .vocabulary = info.vocabulary,
                       .positions = info.positions,
                       .prefix = sqf_prefix_id(tokenizer, info.directory, end_count > 0 ? ends[0] : 0)};
-    SQF_TRY(sqf_session_create(model, info.positions, &s->session, err));
+    SQF_TRY(sqf_session_create_kv(model, info.positions, kv, &s->session, err));
     if (!sqf_mul_size(&room, SCORER_ROWS, info.vocabulary)) {
         return sqf_fail(err, SQF_E_MEMORY, "logits: the vocabulary is too large");
     }

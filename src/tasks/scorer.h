@@ -41,7 +41,7 @@ typedef struct sqf_scorer {
     uint64_t tokens_run, tokens_reused;
 } sqf_scorer;
 
-sqf_status sqf_scorer_create(sqf_scorer *scorer, sqf_context *context, const sqf_model *model,
+sqf_status sqf_scorer_create(sqf_scorer *scorer, sqf_context *context, const sqf_model *model, sqf_kv_type kv,
                              const sqf_tokenizer *tokenizer, sqf_error *err);
 void sqf_scorer_clear(sqf_scorer *scorer);
 
