@@ -56,12 +56,13 @@ static void damage(sqf_random *random, sqf_matrix *matrix)
     if (bytes > 0) {
         uint8_t *at = *part->data + sqf_random_below(random, bytes);
         if (sqf_random_below(random, 4) == 0 && at + 1 < *part->data + bytes) { /* infinity, if it is a scale */
-            at[0] = sqf_random_below(random, 2) ? 0x00 : 0x80;
-            at[1] = at[0] ? 0x7f : 0x7c;
+            const uint16_t bits = sqf_random_below(random, 2) ? 0x7c00 : 0x7f80;
+            memcpy(at, &bits, sizeof bits);
             return;
         }
-        *at = sqf_random_below(random, 2) ? (uint8_t)(*at ^ 1u << sqf_random_below(random, 8))
-                                          : (uint8_t)(0xffu << sqf_random_below(random, 9));
+        const unsigned value = sqf_random_below(random, 2) ? *at ^ 1u << sqf_random_below(random, 8)
+                                                           : 0xffu << sqf_random_below(random, 9);
+        *at = (uint8_t)value;
     }
 }
 
