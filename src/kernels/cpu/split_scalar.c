@@ -134,7 +134,8 @@ static void split_expand(const sqf_split_shape *shape, const sqf_split_block *bl
                     if (!shape->tied) {
                         uint8_t *pair = low_plane + step * SPLIT_NIBBLES + at;
                         const uint8_t code = (uint8_t)(low[c] + SQF_NIBBLE_OFFSET);
-                        *pair = half ? (uint8_t)(*pair | code << 4) : code;
+                        const unsigned both = half ? *pair | (unsigned)code << 4 : code;
+                        *pair = (uint8_t)both;
                     }
                 }
             }
