@@ -13,7 +13,9 @@
 
 enum {
     UPPER_BYTES = SPLIT_LIST_MAX + 2 * SPLIT_PIECE,
-    AHEAD = 2048 /* bytes that are asked for before their use: vpexpandb holds up what would find out by itself */
+    LISTS = 4,       /* unpacked at a time, */
+    LISTS_AHEAD = 2, /* so many blocks before their use */
+    AHEAD = 3072 /* bytes that are asked for before their use: vpexpandb holds up what would find out by itself */
 };
 
 /* A list unpacked, a byte an element: its upper nibble, 0 below, plus `flip`. It is done a block ahead of its use: a
@@ -172,9 +174,9 @@ INLINE void direct_part(const sqf_split_job *job, size_t p, size_t first_token, 
     const uint8_t *panel = job->weights + p * job->panel_bytes;
     const int8_t *codes = job->codes + first_token * job->code_stride;
     float *out = job->out + first_token * SQF_BLOCK_ROWS + p * SQF_PANEL_ROWS;
-    uint8_t upper[2][UPPER_BYTES];
-    if (shape->block_count > 0) {
-        unpack_list(&blocks[0], panel + blocks[0].offset, 128, upper[0]);
+    _Alignas(64) uint8_t upper[LISTS][UPPER_BYTES];
+    for (size_t b = 0; b < LISTS_AHEAD && b < shape->block_count; b++) {
+        unpack_list(&blocks[b], panel + blocks[b].offset, 128, upper[b % LISTS]);
     }
     for (size_t b = 0; b < shape->block_count;) {
         const size_t g = blocks[b].segment, scalars = first_token * job->segment_count + g;
@@ -193,10 +195,11 @@ INLINE void direct_part(const sqf_split_job *job, size_t p, size_t first_token, 
             low[8 + t] = high[8 + t] = _mm512_setzero_si512();
         }
         for (; b < shape->block_count && blocks[b].segment == g; b++) {
-            if (b + 1 < shape->block_count) {
-                unpack_list(&blocks[b + 1], panel + blocks[b + 1].offset, 128, upper[(b + 1) % 2]);
+            const size_t next = b + LISTS_AHEAD;
+            if (next < shape->block_count) {
+                unpack_list(&blocks[next], panel + blocks[next].offset, 128, upper[next % LISTS]);
             }
-            add_block(job, &blocks[b], panel + blocks[b].offset, upper[b % 2], codes, tokens, tied, shifts, offset, low,
+            add_block(job, &blocks[b], panel + blocks[b].offset, upper[b % LISTS], codes, tokens, tied, shifts, offset, low,
                       high);
             codes += blocks[b].steps * (size_t)SQF_SEGMENT_PAD;
         }
@@ -272,7 +275,7 @@ INLINE void expand(const sqf_split_shape *shape, const sqf_split_block *block, c
     const uint8_t *masks = split_masks(block, nibbles);
     const __m512i shifts = tied ? load_shifts_16(shape, header) : _mm512_setzero_si512();
     const __m512i offset = _mm512_sllv_epi16(_mm512_set1_epi8(SQF_NIBBLE_OFFSET), shifts);
-    uint8_t upper[UPPER_BYTES];
+    _Alignas(64) uint8_t upper[UPPER_BYTES];
     const uint8_t *list = upper;
     unpack_list(block, nibbles, 0, upper);
     for (size_t step = 0; step < block->steps; step++) {
