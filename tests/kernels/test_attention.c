@@ -385,6 +385,33 @@ static void pieces_agree_with_the_whole(void **state)
     free_problem(&p);
 }
 
+/* After a first call, calls that need no more leave the scratch memory where it is. */
+static void scratch_memory_stays(void **state)
+{
+    (void)state;
+    sqf_error err;
+    sqf_random random = {test_seed("scratch", 11)};
+    sqf_context *context = open_context(NULL, 2);
+    sqf_attention_scratch scratch = {0};
+    problem p = make_problem(&random, 70, 1200, 4, 2, 32, 0, 1.0f);
+    const sqf_kv_view kv = run(&p, SQF_KV_F16, NULL, 1);
+    const sqf_attention_job prompt = job_of(&p, kv);
+    sqf_attention_job token = prompt;
+    token.tokens = 1;
+    assert_ok(sqf_attention(context, &token, 1, &scratch, &err), &err);
+    assert_ok(sqf_attention(context, &prompt, 1, &scratch, &err), &err);
+    const sqf_attention_scratch before = scratch;
+    for (token.past = 0; token.past < 1200; token.past += 199) {
+        assert_ok(sqf_attention(context, &token, 1, &scratch, &err), &err);
+        assert_memory_equal(&scratch, &before, sizeof before);
+    }
+    sqf_attention_scratch_clear(&scratch);
+    sqf_context_destroy(context);
+    sqf_kv_view copy = kv;
+    free_cache(&copy);
+    free_problem(&p);
+}
+
 static void attention_refuses_heads_that_do_not_divide(void **state)
 {
     (void)state;
@@ -405,6 +432,7 @@ int main(void)
         cmocka_unit_test(narrow_caches_stay_within_their_bounds),
         cmocka_unit_test(sequences_together_are_sequences_alone),
         cmocka_unit_test(pieces_agree_with_the_whole),
+        cmocka_unit_test(scratch_memory_stays),
         cmocka_unit_test(attention_refuses_heads_that_do_not_divide),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

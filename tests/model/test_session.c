@@ -173,6 +173,49 @@ static void test_truncation_keeps_the_beginning(void **state)
     close_sample(&s);
 }
 
+/* Every type of cache: growth, truncation and pieces keep what was stored; f16 and int8 are near f32 and not equal to
+ * it; names go both ways. */
+static void test_types_of_the_cache(void **state)
+{
+    enum { LONG = 600 }; /* the cache grows twice */
+    sample s;
+    sqf_error err = {0};
+    sqf_kv_type type;
+    uint32_t ids[LONG];
+    float logits[3][VOCABULARY], again[VOCABULARY];
+    uint64_t bytes[3];
+    (void)state;
+    open_sample(&s, 2);
+    for (size_t i = 0; i < LONG; i++) {
+        ids[i] = s.ids[i * 7 % IDS];
+    }
+    for (int kv = SQF_KV_F32; kv <= SQF_KV_INT8; kv++) {
+        sqf_session *session;
+        must(sqf_kv_type_parse(sqf_kv_type_name((sqf_kv_type)kv), &type, &err), &err);
+        assert_int_equal(type, kv);
+        must(sqf_session_create_kv(s.model, LONG, type, &session, &err), &err);
+        bytes[kv] = sqf_session_kv_bytes(session);
+        must(sqf_session_forward(session, ids, LONG, &err), &err);
+        must(sqf_session_logits(session, LONG - 1, 1, logits[kv], &err), &err);
+        sqf_session_truncate(session, 200);
+        for (size_t i = 200, step = 1; i < LONG; i += step, step = step * 2 < LONG - i ? step * 2 : 1) {
+            step = step < LONG - i ? step : LONG - i;
+            must(sqf_session_forward(session, ids + i, step, &err), &err);
+            must(sqf_session_logits(session, step - 1, 1, again, &err), &err);
+        }
+        assert_true(largest_difference(logits[kv], again, VOCABULARY) < (kv == SQF_KV_F32 ? 1e-4 : 2e-2));
+        sqf_session_destroy(session);
+    }
+    const double half = largest_difference(logits[0], logits[1], VOCABULARY);
+    const double byte = largest_difference(logits[0], logits[2], VOCABULARY);
+    assert_true(half > 0 && half < 1e-2 && byte > half && byte < 0.3);
+    assert_true(bytes[1] * 2 == bytes[0]);
+    assert_true(bytes[2] == bytes[0] / 4 + 2 * 2 * 2 * sizeof(float)); /* 2 layers, keys and values, 2 heads */
+    assert_int_equal(sqf_kv_type_parse("f8", &type, &err), SQF_E_ARG);
+    assert_non_null(strstr(err.text, "expected f32, f16 or int8, found f8"));
+    close_sample(&s);
+}
+
 static void test_reset_forgets(void **state)
 {
     sample s;
@@ -217,6 +260,7 @@ int main(void)
         cmocka_unit_test(test_results_do_not_depend_on_threads),
         cmocka_unit_test(test_failure_leaves_session_as_before),
         cmocka_unit_test(test_truncation_keeps_the_beginning),
+        cmocka_unit_test(test_types_of_the_cache),
         cmocka_unit_test(test_reset_forgets),
         cmocka_unit_test(test_positions_are_bounded_by_the_model),
     };
