@@ -218,7 +218,9 @@ static sqf_status note_progress(sqf_pipeline *pipeline, size_t index, sqf_error 
     const double elapsed = sqf_clock_seconds() - pipeline->started, left = sqf_stages_left(&pipeline->stages);
     sqf_log(pipeline->context, SQF_LOG_DEBUG, "layer %zu of %zu: after %.1f s, %.1f s left", index + 1,
             pipeline->plan.layers, elapsed, left);
-    return sqf_report_add_progress(&pipeline->report, index, elapsed, left, err);
+    sqf_stages_begin(&pipeline->stages, SQF_STAGE_OTHER); /* the clocks stand at the last change of stage */
+    sqf_stages_end(&pipeline->stages, 0.0);
+    return sqf_report_add_progress(&pipeline->report, index, &pipeline->stages, elapsed, err);
 }
 
 static sqf_status quantize_layer(sqf_pipeline *pipeline, size_t index, sqf_error *err)

@@ -4,8 +4,8 @@
 
 #include "ptq/rotation/rotation.h"
 
-/* What a weight costs beside the matrix products, in operations: codes alone, and with propagated errors. */
-static const double round_cost = 50.0, compensate_cost = 1000.0;
+/* What a weight costs where it is only rounded, in operations. */
+static const double round_cost = 50.0;
 
 double sqf_forward_operations(const sqf_config *config, size_t tokens)
 {
@@ -38,7 +38,7 @@ double sqf_factor_operations(size_t channels)
 double sqf_quantize_operations(size_t rows, size_t columns, bool calibrated)
 {
     const double weights = (double)rows * (double)columns;
-    return calibrated ? weights * (3.0 * (double)columns + compensate_cost) : weights * round_cost;
+    return calibrated ? weights * 3.0 * (double)columns : weights * round_cost;
 }
 
 /* What one input of a layer is worth: its statistics, its factor, the modules that read it. */

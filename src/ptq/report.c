@@ -90,12 +90,15 @@ sqf_status sqf_report_add_input(sqf_report *report, size_t layer, sqf_input_kind
     return SQF_OK;
 }
 
-sqf_status sqf_report_add_progress(sqf_report *report, size_t layer, double seconds, double left, sqf_error *err)
+sqf_status sqf_report_add_progress(sqf_report *report, size_t layer, const sqf_stages *stages, double seconds,
+                                   sqf_error *err)
 {
     if (!report->progress) {
         report->progress = json_array();
     }
-    json_t *entry = json_pack("{s:I, s:f, s:f}", "layer", (json_int_t)layer, "seconds", seconds, "left_seconds", left);
+    json_t *entry = json_pack("{s:I, s:f, s:f, s:f, s:f}", "layer", (json_int_t)layer, "seconds", seconds,
+                              "left_seconds", sqf_stages_left(stages), "cpu_seconds", sqf_stages_cpu_spent(stages),
+                              "left_cpu_seconds", sqf_stages_cpu_left(stages));
     return json_array_append_new(report->progress, entry) == 0 ? SQF_OK
                                                                : sqf_fail(err, SQF_E_MEMORY, "report: out of memory");
 }

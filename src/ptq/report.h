@@ -6,6 +6,7 @@
 #include "model/modules.h"
 #include "ptq/algorithm.h"
 #include "ptq/calibration.h"
+#include "ptq/stages.h"
 
 typedef struct sqf_report_entry {
     const char *name;
@@ -42,8 +43,9 @@ sqf_status sqf_report_add(sqf_report *report, const sqf_report_entry *entry, sqf
 sqf_status sqf_report_add_input(sqf_report *report, size_t layer, sqf_input_kind input,
                                 const sqf_statistics *statistics, sqf_error *err);
 
-/* What the pipeline told after a layer: seconds so far, and those left as it saw them. */
-sqf_status sqf_report_add_progress(sqf_report *report, size_t layer, double seconds, double left, sqf_error *err);
+/* What the pipeline tells after a layer: time so far by the clock and of the processors, and what is left of both. */
+sqf_status sqf_report_add_progress(sqf_report *report, size_t layer, const sqf_stages *stages, double seconds,
+                                   sqf_error *err);
 
 sqf_quantize_summary sqf_report_summary(const sqf_report *report, double seconds, uint64_t file_bytes);
 

@@ -90,28 +90,52 @@ void sqf_stages_count(sqf_stages *stages, sqf_stage stage, double work)
     stages->stage[stage].work += work;
 }
 
+static double time_of(const sqf_quantize_stage *stage, bool cpu)
+{
+    return cpu ? stage->cpu_seconds : stage->seconds;
+}
+
 /* How much slower than usual the stages that have run were, all together. 0 = none has. */
-static double slowness(const sqf_stages *stages)
+static double slowness(const sqf_stages *stages, bool cpu)
 {
     double measured = 0.0, usual = 0.0;
     for (int s = 0; s < SQF_STAGE_COUNT; s++) {
         if (stages->stage[s].work > 0.0) {
-            measured += stages->stage[s].seconds;
+            measured += time_of(&stages->stage[s], cpu);
             usual += stages->stage[s].work * table[s].usual;
         }
     }
     return usual > 0.0 ? measured / usual : 0.0;
 }
 
-double sqf_stages_left(const sqf_stages *stages)
+static double time_left(const sqf_stages *stages, bool cpu)
 {
-    const double factor = slowness(stages);
+    const double factor = slowness(stages, cpu);
     double left = 0.0;
     for (int s = 0; s < SQF_STAGE_COUNT && factor > 0.0; s++) {
         const sqf_quantize_stage *stage = &stages->stage[s];
         const double more = stages->expected[s] - stage->work;
-        const double each = stage->work > 0.0 ? stage->seconds / stage->work : table[s].usual * factor;
+        const double each = stage->work > 0.0 ? time_of(stage, cpu) / stage->work : table[s].usual * factor;
         left += more > 0.0 ? more * each : 0.0;
     }
     return factor > 0.0 ? left : -1.0;
+}
+
+double sqf_stages_left(const sqf_stages *stages)
+{
+    return time_left(stages, false);
+}
+
+double sqf_stages_cpu_left(const sqf_stages *stages)
+{
+    return time_left(stages, true);
+}
+
+double sqf_stages_cpu_spent(const sqf_stages *stages)
+{
+    double spent = 0.0;
+    for (int s = 0; s < SQF_STAGE_COUNT; s++) {
+        spent += stages->stage[s].cpu_seconds;
+    }
+    return spent;
 }

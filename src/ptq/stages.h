@@ -33,4 +33,10 @@ void sqf_stages_count(sqf_stages *stages, sqf_stage stage, double work);
  * yet is taken to be as much slower or faster than usual as those that have. Negative: nothing is known yet. */
 double sqf_stages_left(const sqf_stages *stages);
 
+/* The same in processor seconds of all threads: what a machine that others use too cannot blur. */
+double sqf_stages_cpu_left(const sqf_stages *stages);
+
+/* Processor seconds of all stages so far. */
+double sqf_stages_cpu_spent(const sqf_stages *stages);
+
 #endif

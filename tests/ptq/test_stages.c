@@ -85,7 +85,7 @@ static void test_time_left_is_right_after_the_first_layer(void **state)
 {
     (void)state;
     enum { LAYERS = 16 };
-    double at[LAYERS], left[LAYERS];
+    double at[LAYERS], left[LAYERS], cpu_left[LAYERS];
     sqf_stages stages;
     wall_now = cpu_now = 0.0;
     sqf_stages_start(&stages, fake_wall, fake_cpu);
@@ -97,9 +97,12 @@ static void test_time_left_is_right_after_the_first_layer(void **state)
         run_layer(&stages, 1.0 + (double)(layer / 2), layer % 2 == 0 ? 1.1 : 1.0 / 1.1);
         at[layer] = wall_now;
         left[layer] = sqf_stages_left(&stages);
+        cpu_left[layer] = sqf_stages_cpu_left(&stages);
+        assert_true(is_close(sqf_stages_cpu_spent(&stages), cpu_now, 1e-9));
     }
     for (int layer = 0; layer + 1 < LAYERS; layer++) {
         assert_true(is_close(left[layer], wall_now - at[layer], 0.2));
+        assert_true(is_close(cpu_left[layer], 2.0 * (wall_now - at[layer]), 0.2));
     }
     assert_true(left[LAYERS - 1] == 0.0);
 }
