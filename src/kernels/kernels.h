@@ -161,6 +161,7 @@ typedef struct sqf_kernels {
     /* NIBBLES to UNSIGNED: 64 bytes become 128, `steps` times. */
     void (*expand_nibbles)(const uint8_t *packed, size_t steps, uint8_t *out);
 
+    /* NULL at levels that expand SPLIT weights for few tokens too. */
     void (*split_tile)(const sqf_split_job *job);
     /* A block of a SPLIT panel. Tied scales: one plane, low elements times 2^shift, BYTES, in `high`. Else NIBBLES in
      * `low` and BYTES in `high`, an element of the other part 0. */

@@ -15,7 +15,7 @@ enum {
     UPPER_BYTES = SPLIT_LIST_MAX + 2 * SPLIT_PIECE,
     LISTS = 4,       /* unpacked at a time, */
     LISTS_AHEAD = 2, /* so many blocks before their use */
-    AHEAD = 3072 /* bytes that are asked for before their use: vpexpandb holds up what would find out by itself */
+    AHEAD = 3072     /* bytes that are asked for before their use: vpexpandb holds up what would find out by itself */
 };
 
 /* A list unpacked, a byte an element: its upper nibble, 0 below, plus `flip`. It is done a block ahead of its use: a
@@ -77,16 +77,32 @@ INLINE __m512i load_shifts(const sqf_split_shape *shape, const uint8_t *header)
     return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)split_shifts(shape, header)));
 }
 
-/* A byte's low nibble times 2^shift stays below 256, so words shift both of their bytes at once. */
-INLINE __m512i load_shifts_16(const sqf_split_shape *shape, const uint8_t *header)
+/* 16 rows: shifts in words, which bits of a byte a shifted nibble may have, and 7 * 2^shift in its bytes. */
+typedef struct row_shifts {
+    __m512i by, keep, offset;
+} row_shifts;
+
+INLINE row_shifts load_row_shifts(const sqf_split_shape *shape, const uint8_t *header)
 {
     const __m512i shifts = load_shifts(shape, header);
-    return _mm512_or_si512(shifts, _mm512_slli_epi32(shifts, 16));
+    row_shifts out;
+    out.by = _mm512_or_si512(shifts, _mm512_slli_epi32(shifts, 16));
+    /* the lowest `shift` bits of every byte, where bits of its neighbour arrive */
+    const __m512i lowest = _mm512_sub_epi16(_mm512_sllv_epi16(_mm512_set1_epi16(1), out.by), _mm512_set1_epi16(1));
+    out.keep = _mm512_andnot_si512(_mm512_or_si512(lowest, _mm512_slli_epi16(lowest, 8)), _mm512_set1_epi8(-1));
+    out.offset = _mm512_and_si512(_mm512_sllv_epi16(_mm512_set1_epi8(SQF_NIBBLE_OFFSET), out.by), out.keep);
+    return out;
+}
+
+/* (nibble - 7) * 2^shift, plus what was taken from `offset`. */
+INLINE __m512i shift_nibbles(__m512i nibbles, const row_shifts *shifts)
+{
+    return _mm512_sub_epi8(_mm512_and_si512(_mm512_sllv_epi16(nibbles, shifts->by), shifts->keep), shifts->offset);
 }
 
 /* Integer sums of a segment to the outputs of up to 8 tokens; low[t], high[t]; with tied scales high[t] alone. */
 INLINE void add_segment(const sqf_split_job *job, const uint8_t *header, size_t scalars, const int tokens,
-                        const bool tied, const __m512i *low, const __m512i *high, float *out)
+                        const bool tied, const __m512i *low, const __m512i *high, __m512 *totals)
 {
     const sqf_split_shape *shape = job->shape;
     const __m512i shifts = tied ? load_shifts(shape, header) : _mm512_setzero_si512();
@@ -111,22 +127,21 @@ INLINE void add_segment(const sqf_split_job *job, const uint8_t *header, size_t 
                 second = _mm512_sub_epi32(second, _mm512_mullo_epi32(zero, _mm512_loadu_si512(sums + 64)));
             }
         }
-        float *place = out + t * SQF_BLOCK_ROWS;
-        __m512 total = _mm512_loadu_ps(place);
+        __m512 total = totals[t];
         if (!tied) {
             total = _mm512_add_ps(total, _mm512_mul_ps(_mm512_mul_ps(act, scale_low), _mm512_cvtepi32_ps(first)));
         }
         total = _mm512_add_ps(total, _mm512_mul_ps(_mm512_mul_ps(act, scale_high), _mm512_cvtepi32_ps(second)));
-        _mm512_storeu_ps(place, total);
+        totals[t] = total;
     }
 }
 
 /* Up to 8 tokens times one block. Free scales have a sum of each part, tied ones one of both: the low elements times
- * 2^shift (`shifts`, in words) less `offset`. One or two tokens have sums of their own for each half of a step: chains
+ * 2^shift. One or two tokens have sums of their own for each half of a step: chains
  * of vpdpbusd would otherwise be waited for. */
 INLINE void add_block(const sqf_split_job *job, const sqf_split_block *block, const uint8_t *nibbles,
-                      const uint8_t *list, const int8_t *codes, const int tokens, const bool tied, __m512i shifts,
-                      __m512i offset, __m512i *low, __m512i *high)
+                      const uint8_t *list, const int8_t *codes, const int tokens, const bool tied,
+                      const row_shifts *shifts, __m512i *low, __m512i *high)
 {
     const uint8_t *masks = split_masks(block, nibbles);
     const int8_t *codes3 = codes + 3 * job->code_stride, *codes6 = codes3 + 3 * job->code_stride;
@@ -141,7 +156,7 @@ INLINE void add_block(const sqf_split_job *job, const sqf_split_block *block, co
             __m512i of_low, of_high;
             /* an element of the other part stands for 0: 7, and 128, which the upper nibbles have in them */
             if (tied) {
-                of_low = _mm512_sub_epi8(_mm512_sllv_epi16(w.nibbles, shifts), offset);
+                of_low = shift_nibbles(w.nibbles, shifts);
                 of_high = _mm512_mask_add_epi8(of_low, w.mask, w.upper, w.nibbles);
             } else {
                 of_low = _mm512_mask_mov_epi8(w.nibbles, w.mask, _mm512_set1_epi8(SQF_NIBBLE_OFFSET));
@@ -175,16 +190,23 @@ INLINE void direct_part(const sqf_split_job *job, size_t p, size_t first_token, 
     const int8_t *codes = job->codes + first_token * job->code_stride;
     float *out = job->out + first_token * SQF_BLOCK_ROWS + p * SQF_PANEL_ROWS;
     _Alignas(64) uint8_t upper[LISTS][UPPER_BYTES];
+    __m512 totals[8];
+#pragma GCC unroll 8
+    for (int t = 0; t < tokens; t++) {
+        totals[t] = _mm512_loadu_ps(out + t * SQF_BLOCK_ROWS);
+    }
     for (size_t b = 0; b < LISTS_AHEAD && b < shape->block_count; b++) {
         unpack_list(&blocks[b], panel + blocks[b].offset, 128, upper[b % LISTS]);
     }
     for (size_t b = 0; b < shape->block_count;) {
         const size_t g = blocks[b].segment, scalars = first_token * job->segment_count + g;
         const uint8_t *header = panel + blocks[b].offset - shape->header_bytes;
-        const __m512i shifts = tied ? load_shifts_16(shape, header) : _mm512_setzero_si512();
-        /* 7 * 2^shift - 128 */
-        const __m512i offset =
-            _mm512_add_epi8(_mm512_sllv_epi16(_mm512_set1_epi8(SQF_NIBBLE_OFFSET), shifts), _mm512_set1_epi8(-128));
+        row_shifts shifts;
+        if (tied) {
+            /* the weights are to be 128 higher */
+            shifts = load_row_shifts(shape, header);
+            shifts.offset = _mm512_add_epi8(shifts.offset, _mm512_set1_epi8(-128));
+        }
         __m512i low[16], high[16];
 #pragma GCC unroll 8
         for (int t = 0; t < tokens; t++) {
@@ -199,7 +221,7 @@ INLINE void direct_part(const sqf_split_job *job, size_t p, size_t first_token, 
             if (next < shape->block_count) {
                 unpack_list(&blocks[next], panel + blocks[next].offset, 128, upper[next % LISTS]);
             }
-            add_block(job, &blocks[b], panel + blocks[b].offset, upper[b % LISTS], codes, tokens, tied, shifts, offset, low,
+            add_block(job, &blocks[b], panel + blocks[b].offset, upper[b % LISTS], codes, tokens, tied, &shifts, low,
                       high);
             codes += blocks[b].steps * (size_t)SQF_SEGMENT_PAD;
         }
@@ -208,7 +230,11 @@ INLINE void direct_part(const sqf_split_job *job, size_t p, size_t first_token, 
             low[t] = _mm512_add_epi32(low[t], low[8 + t]);
             high[t] = _mm512_add_epi32(high[t], high[8 + t]);
         }
-        add_segment(job, header, scalars, tokens, tied, low, high, out);
+        add_segment(job, header, scalars, tokens, tied, low, high, totals);
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < tokens; t++) {
+        _mm512_storeu_ps(out + t * SQF_BLOCK_ROWS, totals[t]);
     }
 }
 
@@ -273,8 +299,10 @@ INLINE void expand(const sqf_split_shape *shape, const sqf_split_block *block, c
                    const uint8_t *nibbles, uint8_t *low, uint8_t *high, const bool tied)
 {
     const uint8_t *masks = split_masks(block, nibbles);
-    const __m512i shifts = tied ? load_shifts_16(shape, header) : _mm512_setzero_si512();
-    const __m512i offset = _mm512_sllv_epi16(_mm512_set1_epi8(SQF_NIBBLE_OFFSET), shifts);
+    row_shifts shifts;
+    if (tied) {
+        shifts = load_row_shifts(shape, header);
+    }
     _Alignas(64) uint8_t upper[UPPER_BYTES];
     const uint8_t *list = upper;
     unpack_list(block, nibbles, 0, upper);
@@ -284,8 +312,7 @@ INLINE void expand(const sqf_split_shape *shape, const sqf_split_block *block, c
         for (int half = 0; half < 2; half++) {
             const half_step w = next_half(&list, nibbles, masks, half);
             mask[half] = w.mask;
-            const __m512i of_low =
-                tied ? _mm512_sub_epi8(_mm512_sllv_epi16(w.nibbles, shifts), offset) : _mm512_setzero_si512();
+            const __m512i of_low = tied ? shift_nibbles(w.nibbles, &shifts) : _mm512_setzero_si512();
             _mm512_storeu_si512(high + 64 * half, _mm512_mask_add_epi8(of_low, w.mask, w.upper, w.nibbles));
         }
         if (!tied) {

@@ -194,5 +194,6 @@ void sqf_kernels_add_avx2(sqf_kernels *kernels)
 {
     sqf_vector_add_avx2(kernels);
     kernels->tile = tile;
+    sqf_split_add_avx2(kernels);
 }
 #endif
