@@ -35,6 +35,23 @@ is "$(member weights_equivalent_bits) == 5"
 expect 0 "*weights held high * (25.00 %)*" "" "$sqf" inspect wsq model.layers.1.mlp.up_proj
 expect 0 "*" "" "$sqf" quantize "$model" -o rtn --scheme w4a16 --calib none -q
 
+# output matrix and embedding: one matrix of the tied model, or two
+expect 0 "head: *; output matrix and embedding 4.125*" "*" quantize -o head --scheme w4a8 --lm-head w4a8
+expect 0 "head: ok, *" "" "$sqf" inspect head --check
+expect 0 "*output matrix W4A8, embedding W4A8; *" "" "$sqf" inspect head
+expect 0 "*W4A8*low rate*" "" "$sqf" inspect head model.embed_tokens
+expect 0 "*" "" "$sqf" eval head --reference "$model" --text "$text" --window 128 --max-tokens 2048 --json -q
+is "$(member ratio) > 1 && $(member ratio) < 1.2"
+expect 0 "*" "" quantize -o pair --scheme w4a8 --lm-head w4a-sq6 --embedding w8 --json -q
+is "$(member vocabulary_weights) == 2 * 2048 * 256 && $(member vocabulary_bits_per_weight) > 6"
+expect 0 "*" "" "$sqf" inspect pair --json
+expect_members output_scheme embedding_scheme bits_per_parameter token_bytes output_cost
+is "$(member token_bytes) < $(member weight_bytes)"
+expect 0 "?*" "" "$sqf" run pair -p "The captain" -n 8 --temp 0 -q
+expect_error 1 "lm_head: is on the ignore list*" quantize -o bad --scheme w4a8 --lm-head w4a8 --ignore lm_head
+expect_error 2 "--lm-head bf16: expected auto, off or *" quantize -o bad --scheme w4a8 --lm-head bf16
+expect_error 2 "--embedding w4a8: expected auto, off, or weights alone*" quantize -o bad --scheme w4a8 --embedding w4a8
+
 expect 0 "bf16: *nothing quantized*" "*" "$sqf" quantize "$model" -o bf16 --scheme bf16
 expect 0 "38 of 38 tensors are identical*" "" sh -c '"$1" compare "$2" bf16 | tail -1' - "$sqf" "$model"
 
