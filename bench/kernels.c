@@ -347,7 +347,7 @@ int main(int argc, char **argv)
             bench_scheme(*level, threads, schemes[i], 2048, 2048, tokens, &roofs);
             bench_scheme(*level, threads, schemes[i], 2048, 8192, tokens, &roofs);
         }
-        if (!only || strcmp(only, "attention") == 0) {
+        if (strcmp(*level, "scalar") != 0 && (!only || strcmp(only, "attention") == 0)) {
             bench_attention(*level, threads);
         }
     }

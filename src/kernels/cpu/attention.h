@@ -13,6 +13,26 @@
 #define SCORE_VECTORS 4
 #endif
 
+#if !defined(__FMA__) && !defined(__FP_FAST_FMAF)
+typedef double wide_double __attribute__((vector_size(8 * LANES)));
+typedef int64_t wide_bits __attribute__((vector_size(8 * LANES)));
+
+/* The same bits without the instruction. Products of floats are exact in double; what the sum loses is found exactly
+ * (Knuth's two-sum), and an inexact sum is moved to its odd neighbour (Boldo and Melquiond 2008), so that rounding it
+ * again, to float, rounds the exact value. */
+INLINE vf fused_in_double(vf a, vf b, vf c)
+{
+    const wide_double product = __builtin_convertvector(a, wide_double) * __builtin_convertvector(b, wide_double);
+    const wide_double addend = __builtin_convertvector(c, wide_double), sum = product + addend;
+    const wide_double part = sum - product, lost = (product - (sum - part)) + (addend - part);
+    const wide_bits inexact =
+        (wide_bits)(lost > 0) | (wide_bits)(lost < 0); /* not NaN, which is what infinities lose */
+    const wide_bits even = ((wide_bits)sum & 1) - 1;
+    const wide_bits away = ((wide_bits)lost ^ (wide_bits)sum) >= 0; /* away from zero the bits grow */
+    return __builtin_convertvector((wide_double)((wide_bits)sum + (((away & 1) | ~away) & inexact & even)), vf);
+}
+#endif
+
 /* a * b + c, rounded once. */
 INLINE vf fused(vf a, vf b, vf c)
 {
@@ -20,13 +40,15 @@ INLINE vf fused(vf a, vf b, vf c)
     return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif defined(__FMA__)
     return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-#else
+#elif defined(__FP_FAST_FMAF)
     vf sum;
     UNROLL for (int lane = 0; lane < LANES; lane++)
     {
         sum[lane] = __builtin_fmaf(a[lane], b[lane], c[lane]);
     }
     return sum;
+#else
+    return fused_in_double(a, b, c);
 #endif
 }
 
