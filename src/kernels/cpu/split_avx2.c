@@ -9,7 +9,11 @@
 #define INLINE static inline __attribute__((always_inline))
 
 /* A list unpacked: the upper nibble of an element in the upper half of its byte, 0 below. */
-enum { UPPER_BYTES = SPLIT_LIST_MAX + 2 * SPLIT_PIECE };
+enum {
+    UPPER_BYTES = SPLIT_LIST_MAX + 2 * SPLIT_PIECE,
+    AHEAD = 2048,    /* bytes that are asked for before their use: */
+    AHEAD_STEP = 104 /* of a step with its share of a list, about */
+};
 
 INLINE __m256i load(const uint8_t *bytes)
 {
@@ -89,8 +93,12 @@ INLINE void expand(const sqf_split_shape *shape, const sqf_split_block *block, c
     for (int side = 0; tied && side < 2; side++) {
         shifts[side] = load_shifts(split_shifts(shape, header) + 8 * side);
     }
+    const uint8_t *ahead = nibbles + AHEAD;
     for (size_t step = 0; step < block->steps; step++) {
         __m256i packed[2];
+        _mm_prefetch((const char *)ahead, _MM_HINT_T0);
+        _mm_prefetch((const char *)ahead + 64, _MM_HINT_T0);
+        ahead += AHEAD_STEP;
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++) {
             const uint64_t bits = split_mask(masks, half);

@@ -15,7 +15,8 @@ enum {
     UPPER_BYTES = SPLIT_LIST_MAX + 2 * SPLIT_PIECE,
     LISTS = 4,       /* unpacked at a time, */
     LISTS_AHEAD = 2, /* so many blocks before their use */
-    AHEAD = 3072     /* bytes that are asked for before their use: vpexpandb holds up what would find out by itself */
+    AHEAD = 3072,    /* bytes that are asked for before their use: vpexpandb holds up what would find out by itself */
+    AHEAD_STEP = 104 /* of a step with its share of a list, about */
 };
 
 /* A list unpacked, a byte an element: its upper nibble, 0 below, plus `flip`. It is done a block ahead of its use: a
@@ -149,7 +150,7 @@ INLINE void add_block(const sqf_split_job *job, const sqf_split_block *block, co
     for (size_t step = 0; step < block->steps; step++) {
         _mm_prefetch((const char *)ahead, _MM_HINT_T0);
         _mm_prefetch((const char *)ahead + 64, _MM_HINT_T0);
-        ahead += 104;
+        ahead += AHEAD_STEP;
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++) {
             const half_step w = next_half(&list, nibbles, masks, half);
@@ -305,9 +306,13 @@ INLINE void expand(const sqf_split_shape *shape, const sqf_split_block *block, c
     }
     _Alignas(64) uint8_t upper[UPPER_BYTES];
     const uint8_t *list = upper;
+    const uint8_t *ahead = nibbles + AHEAD;
     unpack_list(block, nibbles, 0, upper);
     for (size_t step = 0; step < block->steps; step++) {
         __mmask64 mask[2];
+        _mm_prefetch((const char *)ahead, _MM_HINT_T0);
+        _mm_prefetch((const char *)ahead + 64, _MM_HINT_T0);
+        ahead += AHEAD_STEP;
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++) {
             const half_step w = next_half(&list, nibbles, masks, half);
