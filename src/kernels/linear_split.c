@@ -8,6 +8,7 @@
 
 enum {
     SPLIT_DIRECT_TOKENS = 8, /* up to so many tokens the compact form itself is multiplied */
+    SPLIT_TOKENS = 48,       /* tokens between which two planes alternate */
     SPLIT_CHUNK = 1024,      /* columns whose two planes of a block are expanded at a time: 128 KiB */
     SPLIT_CHUNK_FEW = 128    /* the same for few tokens: 16 KiB, so that they stay in a core's first cache */
 };
@@ -157,7 +158,8 @@ static void multiply_plane(const split_product *self, const split_chunk *chunk, 
     self->kernels->tile(&tile);
 }
 
-/* Many tokens. With free scales the parts alternate segment by segment, in the order of the direct product. */
+/* Many tokens. With free scales the parts alternate segment by segment, in the order of the direct product; some tokens
+ * at a time, whose outputs stay in the first cache from segment to segment. */
 static void multiply_expanded(const split_product *self)
 {
     const input_layout *layout = self->input->layout;
@@ -172,9 +174,15 @@ static void multiply_expanded(const split_product *self)
             multiply_plane(self, &chunk, HIGH, LOW, 0, chunk.count);
             continue;
         }
-        for (size_t i = 0; i < chunk.count; i++) {
-            multiply_plane(self, &chunk, LOW, LOW, i, 1);
-            multiply_plane(self, &chunk, HIGH, HIGH, i, 1);
+        for (size_t m = 0; m < self->tokens; m += SPLIT_TOKENS) {
+            split_product few = *self;
+            few.first_token += m;
+            few.out += m * SQF_BLOCK_ROWS;
+            few.tokens = self->tokens - m < SPLIT_TOKENS ? self->tokens - m : SPLIT_TOKENS;
+            for (size_t i = 0; i < chunk.count; i++) {
+                multiply_plane(&few, &chunk, LOW, LOW, i, 1);
+                multiply_plane(&few, &chunk, HIGH, HIGH, i, 1);
+            }
         }
     }
 }
