@@ -420,6 +420,7 @@ static void attention_refuses_heads_that_do_not_divide(void **state)
     sqf_attention_scratch scratch = {0};
     const sqf_attention_job job = {.heads = 3, .kv = {.kv_heads = 2, .head_dim = 4}};
     assert_fails(sqf_attention(context, &job, 1, &scratch, &err), SQF_E_ARG, &err, "3 heads over 2 key heads");
+    sqf_attention_scratch_clear(&scratch);
     sqf_context_destroy(context);
 }
 
