@@ -195,7 +195,7 @@ typedef enum sqf_stage {
     SQF_STAGE_WRITE,      /**< tensors of layers to the file; weights */
     SQF_STAGE_PREPARE,    /**< quantized layers made ready to compute; weights */
     SQF_STAGE_REFORWARD,  /**< calibration text through quantized layers; operations */
-    SQF_STAGE_VOCABULARY, /**< embedding and output matrix; weights */
+    SQF_STAGE_VOCABULARY, /**< embedding and output matrix; operations, of the latter */
     SQF_STAGE_FINISH,     /**< the files put together; weights */
     SQF_STAGE_COUNT
 } sqf_stage;

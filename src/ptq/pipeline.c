@@ -308,7 +308,7 @@ static void count_work(sqf_pipeline *pipeline)
 
 static sqf_status quantize_layers(sqf_pipeline *pipeline, sqf_error *err)
 {
-    sqf_stages_begin(&pipeline->stages, SQF_STAGE_WRITE);
+    sqf_stages_begin(&pipeline->stages, SQF_STAGE_VOCABULARY);
     SQF_TRY(sqf_vocabulary_write_embedding(pipeline, err));
     sqf_stages_end(&pipeline->stages, 0.0);
     for (size_t i = 0; i < pipeline->plan.layers; i++) {

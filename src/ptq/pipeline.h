@@ -93,7 +93,8 @@ void sqf_static_scale_find(const sqf_act_spec *act, const sqf_statistics *statis
 sqf_status sqf_matrix_add_squares(const sqf_matrix *matrix, float *values, double *sums, sqf_error *err);
 
 /* Work of the stages (pipeline_work.c): weights of one linear layer and of all of a decoder layer; operations of a
- * window through a layer, of statistics, of a factor, of a matrix, of the output matrix. */
+ * window through a layer, of statistics, of a factor, of a matrix, of the output matrix (0 where there is no work left
+ * for it). */
 double sqf_linear_weights(const sqf_config *config, sqf_linear_kind kind);
 double sqf_layer_weights(const sqf_config *config);
 double sqf_forward_operations(const sqf_config *config, size_t tokens);

@@ -100,6 +100,9 @@ double sqf_layer_weights(const sqf_config *config)
 double sqf_vocabulary_operations(const sqf_pipeline *pipeline)
 {
     const sqf_config *config = &pipeline->checkpoint.config;
+    if (!pipeline->plan.vocabulary.output.quantized && config->tied) {
+        return 0.0; /* the embedding serves both and has been written */
+    }
     return sqf_quantize_operations(config->vocabulary, config->hidden, pipeline->plan.feeds_output);
 }
 

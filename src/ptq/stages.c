@@ -29,7 +29,7 @@ static const struct {
     [SQF_STAGE_WRITE] = {"write", 5e-10},
     [SQF_STAGE_PREPARE] = {"prepare", 5e-9},
     [SQF_STAGE_REFORWARD] = {"reforward", 1e-11},
-    [SQF_STAGE_VOCABULARY] = {"vocabulary", 1e-9},
+    [SQF_STAGE_VOCABULARY] = {"vocabulary", 4e-11},
     [SQF_STAGE_FINISH] = {"finish", 1e-9},
 };
 
