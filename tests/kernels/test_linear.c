@@ -33,7 +33,7 @@ static uint32_t pick(sqf_random *random, const uint32_t *values, size_t count)
 }
 
 static const sqf_type integer_types[] = {SQF_TYPE_INT2, SQF_TYPE_INT3, SQF_TYPE_INT4, SQF_TYPE_INT5,
-                                         SQF_TYPE_INT6, SQF_TYPE_INT8, SQF_TYPE_FP4, SQF_TYPE_FP6};
+                                         SQF_TYPE_INT6, SQF_TYPE_INT8, SQF_TYPE_FP4,  SQF_TYPE_FP6};
 static const sqf_type high_types[] = {SQF_TYPE_INT8, SQF_TYPE_INT8, SQF_TYPE_INT6, SQF_TYPE_INT4,
                                       SQF_TYPE_FP8,  SQF_TYPE_FP16, SQF_TYPE_BF16};
 #define COUNT(array) (sizeof(array) / sizeof *(array))
@@ -447,6 +447,49 @@ static void groups_of_activations_agree_with_the_reference(void **state)
     }
 }
 
+/* Weights of two integer parts in the form of their own: every pair of types that fits, both kinds of scales, banks
+ * that blocks hold whole and banks that they cut, shares from nearly none to nearly all, zero points, both kinds of
+ * masks. */
+static void split_weights_agree_with_the_reference(void **state)
+{
+    (void)state;
+    static const char *const types[] = {"8/4", "8/3", "8/2", "6/4", "5/3", "4/2"};
+    static const char *const shares[] = {"0.96875", "0.75", "0.5", "0.25"};
+    static const char *const fields[] = {"",
+                                         ",scales=tied",
+                                         ",group=row",
+                                         ",scales=tied,group=row",
+                                         ",group=8",
+                                         ",scales=tied,scale_type=fp32",
+                                         ",layout=bitmask",
+                                         ",scale_type=bf16"};
+    static const char *const acts[] = {
+        "A8", "A4", "A8%s;zero=point", "A(SQ5)", "A(SQ5)%s;mask=dynamic", "A8%s;scale=group,group=16"};
+    static const unsigned banks[] = {8, 32, 40, 64, 96, 128, 512, 2048};
+    sqf_random random = {test_seed("split", 11)};
+    for (size_t done = 0; done < 160;) {
+        char operand[64], name[SQF_SCHEME_TEXT];
+        sqf_error err;
+        trial t = {0};
+        const unsigned bank = banks[sqf_random_below(&random, COUNT(banks))];
+        const char *act = acts[sqf_random_below(&random, COUNT(acts))];
+        const char *field = fields[sqf_random_below(&random, COUNT(fields))];
+        const size_t mark = strcspn(act, "%");
+        snprintf(operand, sizeof operand, "W(%u-(%s)-%s)", bank, types[sqf_random_below(&random, COUNT(types))],
+                 bank < 32 ? "0.75" : shares[sqf_random_below(&random, COUNT(shares))]);
+        snprintf(name, sizeof name, "%s%.*s%s%s", operand, (int)mark, act, field, act[mark] ? act + mark + 2 : "");
+        if (sqf_scheme_parse(name, &t.scheme, &err) != SQF_OK) {
+            continue; /* groups that do not nest */
+        }
+        done++;
+        const size_t rows = 1 + sqf_random_below(&random, 70);
+        const size_t columns = 1 + sqf_random_below(&random, sqf_random_below(&random, 3) ? 400 : 2500);
+        fill_trial(&random, &t, rows, columns, 1 + sqf_random_below(&random, sqf_random_below(&random, 4) ? 9 : 60));
+        check_trial(&t);
+        free_trial(&t);
+    }
+}
+
 static void every_scheme_agrees_with_the_reference(void **state)
 {
     (void)state;
@@ -645,6 +688,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_scheme_agrees_with_the_reference),
         cmocka_unit_test(groups_of_activations_agree_with_the_reference),
+        cmocka_unit_test(split_weights_agree_with_the_reference),
         cmocka_unit_test(dense_products_agree_with_double),
         cmocka_unit_test(a_row_too_long_for_int32_sums_is_cut),
         cmocka_unit_test(one_input_serves_layers_that_read_it_alike),
