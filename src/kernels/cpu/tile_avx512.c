@@ -14,6 +14,7 @@
 
 /* The addresses base + 0, 1 and 2 strides are addressing modes of x86. Spelled out, because gcc 12 keeps a pointer for
  * each, runs out of registers and parks them in vector registers inside the loop. `times` is a constant. */
+#if defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__)
 #define LOAD_AT(instruction, out, base, stride, times, offset)                                                         \
     do {                                                                                                               \
         const void *const place_ = (base);                                                                             \
@@ -31,6 +32,13 @@
                     : "r"(place_), "r"(stride), "i"(offset), "m"(*(const char(*)[65536])place_));                      \
         }                                                                                                              \
     } while (0)
+#else /* builds in which the compiler does not see that they are constants */
+#define LOAD_AT(instruction, out, base, stride, times, offset)                                                         \
+    do {                                                                                                               \
+        const char *const place_ = (const char *)(base) + (size_t)(times) * (stride) + (size_t)(offset);               \
+        __asm__(instruction " (%1), %0" : "=v"(out) : "r"(place_), "m"(*(const char(*)[64])place_));                   \
+    } while (0)
+#endif
 
 /* sums + four products of a lane. Written as an instruction because gcc 12 copies the sums of the intrinsic from
  * register to register and spills them on the way. */
