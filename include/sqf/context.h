@@ -14,7 +14,7 @@ typedef enum sqf_log_level { SQF_LOG_WARNING = 0, SQF_LOG_INFO = 1, SQF_LOG_DEBU
 /** Receives one line of talk without a line end. Called from the thread that called the library. */
 typedef void (*sqf_log_fn)(void *user, sqf_log_level level, const char *line);
 
-/** Receives progress: `done` of `total` units of `what` ("tokens", "layers", ...).
+/** Receives progress: `done` of `total` units of `what` ("tokens", "MB of weights", ...).
  *  @return true to go on, false to cancel (the call then fails with SQF_E_CANCELLED and leaves nothing behind).
  *  Called from the thread that called the library, at most some ten times a second. */
 typedef bool (*sqf_progress_fn)(void *user, const char *what, uint64_t done, uint64_t total);
