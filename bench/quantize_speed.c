@@ -238,12 +238,12 @@ static double copy_seconds(const settings *s, uint64_t bytes)
 static void round_to_nearest(const settings *s, sqf_context *context)
 {
     static const char *const names[] = {"W4A16", "W8A16", "W(SQ5)A16", "W(SQ6)A16"};
-    printf("\nRounding to nearest, %u threads (min / median of 5)\n", s->threads);
+    printf("\nRounding to nearest, %u threads (min / median of 3)\n", s->threads);
     printf("%-12s %18s %18s %14s %22s\n", "scheme", "seconds", "read + write", "ratio", "Mweights/core-second");
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         timing whole = {0}, copy = {0}, core = {0};
         double weights = 0.0;
-        for (int round = 0; round < 5; round++) {
+        for (int round = 0; round < 3; round++) {
             const sqf_quantize_summary summary = quantize(s, context, names[i], NULL, 0);
             add_time(&whole, summary.seconds);
             add_time(&core, summary.stages[SQF_STAGE_QUANTIZE].cpu_seconds);
