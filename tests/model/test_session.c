@@ -197,6 +197,9 @@ static void test_types_of_the_cache(void **state)
         bytes[kv] = sqf_session_kv_bytes(session);
         must(sqf_session_forward(session, ids, LONG, &err), &err);
         must(sqf_session_logits(session, LONG - 1, 1, logits[kv], &err), &err);
+        sqf_session_destroy(session); /* one that grows with tokens in it */
+        must(sqf_session_create_kv(s.model, LONG, type, &session, &err), &err);
+        must(sqf_session_forward(session, ids, 250, &err), &err);
         sqf_session_truncate(session, 200);
         for (size_t i = 200, step = 1; i < LONG; i += step, step = step * 2 < LONG - i ? step * 2 : 1) {
             step = step < LONG - i ? step : LONG - i;
