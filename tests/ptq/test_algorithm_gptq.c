@@ -285,7 +285,7 @@ static sqf_matrix_result literal_errors(const layer *l, const sqf_matrix *matrix
     }
     sqf_row_clear(&row);
     free(back);
-    return (sqf_matrix_result){weight_error / weight, output_error / output};
+    return (sqf_matrix_result){.weight_error = weight_error / weight, .output_error = output_error / output};
 }
 
 static void test_reported_errors_are_those_of_the_stored_matrix(void **state)
