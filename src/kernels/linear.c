@@ -21,6 +21,8 @@
 #include "kernels/repack_split.h"
 
 enum {
+    STREAM_TOKENS = 8,       /* up to so many tokens the time is that of reading the weights */
+    STREAM_TASKS = 12,       /* tasks of a thread then: long stretches, and something left for who comes early */
     FLOAT_DIRECT_TOKENS = 4, /* up to so many tokens float products run as dot products, beyond by BLAS */
     TOKEN_STEP = 12,         /* a multiple of every tile's tokens: blocks of so many leave no narrow remainder */
     TASKS_OF_THREAD = 16     /* so many tasks a thread, if there are, keep all busy until the end */
@@ -232,7 +234,8 @@ typedef struct forward_run {
     forward_job jobs[SQF_LINEAR_JOBS], gates[SQF_LINEAR_JOBS]; /* a gate without a layer is none */
     size_t blocks[SQF_LINEAR_JOBS], count;                     /* of rows */
     size_t all_blocks;
-    size_t token_block; /* tokens of a task */
+    size_t token_block;            /* tokens of a task */
+    size_t task_blocks, row_tasks; /* blocks of a task, and tasks that cover all of them */
 } forward_run;
 
 /* One task: a block of rows and a block of tokens, with the scratch of its thread. */
@@ -256,9 +259,10 @@ static void integer_term(const block *self, unsigned act_plane, const weight_pla
     const size_t first_panel = self->first_row / SQF_PANEL_ROWS, segments = layout->segment_count;
     const bool expand = weights->form == SQF_FORM_NIBBLES && self->tokens > self->job->kernels->direct_tokens;
     const size_t step_bytes = sqf_form_step_bytes(weights->form);
+    const size_t chunk = self->tokens <= STREAM_TOKENS && !expand ? SIZE_MAX : CHUNK_COLUMNS;
     for (size_t g = 0, end; g < segments; g = end) {
         size_t columns = 0;
-        for (end = g; end < segments && (end == g || columns < CHUNK_COLUMNS); end++) {
+        for (end = g; end < segments && (end == g || columns < chunk); end++) {
             const size_t next = end + 1 < segments ? layout->segments[end + 1].offset : layout->padded;
             columns = next - layout->segments[g].offset;
         }
@@ -529,21 +533,34 @@ static void forward_block(const forward_job *job, size_t row_block, size_t first
     store_block(&self);
 }
 
+/* Blocks begin..end of one product, counted among its own. A gate follows its product: block by block in a prefill, so
+ * that the block of it is in the nearest cache, and after all of them with few tokens, so that memory is read in long
+ * stretches. */
+static void forward_blocks(const forward_run *run, size_t i, size_t begin, size_t end, size_t first_token,
+                           size_t tokens, unsigned thread)
+{
+    for (size_t b = begin; b < end; b++) {
+        forward_block(&run->jobs[i], b, first_token, tokens, thread);
+    }
+    for (size_t b = begin; run->gates[i].linear && b < end; b++) {
+        forward_block(&run->gates[i], b, first_token, tokens, thread);
+    }
+}
+
 /* Tasks of one block of tokens follow each other, so that neighbours in time share the activations in the outer
- * cache. A gate follows its product while the block of it is in the nearest cache. */
+ * cache. */
 static void forward_task(void *user, size_t task, unsigned thread)
 {
     const forward_run *run = user;
-    const size_t first_token = task / run->all_blocks * run->token_block;
+    const size_t first_token = task / run->row_tasks * run->token_block;
     const size_t tokens_left = run->jobs[0].input->tokens - first_token;
     const size_t tokens = tokens_left < run->token_block ? tokens_left : run->token_block;
-    size_t row_block = task % run->all_blocks, i = 0;
-    while (row_block >= run->blocks[i]) {
-        row_block -= run->blocks[i++];
-    }
-    forward_block(&run->jobs[i], row_block, first_token, tokens, thread);
-    if (run->gates[i].linear) {
-        forward_block(&run->gates[i], row_block, first_token, tokens, thread);
+    const size_t begin = task % run->row_tasks * run->task_blocks, end = begin + run->task_blocks;
+    size_t before = 0;
+    for (size_t i = 0; i < run->count; i++) {
+        const size_t from = begin > before ? begin - before : 0, to = end > before ? end - before : 0;
+        forward_blocks(run, i, from, to < run->blocks[i] ? to : run->blocks[i], first_token, tokens, thread);
+        before += run->blocks[i];
     }
 }
 
@@ -608,8 +625,11 @@ sqf_status sqf_linear_forward_jobs(sqf_context *context, const sqf_linear_job *j
         run.blocks[i] = sqf_ceil_div(linear->rows, SQF_BLOCK_ROWS);
         run.all_blocks += run.blocks[i];
     }
-    run.token_block = choose_token_block(&run, input, sqf_pool_threads(context->pool));
-    sqf_pool_run(context->pool, run.all_blocks * sqf_ceil_div(input->tokens, run.token_block), forward_task, &run);
+    const unsigned threads = sqf_pool_threads(context->pool);
+    run.token_block = choose_token_block(&run, input, threads);
+    run.task_blocks = input->tokens <= STREAM_TOKENS ? sqf_ceil_div(run.all_blocks, (size_t)threads * STREAM_TASKS) : 1;
+    run.row_tasks = sqf_ceil_div(run.all_blocks, run.task_blocks);
+    sqf_pool_run(context->pool, run.row_tasks * sqf_ceil_div(input->tokens, run.token_block), forward_task, &run);
     for (size_t i = 0; i < count; i++) {
         add_counts(&context->products, &jobs[i].linear->per_token, input->tokens);
         if (jobs[i].gate) {
