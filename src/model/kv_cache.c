@@ -175,17 +175,3 @@ sqf_status sqf_kv_cache_create_layer(const sqf_config *config, size_t positions,
     }
     return status;
 }
-
-sqf_status sqf_kv_cache_copy(sqf_kv_cache *to, const sqf_kv_cache *from, size_t length, size_t most, sqf_error *err)
-{
-    if (to->type != from->type || to->layers != from->layers || to->kv_heads != from->kv_heads ||
-        to->head_dim != from->head_dim || length > from->capacity) {
-        return sqf_fail(err, SQF_E_ARG, "KV cache: a copy of %zu positions needs the same shape and type", length);
-    }
-    SQF_TRY(sqf_kv_cache_reserve(to, 0, length, most, err));
-    for (size_t i = 0; i < to->layers; i++) {
-        const sqf_kv_view target = sqf_kv_cache_layer(to, i), source = sqf_kv_cache_layer(from, i);
-        copy_positions(to, &target, &source, length);
-    }
-    return SQF_OK;
-}

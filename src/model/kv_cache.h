@@ -22,9 +22,6 @@ sqf_status sqf_kv_cache_reserve(sqf_kv_cache *cache, size_t used, size_t positio
 /* One layer as attention reads it; valid until the next reserve. */
 sqf_kv_view sqf_kv_cache_layer(const sqf_kv_cache *cache, size_t layer);
 
-/* The first `length` positions of another cache of the same shape and type. */
-sqf_status sqf_kv_cache_copy(sqf_kv_cache *to, const sqf_kv_cache *from, size_t length, size_t most, sqf_error *err);
-
 /* Bytes that a position takes in all layers together, scales included. */
 uint64_t sqf_kv_cache_position_bytes(const sqf_kv_cache *cache);
 

@@ -1,9 +1,6 @@
 /* Sessions: prefill and decoding agree, the cache holds what was fed, failures leave everything as it was. */
 #include "tiny.h"
 
-#include "kernels/attention.h"
-#include "model/kv_cache.h"
-
 /* A tiny model with a sliding window, so that positions matter in every layer. */
 typedef struct sample {
     tiny directory;
@@ -222,47 +219,6 @@ static void test_types_of_the_cache(void **state)
     close_sample(&s);
 }
 
-/* Attention over a copy of a beginning is attention over the beginning. */
-static void test_copy_of_the_cache(void **state)
-{
-    enum { LENGTH = 300, COPIED = 37, WIDTH = 2 * 6 };
-    const sqf_config config = {.kv_heads = 2, .head_dim = 6}, other = {.kv_heads = 1, .head_dim = 6};
-    sqf_random random = {.state = 3};
-    sqf_context *context;
-    sqf_error err = {0};
-    static float x[LENGTH * WIDTH];
-    (void)state;
-    must(sqf_context_create(NULL, &context, &err), &err);
-    for (size_t i = 0; i < LENGTH * WIDTH; i++) {
-        x[i] = (float)sqf_random_unit(&random);
-    }
-    for (int kv = SQF_KV_F32; kv <= SQF_KV_INT8; kv++) {
-        sqf_kv_cache *from, *to, *wrong;
-        float out[2][WIDTH];
-        sqf_attention_scratch scratch = {0};
-        must(sqf_kv_cache_create(&config, 2, (sqf_kv_type)kv, &from, &err), &err);
-        must(sqf_kv_cache_create(&config, 2, (sqf_kv_type)kv, &to, &err), &err);
-        must(sqf_kv_cache_create(&other, 2, (sqf_kv_type)kv, &wrong, &err), &err);
-        must(sqf_kv_cache_reserve(from, 0, LENGTH, LENGTH, &err), &err);
-        const sqf_kv_view whole = sqf_kv_cache_layer(from, 1);
-        sqf_kv_store(context, &whole, 0, LENGTH, x, x);
-        must(sqf_kv_cache_copy(to, from, COPIED, COPIED, &err), &err);
-        for (int i = 0; i < 2; i++) {
-            const sqf_attention_job job = {x, sqf_kv_cache_layer(i == 0 ? from : to, 1), out[i], 1, COPIED - 1, 2, 0,
-                                           1};
-            must(sqf_attention(context, &job, 1, &scratch, &err), &err);
-        }
-        assert_memory_equal(out[0], out[1], sizeof out[0]);
-        assert_int_equal(sqf_kv_cache_copy(wrong, from, COPIED, COPIED, &err), SQF_E_ARG);
-        assert_int_equal(sqf_kv_cache_copy(to, from, 100000, 100000, &err), SQF_E_ARG);
-        sqf_attention_scratch_clear(&scratch);
-        sqf_kv_cache_destroy(from);
-        sqf_kv_cache_destroy(to);
-        sqf_kv_cache_destroy(wrong);
-    }
-    sqf_context_destroy(context);
-}
-
 static void test_reset_forgets(void **state)
 {
     sample s;
@@ -308,7 +264,6 @@ int main(void)
         cmocka_unit_test(test_failure_leaves_session_as_before),
         cmocka_unit_test(test_truncation_keeps_the_beginning),
         cmocka_unit_test(test_types_of_the_cache),
-        cmocka_unit_test(test_copy_of_the_cache),
         cmocka_unit_test(test_reset_forgets),
         cmocka_unit_test(test_positions_are_bounded_by_the_model),
     };
