@@ -45,9 +45,9 @@ typedef struct sqf_model_info {
     /* The whole model; the figures by weight above leave out its two matrices of the vocabulary. */
     const char *output_scheme, *embedding_scheme; /**< short names; one and the same where embeddings are tied */
     double bits_per_parameter; /**< stored bits of all tensors per parameter: embedding, output matrix and norms too */
-    uint64_t token_bytes;      /**< stored bytes that every decoded token reads: all tensors, but of an embedding that is
-                                    not the output matrix none */
-    sqf_cost output_cost;      /**< predicted work of the output matrix for one token */
+    uint64_t token_bytes; /**< stored bytes that every decoded token reads: all tensors, but of an embedding that is
+                               not the output matrix none */
+    sqf_cost output_cost; /**< predicted work of the output matrix for one token */
 } sqf_model_info;
 
 /** The facts of a model. */
@@ -120,9 +120,9 @@ SQF_API sqf_status sqf_session_forward(sqf_session *session, const uint32_t *ids
  *          SQF_E_MEMORY. */
 SQF_API sqf_status sqf_session_logits(sqf_session *session, size_t first, size_t count, float *logits, sqf_error *err);
 
-/** Append tokens to several sessions of one model in one pass: each linear layer reads its weights once for the tokens of
- *  all of them, attention runs for each session over its own cache. Decoding a batch costs little more than decoding one
- *  text as long as reading the weights is what takes the time.
+/** Append tokens to several sessions of one model in one pass: each linear layer reads its weights once for the tokens
+ * of all of them, attention runs for each session over its own cache. Decoding a batch costs little more than decoding
+ * one text as long as reading the weights is what takes the time.
  *
  *  Each session ends up as after sqf_session_forward of its tokens alone, bit for bit where linear layers multiply
  *  integers, whatever the batch and the order; layers in floating point (float weights or activations, fp8) sum more

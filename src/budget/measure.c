@@ -184,8 +184,8 @@ static sqf_status run_original(measurement *m, sqf_error *err)
 {
     const sqf_config *config = &m->model->checkpoint.config;
     sqf_lookup lookup = {0};
-    const sqf_status looked_up =
-        sqf_embedding_rows(m->task->context, &m->model->embedding, &lookup, m->ids, m->windows * m->length, m->stream, err);
+    const sqf_status looked_up = sqf_embedding_rows(m->task->context, &m->model->embedding, &lookup, m->ids,
+                                                    m->windows * m->length, m->stream, err);
     sqf_lookup_clear(&lookup);
     SQF_TRY(looked_up);
     memcpy(m->final, m->stream, m->floats * sizeof *m->final);

@@ -74,7 +74,7 @@ typedef struct sqf_matrix_job {
     const char *name; /* for messages */
     sqf_weight_spec spec;
     const float *weights; /* [rows, columns] original channel order, smoothed; not changed */
-    const void *stored;   /* sqf_matrix_round, where weights is NULL: the same as a checkpoint has them, any alignment */
+    const void *stored; /* sqf_matrix_round, where weights is NULL: the same as a checkpoint has them, any alignment */
     sqf_type stored_type; /* of `stored`: bf16, fp16 or fp32 */
     size_t rows, columns, border;
     const int32_t *channels;  /* stored order, or NULL */
@@ -92,8 +92,8 @@ typedef struct sqf_matrix_job {
 } sqf_matrix_job;
 
 typedef struct sqf_matrix_result {
-    double weight_error; /* ||W - W'||^2 / ||W||^2 */
-    double output_error; /* tr((W-W') H (W-W')^T) / tr(W H W^T); NaN without a Hessian */
+    double weight_error;                 /* ||W - W'||^2 / ||W||^2 */
+    double output_error;                 /* tr((W-W') H (W-W')^T) / tr(W H W^T); NaN without a Hessian */
     double weight_square, output_square; /* what the two are relative to; 0 = not measured */
 } sqf_matrix_result;
 
