@@ -1,5 +1,6 @@
 #!/bin/sh
 # sqf diagnose: exit codes, the table, JSON.
+unset SQF_CPU # a lower level than that of the machine is a finding of its own
 . "$(dirname "$0")/check.sh"
 text=$model/text/eval.txt calib=$model/text/calib.txt
 
