@@ -1,57 +1,38 @@
 /* What the AVX2 kernels can do at most: the two ways of adding byte products, and float32 multiply-adds. Runs only
  * where sqf_kernels_find found the level. */
 #if SQF_ARCH_X86
-#include "kernels/roof.h"
+#include "kernels/cpu/roof_loop.h"
 
 #include <immintrin.h>
 
-/* So that no value is known to the compiler and no step is left out. */
+enum { CHAINS = 8 };
+
 #define OPAQUE(x) __asm__ volatile("" : "+x"(x))
 
 /* Pairs widened at once: vpmaddubsw, vpmaddwd and vpaddd for 32 products. */
-static uint64_t widened(uint64_t steps)
-{
-    enum { CHAINS = 8 };
-    __m256i sums[CHAINS], x = _mm256_set1_epi8(1), ones = _mm256_set1_epi16(1);
-#pragma GCC unroll 8
-    for (int j = 0; j < CHAINS; j++) {
-        sums[j] = x;
-    }
-    for (uint64_t i = 0; i < steps / CHAINS; i++) {
-#pragma GCC unroll 8
-        for (int j = 0; j < CHAINS; j++) {
-            const __m256i pairs = _mm256_maddubs_epi16(sums[j], x);
-            sums[j] = _mm256_add_epi32(sums[j], _mm256_madd_epi16(pairs, ones));
-            OPAQUE(sums[j]);
-        }
-    }
-    uint64_t result = 0;
-#pragma GCC unroll 8
-    for (int j = 0; j < CHAINS; j++) {
-        result += (uint64_t)_mm256_extract_epi64(sums[j], 0);
-    }
-    return result;
-}
+ROOF_LOOP(widened, __m256i, x, __m256i, _mm256_set1_epi8(1),
+          _mm256_add_epi32(sums[j], _mm256_madd_epi16(_mm256_maddubs_epi16(sums[j], x), _mm256_set1_epi16(1))))
+ROOF_LOOP(fused, __m256, x, __m256, _mm256_set1_ps(1.0f), _mm256_fmadd_ps(x, x, sums[j]))
 
 /* Pairs added in 16 bits, widened every eighth time: what bounded weights allow. */
 static uint64_t widened_late(uint64_t steps)
 {
-    enum { CHAINS = 4, PAIRS = 8 };
-    __m256i sums[CHAINS], x = _mm256_set1_epi8(1), ones = _mm256_set1_epi16(1);
+    enum { GROUPS = 4, PAIRS = 8 };
+    __m256i sums[GROUPS], x = _mm256_set1_epi8(1), ones = _mm256_set1_epi16(1);
 #pragma GCC unroll 4
-    for (int j = 0; j < CHAINS; j++) {
+    for (int j = 0; j < GROUPS; j++) {
         sums[j] = x;
     }
-    for (uint64_t i = 0; i < steps / (CHAINS * PAIRS); i++) {
-        __m256i pairs[CHAINS];
+    for (uint64_t i = 0; i < steps / (GROUPS * PAIRS); i++) {
+        __m256i pairs[GROUPS];
 #pragma GCC unroll 4
-        for (int j = 0; j < CHAINS; j++) {
+        for (int j = 0; j < GROUPS; j++) {
             pairs[j] = _mm256_maddubs_epi16(x, sums[j]);
         }
 #pragma GCC unroll 7
         for (int p = 1; p < PAIRS; p++) {
 #pragma GCC unroll 4
-            for (int j = 0; j < CHAINS; j++) {
+            for (int j = 0; j < GROUPS; j++) {
                 __m256i codes = x;
                 OPAQUE(codes); /* or the product would be taken out of the loop */
                 pairs[j] = _mm256_add_epi16(pairs[j], _mm256_maddubs_epi16(x, codes));
@@ -59,38 +40,14 @@ static uint64_t widened_late(uint64_t steps)
             }
         }
 #pragma GCC unroll 4
-        for (int j = 0; j < CHAINS; j++) {
+        for (int j = 0; j < GROUPS; j++) {
             sums[j] = _mm256_add_epi32(sums[j], _mm256_madd_epi16(pairs[j], ones));
         }
     }
     uint64_t result = 0;
 #pragma GCC unroll 4
-    for (int j = 0; j < CHAINS; j++) {
+    for (int j = 0; j < GROUPS; j++) {
         result += (uint64_t)_mm256_extract_epi64(sums[j], 0);
-    }
-    return result;
-}
-
-static uint64_t fused(uint64_t steps)
-{
-    enum { CHAINS = 8 };
-    __m256 sums[CHAINS], x = _mm256_set1_ps(1.0f);
-    OPAQUE(x);
-#pragma GCC unroll 8
-    for (int j = 0; j < CHAINS; j++) {
-        sums[j] = x;
-    }
-    for (uint64_t i = 0; i < steps / CHAINS; i++) {
-#pragma GCC unroll 8
-        for (int j = 0; j < CHAINS; j++) {
-            sums[j] = _mm256_fmadd_ps(x, x, sums[j]);
-            OPAQUE(sums[j]);
-        }
-    }
-    uint64_t result = 0;
-#pragma GCC unroll 8
-    for (int j = 0; j < CHAINS; j++) {
-        result += (uint64_t)_mm256_extract_epi64(_mm256_castps_si256(sums[j]), 0);
     }
     return result;
 }
