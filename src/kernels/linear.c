@@ -1,8 +1,8 @@
 /* Linear layers: creation, the division of a product into tasks, and the three paths - integers, quantized weights as
  * floats, dense weights. Semantics: docs/format.md section 8.
  *
- * A task is a block of 64 rows times up to 128 tokens. It sums into a block of floats of its own and stores it once,
- * so no two tasks touch the same output, and each output is summed in an order that depends on the layer and the
+ * A task is some blocks of 64 rows times some tokens. A block is summed in floats of its own and stored once, so no two
+ * tasks touch the same output, and each output is summed in an order that depends on the layer and the
  * token count alone: integer planes first (each segment by segment), then the float part, then the bias. Threads only
  * decide who computes a block.
  *

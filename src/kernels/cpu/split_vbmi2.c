@@ -7,9 +7,8 @@
 #if SQF_ARCH_X86
 #include <immintrin.h>
 
+#include "kernels/cpu/products_avx512.h"
 #include "kernels/split.h"
-
-#define INLINE static inline __attribute__((always_inline))
 
 enum {
     UPPER_BYTES = SPLIT_LIST_MAX + 2 * SPLIT_PIECE,
@@ -52,12 +51,6 @@ INLINE half_step next_half(const uint8_t **list, const uint8_t *nibbles, const u
     out.upper = _mm512_maskz_expand_epi8(out.mask, _mm512_loadu_si512(*list));
     *list += __builtin_popcountll(mask);
     return out;
-}
-
-INLINE __m512i add_products(__m512i sums, __m512i weights, __m512i codes)
-{
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(weights), "v"(codes));
-    return sums;
 }
 
 INLINE __m512i broadcast_codes(const int8_t *codes)
@@ -239,41 +232,21 @@ INLINE void direct_part(const sqf_split_job *job, size_t p, size_t first_token, 
     }
 }
 
-static void direct_1(const sqf_split_job *job, size_t p, size_t first_token)
-{
-    if (job->shape->tied) {
-        direct_part(job, p, first_token, 1, true);
-    } else {
-        direct_part(job, p, first_token, 1, false);
+/* Functions of their own, so that each gets registers for itself. */
+#define DEFINE_DIRECT(tokens)                                                                                          \
+    static void direct_##tokens(const sqf_split_job *job, size_t p, size_t first_token)                                \
+    {                                                                                                                  \
+        if (job->shape->tied) {                                                                                        \
+            direct_part(job, p, first_token, tokens, true);                                                            \
+        } else {                                                                                                       \
+            direct_part(job, p, first_token, tokens, false);                                                           \
+        }                                                                                                              \
     }
-}
 
-static void direct_2(const sqf_split_job *job, size_t p, size_t first_token)
-{
-    if (job->shape->tied) {
-        direct_part(job, p, first_token, 2, true);
-    } else {
-        direct_part(job, p, first_token, 2, false);
-    }
-}
-
-static void direct_4(const sqf_split_job *job, size_t p, size_t first_token)
-{
-    if (job->shape->tied) {
-        direct_part(job, p, first_token, 4, true);
-    } else {
-        direct_part(job, p, first_token, 4, false);
-    }
-}
-
-static void direct_8(const sqf_split_job *job, size_t p, size_t first_token)
-{
-    if (job->shape->tied) {
-        direct_part(job, p, first_token, 8, true);
-    } else {
-        direct_part(job, p, first_token, 8, false);
-    }
-}
+DEFINE_DIRECT(1)
+DEFINE_DIRECT(2)
+DEFINE_DIRECT(4)
+DEFINE_DIRECT(8)
 
 static void split_tile(const sqf_split_job *job)
 {

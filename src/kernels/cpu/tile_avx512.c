@@ -6,11 +6,9 @@
  * 2^17 < 2^31, so the starting value itself is exact. */
 #if SQF_ARCH_X86
 #include <immintrin.h>
-#include <string.h>
 
+#include "kernels/cpu/products_avx512.h"
 #include "kernels/kernels.h"
-
-#define INLINE static inline __attribute__((always_inline))
 
 /* The addresses base + 0, 1 and 2 strides are addressing modes of x86. Spelled out, because gcc 12 keeps a pointer for
  * each, runs out of registers and parks them in vector registers inside the loop. `times` and `offset` (0, 4 or 64)
@@ -38,14 +36,6 @@
             LOAD_BEHIND(instruction, "64", out, place_, stride, times);                                                \
         }                                                                                                              \
     } while (0)
-
-/* sums + four products of a lane. Written as an instruction because gcc 12 copies the sums of the intrinsic from
- * register to register and spills them on the way. */
-INLINE __m512i add_products(__m512i sums, __m512i weights, __m512i codes)
-{
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(weights), "v"(codes));
-    return sums;
-}
 
 /* Half 0 or 1 of a step of eight columns: 4 columns of 16 rows as unsigned bytes; `raw` is what memory holds. */
 INLINE __m512i unsigned_weights(sqf_form form, __m512i raw, int half)
@@ -163,14 +153,14 @@ INLINE void tile_tokens(const sqf_tile_job *job, sqf_form form, size_t first_pan
     }
 }
 
-enum { STREAM_TOKENS = 2, STREAM_BYTES = 32768 };
+enum { ONE_STREAM_TOKENS = 2, ONE_STREAM_BYTES = 32768 };
 
 /* Four panels share the broadcast codes of a token; fewer, at the end of a matrix, go one by one. So do short panels
  * with a token or two: what counts then is memory, and one stream through them all is faster than four that begin anew
- * every few pages (1.1 times with 2048 columns of nibbles; with 8192 four streams are). */
+ * every few pages. */
 INLINE void tile_form(const sqf_tile_job *job, sqf_form form)
 {
-    const bool stream = job->tokens <= STREAM_TOKENS && job->panel_bytes <= STREAM_BYTES;
+    const bool stream = job->tokens <= ONE_STREAM_TOKENS && job->panel_bytes <= ONE_STREAM_BYTES;
     if (job->panels == SQF_BLOCK_PANELS && !stream) {
         tile_tokens(job, form, 0, SQF_BLOCK_PANELS);
         return;
