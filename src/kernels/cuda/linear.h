@@ -1,0 +1,120 @@
+/* The inside of a linear layer and of its input on the device: what packing, quantization and the kernels agree on.
+ * layout.h says how tiles and units lie. */
+#ifndef SQF_KERNELS_CUDA_LINEAR_H
+#define SQF_KERNELS_CUDA_LINEAR_H
+
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/layout.h"
+#include "kernels/cuda/ops.h"
+
+/* A segment in units. On the device as an array. */
+typedef struct cuda_segment {
+    uint32_t unit, units; /* first unit and how many; columns beyond the segment's are padding (codes 0) */
+    uint32_t begin, end;  /* stored columns */
+    uint32_t act_scale;   /* row of cuda_plane.scales */
+    uint32_t high;        /* section of a static mask */
+} cuda_segment;
+
+enum { CUDA_PLANES = 2 };
+
+/* How a unit of activations is held. Units of a plane are ordered: all nibbles, then all bytes, then all halves. */
+typedef enum cuda_element { CUDA_NIBBLE = 0, CUDA_BYTE, CUDA_FP8, CUDA_BF16, CUDA_FP16, CUDA_FP32 } cuda_element;
+
+/* What a layer demands of its input. Two layers whose layouts are equal share an input. Host memory but where said. */
+typedef struct cuda_input_layout {
+    sqf_act_spec spec;
+    uint32_t columns, border;
+    uint32_t units, segment_count;
+    uint32_t low_units;   /* units of the low section of a static mask; all of them else */
+    uint32_t scale_count; /* act scales of a token and plane: 1, 2 (static mask, one a section) or groups */
+    uint32_t planes;      /* 1; 2 with dynamic masks: plane 0 low, plane 1 high, each with 0 in the other's places */
+    cuda_element low_element, high_element; /* of the units of the low and of the high section (one section: low), or
+                                               of plane 0 and plane 1 */
+    size_t stride[CUDA_PLANES];             /* bytes of a token in codes */
+    cuda_segment *segments;                 /* [segment_count] host */
+    cuda_segment *device_segments;          /* the same on the device */
+    int32_t *channels;                      /* device [columns] or NULL */
+    int32_t *host_channels;                 /* for comparing */
+    float *column_norm;                     /* device [columns] or NULL */
+    float *host_column_norm;
+    bool has_static_scale;
+    float static_scale[2];
+    int32_t static_zero[2];
+} cuda_input_layout;
+
+/* A quantized input: buffers of the device. Which fields are in use follows from the layout. */
+typedef struct cuda_plane {
+    uint8_t *codes; /* [tokens padded][stride] */
+    float *scales;  /* [scale_count][token_stride]; 0 where all codes of the range are 0. For CUDA_FP16: the power of
+                       two that keeps a token in range; for CUDA_BF16 and CUDA_FP32 units not read (1) */
+    int32_t *zeros; /* the same shape: codes that stand for 0; NULL without zero points */
+} cuda_plane;
+
+struct sqf_cuda_input {
+    const cuda_input_layout *layout; /* of the layer that it was prepared for */
+    size_t tokens, token_stride;     /* token_stride: floats from one row of scales to the next, multiple of
+                                        CUDA_TOKEN_PAD; tokens beyond `tokens` have codes and scales 0 up to it */
+    cuda_plane planes[CUDA_PLANES];
+    void *memory;
+    size_t memory_bytes;
+};
+
+/* A plane of weights on the device. */
+typedef struct cuda_weights {
+    sqf_cuda_form form;
+    uint8_t *tiles;     /* [rows padded / 16][units][tile bytes]; SPLIT: nibble tiles, high elements marked -8 */
+    uint8_t *high;      /* SPLIT: int8 [rows padded / 16][units][16 rows][split_unit_high] in ascending stored column;
+                           followed by 16 bytes that may be read */
+    uint32_t unit_high; /* SPLIT: split_unit_high, a multiple of 4 */
+    float *scales;      /* [rows padded / 16][segments][16]; 0 beyond the rows; NULL: 1 */
+    float *high_scales; /* SPLIT */
+    int32_t *sums;      /* as scales: sums of the codes of a segment; with zero points */
+    int32_t *high_sums;
+} cuda_weights;
+
+struct sqf_cuda_linear {
+    char name[128];
+    uint32_t rows, padded_rows, columns;
+    cuda_input_layout layout;
+    cuda_weights weights; /* a SPLIT layer that is held as two planes: the low one (form NIBBLES) */
+    cuda_weights second;  /* and the high one (BYTES); form and pointers 0 otherwise */
+    bool two_planes;
+    bool tied;   /* SPLIT with equal... see linear.cu: not used by kernels */
+    float *bias; /* device [rows] or NULL */
+    size_t bytes;
+};
+
+/* One product as a kernel is asked for it: y (store) codes of input plane `plane` times `weights`. Bias is added by
+ * the first product of a layer, `store` SET of the first becomes ADD of the others; a GATE store is only asked for
+ * where the layer is one product. */
+typedef struct cuda_product {
+    sqf_cuda_device *device;
+    const struct sqf_cuda_linear *linear;
+    const cuda_weights *weights;
+    const sqf_cuda_input *input;
+    unsigned plane;
+    float *y;          /* [tokens][rows] */
+    const float *bias; /* or NULL */
+    sqf_cuda_store store;
+} cuda_product;
+
+/* A family of kernels. `serves` must not look at anything but the shapes, forms and the device's capability; the first
+ * family in linear.cu's list that serves runs. */
+typedef struct cuda_family {
+    const char *name;
+    bool (*serves)(const cuda_product *product);
+    sqf_status (*run)(const cuda_product *product, sqf_error *err);
+    /* Bytes of workspace (device->workspace) that `run` may use for this shape. */
+    size_t (*workspace)(const cuda_product *product);
+} cuda_family;
+
+extern const cuda_family cuda_family_decode;    /* gemv.cu: up to 16 tokens, every integer form; A16 too */
+extern const cuda_family cuda_family_hopper;    /* wgmma.cu: sm_90a */
+extern const cuda_family cuda_family_blackwell; /* blackwell.cu: sm_100a, sm_120a */
+extern const cuda_family cuda_family_integer; /* gemm_integer.cu: mma.sync, INT4/INT8/BF16 sections, sm_80 and later */
+extern const cuda_family cuda_family_split;   /* gemm_split.cu: compact W(SQ), prefill */
+extern const cuda_family cuda_family_half;    /* gemm_half.cu: BF16/FP16 activations with any weights */
+extern const cuda_family cuda_family_simple;  /* gemm_simple.cu: everything, slowly, in float32: the reference on the
+                                                 device */
+
+#endif
