@@ -7,10 +7,10 @@
  * beginning reaches, and it alone is gathered and sorted: O(V). Where more than rounding errors would have to be known
  * of the rest to decide, all is sorted: the results are those of draw_sorted to the last bit. Greedy drawing needs one
  * pass. */
+#include "model/sampler.h"
+
 #include <math.h>
 #include <string.h>
-
-#include <sqf/model.h>
 
 #include "base/memory.h"
 #include "base/random.h"
@@ -95,6 +95,21 @@ void sqf_sampler_accept(sqf_sampler *sampler, uint32_t id)
     if (id < sampler->vocabulary) {
         sampler->seen[id] = true;
     }
+}
+
+double sqf_sampler_unit(sqf_sampler *sampler)
+{
+    return sqf_random_unit(&sampler->random);
+}
+
+const sqf_sampling *sqf_sampler_sampling(const sqf_sampler *sampler)
+{
+    return &sampler->sampling;
+}
+
+const bool *sqf_sampler_seen(const sqf_sampler *sampler)
+{
+    return sampler->seen;
 }
 
 /* The logit after the penalty: pushed down whatever its sign. */
@@ -369,7 +384,7 @@ static uint32_t draw_all(sqf_sampler *sampler, double unit)
 static uint32_t draw(sqf_sampler *sampler)
 {
     const sqf_sampling *s = &sampler->sampling;
-    const double unit = sqf_random_unit(&sampler->random);
+    const double unit = sqf_sampler_unit(sampler);
     if (s->top_k > 0 && s->top_k < sampler->vocabulary) {
         return draw_top_k(sampler, s->top_k, unit);
     }

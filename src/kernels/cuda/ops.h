@@ -145,9 +145,10 @@ typedef struct sqf_cuda_sample {
     const float *logits; /* [sequences, vocabulary] device memory */
     size_t vocabulary, sequences;
     sqf_sampling sampling;
-    const float *uniform; /* [sequences] device memory: numbers in [0, 1) that the host drew; not read if greedy */
-    const uint8_t *seen;  /* [sequences, vocabulary] device memory, 1 = repetition penalty applies; or NULL */
-    uint32_t *ids;        /* [sequences] device memory, out */
+    const double *uniform; /* [sequences] device memory: numbers in [0, 1) that the host drew (sqf_sampler_unit); not
+                              read if greedy */
+    const uint8_t *seen;   /* [sequences, vocabulary] device memory, 1 = repetition penalty applies; or NULL */
+    uint32_t *ids;         /* [sequences] device memory, out; UINT32_MAX where a logit is NaN or infinite */
 } sqf_cuda_sample;
 
 /* ---- quantization ---- */
@@ -230,8 +231,8 @@ typedef struct sqf_cuda_ops {
     sqf_status (*embed)(sqf_cuda_device *device, const void *table, sqf_type dtype, const sqf_cuda_batch *batch,
                         size_t columns, float *x, sqf_error *err);
     /* Norm of each head (query_norm, key_norm [head_dim] or NULL), rotary embedding with cosine and sine
-     * [positions, head_dim / 2], then keys and values go to the caches: kv [sequences] device memory.
-     * query [tokens, heads, head_dim] in place; key, value [tokens, kv_heads, head_dim]. */
+     * [positions, head_dim / 2] (token i has row position[i]), then keys and values go to the caches: kv [sequences]
+     * device memory. query [tokens, heads, head_dim] in place; key, value [tokens, kv_heads, head_dim]. */
     sqf_status (*rope_store)(sqf_cuda_device *device, const sqf_cuda_attention_spec *spec, const sqf_cuda_batch *batch,
                              const float *query_norm, const float *key_norm, float epsilon, const float *cosine,
                              const float *sine, float *query, const float *key, const float *value,
