@@ -153,25 +153,55 @@ typedef struct sqf_cuda_sample {
 
 /* ---- quantization ---- */
 
-/* The rounding of one matrix by GPTQ, device memory but for the struct. Semantics: src/ptq/walk.c; uniform, split and
- * N:M weights as sqf_weight_spec says. */
+/* One step on the way through the columns of a matrix: ptq/walk.c lists them. */
+typedef enum sqf_cuda_gptq_action {
+    SQF_CUDA_GPTQ_CATCH_UP, /* the weights [begin, end) take the errors of the columns [from, begin) */
+    SQF_CUDA_GPTQ_ENTER,    /* [begin, end), wider than a leaf, is a group and/or bank: its scales, its masks */
+    SQF_CUDA_GPTQ_LEAF      /* the columns [begin, end) are rounded one after another */
+} sqf_cuda_gptq_action;
+
+enum { SQF_CUDA_GPTQ_GROUP = 1, SQF_CUDA_GPTQ_BANK = 2, SQF_CUDA_GPTQ_LEAF_COLUMNS = 128 };
+
+typedef struct sqf_cuda_gptq_step {
+    sqf_cuda_gptq_action action;
+    unsigned what; /* ENTER: SQF_CUDA_GPTQ_GROUP, SQF_CUDA_GPTQ_BANK */
+    size_t from, begin, end;
+} sqf_cuda_gptq_step;
+
+/* The rounding of one matrix, by GPTQ or to nearest. Semantics: src/ptq/walk.c, importance.c and energy.c; uniform,
+ * split and N:M weights as sqf_weight_spec says. Pointers are device memory but for `steps`. */
 typedef struct sqf_cuda_gptq {
     sqf_weight_spec spec;
-    size_t rows, columns, group_count;
-    float *weights;            /* [rows, columns] in stored order; overwritten */
-    const float *upper;        /* [columns, columns] U (ptq/factor.c), or NULL: round to nearest */
-    const float *score_factor; /* [columns] the score of a weight is |w| times this */
+    size_t rows, columns, group_count, border;
+    const float *original;      /* [rows, columns] in the order of the input's channels */
+    const int32_t *channels;    /* [columns] stored order, or NULL */
+    const uint8_t *dead;        /* [columns] stored order: 1 = the weights become 0; or NULL */
+    float *weights;             /* [rows, columns] scratch */
+    const float *upper;         /* [columns, columns] U (ptq/factor.c), or NULL: errors are not propagated */
+    const float *hessian;       /* [columns, columns] full, in the order of the channels; NULL = no output energies */
+    const float *score_factor;  /* [columns] the score of a weight is |w| times this */
+    const float *search_weight; /* [columns] of squared errors in the search of clip = mse; NULL = 1 */
+    const uint32_t *group;      /* [columns] scale group of each column */
+    const uint8_t *enters;      /* [columns] SQF_CUDA_GPTQ_GROUP, _BANK: where those that fit a leaf begin */
+    const sqf_cuda_gptq_step *steps;
+    size_t step_count;
     float scale_unit[2];
+    int shift_max;                 /* of tied scales */
+    bool search;                   /* clip = mse */
+    bool gain, random;             /* importances that are more than |w| times a factor */
+    uint64_t random_key;           /* of seed and name */
+    size_t first_row;              /* of these rows in the matrix that random numbers count by */
     float *values;                 /* [rows, columns] out: grid values */
-    uint8_t *mask;                 /* [rows, columns] out */
+    uint8_t *mask;                 /* [rows, columns] out: 1 = high */
     float *scale_low, *scale_high; /* [rows, group_count] out */
     uint8_t *shift;                /* [rows, group_count] out */
-    const uint32_t *group_begin;   /* [group_count + 1] stored columns */
-    const uint32_t *bank_begin;    /* [bank_count + 1] */
-    const uint32_t *bank_high;     /* [bank_count] high elements of each */
-    size_t bank_count;
-    bool search; /* clip = mse */
 } sqf_cuda_gptq;
+
+typedef struct sqf_cuda_gptq_result {
+    size_t overflow_row;         /* the first with an error that is infinite or NaN; SIZE_MAX = none */
+    double weight, weight_error; /* ||W||^2, ||W - W'||^2 */
+    double output, output_error; /* tr(W H W^T), tr((W - W') H (W - W')^T); 0 without a Hessian */
+} sqf_cuda_gptq_result;
 
 typedef struct sqf_cuda_ops {
     uint32_t version;        /* SQF_CUDA_OPS_VERSION: a library of another version is refused */
@@ -245,10 +275,15 @@ typedef struct sqf_cuda_ops {
     /* hessian [n, n] += factor * x^T x for x [tokens, n]: the upper triangle (row-major). */
     sqf_status (*hessian_add)(sqf_cuda_device *device, const float *x, size_t tokens, size_t n, float factor,
                               float *hessian, sqf_error *err);
+    /* Adds x [tokens, n] to what is known of its channels, token by token as ptq/statistics.c: extremes [3, n] (largest
+     * magnitude, lowest, largest value) and sums [3, n] (of magnitudes, of values, of squares), device memory. */
+    sqf_status (*channels_add)(sqf_cuda_device *device, const float *x, size_t tokens, size_t n, float *extremes,
+                               double *sums, sqf_error *err);
     /* a [n, n] row-major, upper triangle read: becomes U, upper triangular, U^T U = a^-1 (ptq/factor.c);
      * *positive = false where a is not positive definite. Waits. */
     sqf_status (*factor)(sqf_cuda_device *device, float *a, size_t n, bool *positive, sqf_error *err);
-    sqf_status (*gptq)(sqf_cuda_device *device, const sqf_cuda_gptq *job, sqf_error *err);
+    /* Waits. */
+    sqf_status (*gptq)(sqf_cuda_device *device, const sqf_cuda_gptq *job, sqf_cuda_gptq_result *result, sqf_error *err);
 
     /* Seconds of the GPU between two marks; `elapsed` waits. */
     sqf_status (*mark)(sqf_cuda_device *device, int which, sqf_error *err); /* which: 0 or 1 */
