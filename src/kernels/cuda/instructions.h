@@ -34,6 +34,16 @@ CUDA_DEVICE void mma_s8(int32_t c[4], const uint32_t a[4], const uint32_t b[2])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+/* d = c + A B as mma_s8, for a first product that starts from constants. */
+CUDA_DEVICE void mma_s8_from(int32_t d[4], const uint32_t a[4], const uint32_t b[2], const int32_t c[4])
+{
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},"
+                 "{%10,%11,%12,%13};"
+                 : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(c[0]), "r"(c[1]), "r"(c[2]),
+                   "r"(c[3]));
+}
+
 /* Depth 16: b0 rows 2t, 2t+1, b1 those + 8. */
 CUDA_DEVICE void mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2])
 {
@@ -62,6 +72,21 @@ CUDA_DEVICE void mma_fp8(float c[4], const uint32_t a[4], const uint32_t b[2])
     (void)c, (void)a, (void)b;
     __trap();
 #endif
+}
+
+/* a * b + c of two fp16, of two bf16; rounded once, denormals kept. */
+CUDA_DEVICE uint32_t fma_fp16x2(uint32_t a, uint32_t b, uint32_t c)
+{
+    uint32_t d;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+
+CUDA_DEVICE uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c)
+{
+    uint32_t d;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
 }
 
 /* Four 8 x 16-byte matrices; lane i gives the address of row i % 8 of matrix i / 8 and receives in r[m] bytes
