@@ -15,7 +15,16 @@ typedef struct cuda_segment {
     uint32_t high;        /* section of a static mask */
 } cuda_segment;
 
+/* One or two units of a segment that the prefill kernel takes in one step: two where a unit of activations is nibbles
+ * or bytes, one of halves. */
+typedef struct cuda_chunk {
+    uint32_t unit, units;
+    uint32_t segment;
+    uint32_t act_scale; /* of the segment; bit 31: the segment's first chunk */
+} cuda_chunk;
+
 enum { CUDA_PLANES = 2 };
+#define CUDA_CHUNK_FIRST 0x80000000u
 
 /* How a unit of activations is held. Units of a plane are ordered: all nibbles, then all bytes, then all halves. */
 typedef enum cuda_element { CUDA_NIBBLE = 0, CUDA_BYTE, CUDA_FP8, CUDA_BF16, CUDA_FP16, CUDA_FP32 } cuda_element;
@@ -33,6 +42,8 @@ typedef struct cuda_input_layout {
     size_t stride[CUDA_PLANES];             /* bytes of a token in codes */
     cuda_segment *segments;                 /* [segment_count] host */
     cuda_segment *device_segments;          /* the same on the device */
+    cuda_chunk *device_chunks;              /* [chunk_count] device, ascending */
+    uint32_t chunk_count, low_chunks;       /* low_chunks: those of the first low_units units */
     int32_t *channels;                      /* device [columns] or NULL */
     int32_t *host_channels;                 /* for comparing */
     float *column_norm;                     /* device [columns] or NULL */
@@ -79,10 +90,29 @@ struct sqf_cuda_linear {
     cuda_weights weights; /* a SPLIT layer that is held as two planes: the low one (form NIBBLES) */
     cuda_weights second;  /* and the high one (BYTES); form and pointers 0 otherwise */
     bool two_planes;
-    bool tied;   /* SPLIT with equal... see linear.cu: not used by kernels */
-    float *bias; /* device [rows] or NULL */
+    void *memory; /* everything of the layer on the device */
+    float *bias;  /* device [rows] or NULL */
     size_t bytes;
 };
+
+/* The operations of ops.h on layers; linear.cu. */
+size_t cuda_linear_plan(sqf_cuda_device *device, const sqf_cuda_linear_spec *spec);
+sqf_status cuda_linear_create(sqf_cuda_device *device, const sqf_cuda_linear_spec *spec, sqf_cuda_linear **out,
+                              sqf_error *err);
+void cuda_linear_destroy(sqf_cuda_device *device, sqf_cuda_linear *linear);
+size_t cuda_linear_bytes(const sqf_cuda_linear *linear);
+bool cuda_linear_same_input(const sqf_cuda_linear *a, const sqf_cuda_linear *b);
+sqf_status cuda_linear_forward(sqf_cuda_device *device, const sqf_cuda_linear *linear, const sqf_cuda_input *input,
+                               float *y, sqf_cuda_store store, sqf_error *err);
+
+/* Bytes of a unit of activations. */
+SQF_BOTH uint32_t cuda_unit_bytes(cuda_element element)
+{
+    return element == CUDA_NIBBLE                        ? (uint32_t)CUDA_NIBBLE_UNIT
+           : element == CUDA_BYTE || element == CUDA_FP8 ? (uint32_t)CUDA_BYTE_UNIT
+           : element == CUDA_FP32                        ? 4u * CUDA_UNIT
+                                                         : (uint32_t)CUDA_HALF_UNIT;
+}
 
 /* One product as a kernel is asked for it: y (store) codes of input plane `plane` times `weights`. Bias is added by
  * the first product of a layer, `store` SET of the first becomes ADD of the others; a GATE store is only asked for
