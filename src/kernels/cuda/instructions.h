@@ -89,6 +89,15 @@ CUDA_DEVICE uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c)
     return d;
 }
 
+/* Bytes of y:x chosen by the low 16 bits of `selector`: the low three bits of a nibble say which, the fourth copies the
+ * byte's sign over the byte (__byte_perm ignores that bit). */
+CUDA_DEVICE uint32_t permute_bytes(uint32_t x, uint32_t y, uint32_t selector)
+{
+    uint32_t d;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(x), "r"(y), "r"(selector));
+    return d;
+}
+
 /* Four 8 x 16-byte matrices; lane i gives the address of row i % 8 of matrix i / 8 and receives in r[m] bytes
  * 4t..4t+3 of row g of matrix m. Addresses 16-byte aligned. */
 CUDA_DEVICE void load_matrix_x4(uint32_t r[4], const void *shared)

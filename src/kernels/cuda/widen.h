@@ -124,8 +124,8 @@ CUDA_DEVICE uint32_t split_ranks(const uint32_t marks[4])
 CUDA_DEVICE void split_expand(uint32_t marks, uint32_t list0, uint32_t list1, uint32_t natural[2])
 {
     const uint32_t places = marks * 0x02222222u, even = marks << 4;
-    natural[0] = __byte_perm(list0, list1, places) & __byte_perm(even, marks, 0xd9c8);
-    natural[1] = __byte_perm(list0, list1, places >> 16) & __byte_perm(even, marks, 0xfbea);
+    natural[0] = permute_bytes(list0, list1, places) & permute_bytes(even, marks, 0xd9c8);
+    natural[1] = permute_bytes(list0, list1, places >> 16) & permute_bytes(even, marks, 0xfbea);
 }
 
 /* Eight bytes from any place of an array of words on. */

@@ -1,4 +1,4 @@
-/* Emulation of CUDA on the host: arithmetic of pairs of 16-bit floats in a register. */
+/* Emulation of CUDA on the host: arithmetic of pairs of 16-bit floats in a register, permutation of bytes. */
 #ifndef SQF_KERNELS_CUDA_EMULATION_HALVES_H
 #define SQF_KERNELS_CUDA_EMULATION_HALVES_H
 
@@ -81,6 +81,17 @@ static inline uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c)
         d |= emulated_bf16_bits(product + emulated_bf16_value(c >> i & 0xffff)) << i;
     }
     return d;
+}
+
+static inline uint32_t permute_bytes(uint32_t x, uint32_t y, uint32_t selector)
+{
+    const uint64_t both = (uint64_t)y << 32 | x;
+    uint32_t result = 0;
+    for (int i = 0; i < 4; i++) {
+        const uint32_t choice = selector >> 4 * i & 15, byte = both >> 8 * (choice & 7) & 0xff;
+        result |= (choice & 8 ? (byte & 0x80 ? 0xff : 0) : byte) << 8 * i;
+    }
+    return result;
 }
 
 #endif
