@@ -1,5 +1,5 @@
 /** @file context.h
- *  What a computation runs on: threads, the CPU's kernels, and where talk and progress go. */
+ *  What a computation runs on: threads, the CPU's kernels, a GPU, and where talk and progress go. */
 #ifndef SQF_CONTEXT_H
 #define SQF_CONTEXT_H
 
@@ -24,6 +24,8 @@ typedef struct sqf_context sqf_context;
 typedef struct sqf_context_options {
     unsigned threads; /**< 0 = one for each processor this process may run on. Never changes a result. */
     const char *cpu;  /**< kernel level by name ("scalar", "avx2", ...); NULL = SQF_CPU, else the best. */
+    /** Where models run: "cpu", "cuda" (the first GPU) or "cuda:N"; NULL = SQF_DEVICE, else "cpu". */
+    const char *device;
     sqf_log_fn log;   /**< NULL = silent */
     void *log_user;
     sqf_progress_fn progress; /**< NULL = none */
@@ -40,7 +42,12 @@ SQF_API sqf_context_options sqf_context_options_default(void);
  *
  * @param options  NULL = defaults.
  * @param out      the context; NULL on every failure. The caller owns it: sqf_context_destroy.
- * @return SQF_OK; SQF_E_SUPPORT (unknown CPU level, or one that this machine lacks); SQF_E_MEMORY.
+ * With a GPU the CUDA backend, a shared library of its own, is loaded: from SQF_CUDA_LIBRARY if that is set, else from
+ * beside this library or the program, their ../lib, or wherever the system's loader finds it. Which GPUs there are is
+ * the CUDA runtime's matter: CUDA_VISIBLE_DEVICES counts.
+ *
+ * @return SQF_OK; SQF_E_SUPPORT (unknown CPU level, or one that this machine lacks; no CUDA backend, or one of another
+ *         version; no driver, no such GPU); SQF_E_ARG (a device's name that means nothing); SQF_E_MEMORY.
  *
  * A context serves one calling thread at a time; different contexts are independent. */
 SQF_API sqf_status sqf_context_create(const sqf_context_options *options, sqf_context **out, sqf_error *err);
@@ -57,6 +64,12 @@ SQF_API double sqf_context_time_left(const sqf_context *context);
 
 /** Name of the kernel level in use, e.g. "avx2". A static string. */
 SQF_API const char *sqf_context_cpu(const sqf_context *context);
+
+/** The device that models run on, for people: "cpu", or "cuda:0: NVIDIA H100 ..."; lives as long as the context. */
+SQF_API const char *sqf_context_device(const sqf_context *context);
+
+/** The same in short: "cpu", "cuda:0". */
+SQF_API const char *sqf_context_device_name(const sqf_context *context);
 
 /** The level's names that this build has and this machine can run, best first, NULL-terminated; static. */
 SQF_API const char *const *sqf_cpu_levels(void);

@@ -13,11 +13,14 @@
 #include "base/thread.h"
 
 struct sqf_kernels;
+struct sqf_device;
 
-/* One per caller. All pointers but `pool` are borrowed or static; options.cpu is replaced by the kernels' own name. */
+/* One per caller. All pointers but `pool` and `device` are borrowed or static; options.cpu is replaced by the kernels' own
+ * name, options.device by NULL. */
 struct sqf_context {
     sqf_pool *pool;
     const struct sqf_kernels *kernels;
+    struct sqf_device *device; /* owned; NULL = the CPU computes everything */
     sqf_context_options options;
     sqf_product_counts products;
     double last_progress; /* sqf_clock_seconds() of the last callback */

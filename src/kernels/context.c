@@ -1,5 +1,5 @@
-/* Contexts: threads, kernel level, counts, and what the library says of itself (version, BLAS). This is the one place
- * where the number of threads and the kernels are chosen; everything below takes them as given. It stands in this
+/* Contexts: threads, kernel level, device, counts, and what the library says of itself (version, BLAS). This is the one
+ * place where the number of threads, the kernels and the device are chosen; everything below takes them as given. It stands in this
  * folder because it must know the kernel tables; the struct itself is declared in base/context.h. */
 #define _GNU_SOURCE /* sched_getaffinity */
 
@@ -11,6 +11,7 @@
 
 #include "base/context.h"
 #include "base/memory.h"
+#include "device/device.h"
 #include "kernels/dispatch.h"
 
 #define TEXT_OF(x)                        #x
@@ -58,6 +59,21 @@ static sqf_status choose_kernels(const char *asked, const sqf_kernels **out, sqf
                     possible);
 }
 
+/* The device that the caller asked for, else that of the environment variable SQF_DEVICE, else none. */
+static sqf_status open_device(const char *asked, sqf_device **out, sqf_error *err)
+{
+    int index;
+    *out = NULL;
+    if (!asked) {
+        asked = getenv("SQF_DEVICE");
+        if (!asked || !*asked) {
+            return SQF_OK;
+        }
+    }
+    SQF_TRY(sqf_device_parse(asked, &index, err));
+    return index < 0 ? SQF_OK : sqf_device_open(index, out, err);
+}
+
 sqf_status sqf_context_create(const sqf_context_options *options, sqf_context **out, sqf_error *err)
 {
     *out = NULL;
@@ -70,9 +86,13 @@ sqf_status sqf_context_create(const sqf_context_options *options, sqf_context **
     context->kernels = kernels;
     context->options.cpu = kernels->name; /* the caller's string need not live on */
     const unsigned threads = context->options.threads ? context->options.threads : available_processors();
-    const sqf_status status = sqf_pool_create(threads, &context->pool, err);
+    sqf_status status = sqf_pool_create(threads, &context->pool, err);
+    if (status == SQF_OK) {
+        status = open_device(context->options.device, &context->device, err);
+        context->options.device = NULL; /* nor need this one */
+    }
     if (status != SQF_OK) {
-        free(context);
+        sqf_context_destroy(context);
         return status;
     }
     /* For the whole process, as documented: OpenBLAS cuts its sums by its number of threads, and ours call it in
@@ -85,6 +105,7 @@ sqf_status sqf_context_create(const sqf_context_options *options, sqf_context **
 void sqf_context_destroy(sqf_context *context)
 {
     if (context) {
+        sqf_device_close(context->device);
         sqf_pool_destroy(context->pool);
         free(context);
     }
@@ -98,6 +119,16 @@ unsigned sqf_context_threads(const sqf_context *context)
 const char *sqf_context_cpu(const sqf_context *context)
 {
     return context->kernels->name;
+}
+
+const char *sqf_context_device(const sqf_context *context)
+{
+    return context->device ? context->device->description : "cpu";
+}
+
+const char *sqf_context_device_name(const sqf_context *context)
+{
+    return context->device ? context->device->name : "cpu";
 }
 
 sqf_product_counts sqf_context_products(const sqf_context *context)

@@ -101,6 +101,10 @@ sqf_status weight_planes_create(sqf_context *context, const sqf_linear_params *p
                                 weight_plane planes[PARTS], size_t *count, sqf_error *err);
 void weight_planes_clear(weight_plane *planes, size_t count);
 
+/* Both parts are plain integers and low * 2^n + high has the units of the high part: one plane in place of two. It
+ * fits the high type because n <= nmax (docs/format.md section 3). */
+bool weights_are_one_grid(const sqf_weight_spec *spec);
+
 /* Scratch of one thread, carved from one block. */
 enum {
     TOKEN_BLOCK = 516,       /* most tokens of a task */

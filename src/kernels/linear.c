@@ -73,22 +73,22 @@ static void count_row(const sqf_matrix *matrix, const sqf_act_spec *act, sqf_pro
 }
 
 /* All rows have the same counts: high elements of a row follow from the shape alone (docs/format.md section 2). */
-static sqf_product_counts count_token(const sqf_linear *linear, const sqf_matrix *matrix)
+sqf_product_counts sqf_linear_count_token(const sqf_linear_params *params)
 {
     sqf_product_counts row = {0};
-    if (!matrix) {
-        row.dense = linear->columns;
+    if (!params->matrix) {
+        row.dense = params->columns;
     } else {
-        count_row(matrix, &linear->input.spec, &row);
+        count_row(params->matrix, &params->activations, &row);
     }
-    const uint64_t rows = linear->rows;
+    const uint64_t rows = params->rows;
     return (sqf_product_counts){row.dense * rows, row.floating * rows, row.integer_high * rows, row.integer_low * rows,
                                 row.dropped * rows};
 }
 
 /* Combinations without a meaning. Contents were checked by the loader, shapes by the checkpoint; this is about
  * callers. */
-static sqf_status check_params(const sqf_linear_params *params, sqf_error *err)
+sqf_status sqf_linear_check(const sqf_linear_params *params, sqf_error *err)
 {
     const sqf_matrix *matrix = params->matrix;
     const sqf_act_spec *act = &params->activations;
@@ -145,14 +145,14 @@ static sqf_status fill(sqf_context *context, const sqf_linear_params *params, sq
     for (size_t i = 0; i < linear->plane_count; i++) {
         linear->input.values |= linear->input.planes > 0 && !sqf_type_is_integer(linear->planes[i].type);
     }
-    linear->per_token = count_token(linear, params->matrix);
+    linear->per_token = sqf_linear_count_token(params);
     return SQF_OK;
 }
 
 sqf_status sqf_linear_create(sqf_context *context, const sqf_linear_params *params, sqf_linear **out, sqf_error *err)
 {
     *out = NULL;
-    SQF_TRY(check_params(params, err));
+    SQF_TRY(sqf_linear_check(params, err));
     sqf_linear *linear;
     SQF_TRY(SQF_ALLOC(&linear, 1, "linear layer", err));
     const sqf_status status = fill(context, params, linear, err);
@@ -582,7 +582,7 @@ static size_t choose_token_block(const forward_run *run, const sqf_input *input,
     return sqf_ceil_div(sqf_ceil_div(input->tokens, parts), TOKEN_STEP) * TOKEN_STEP;
 }
 
-static void add_counts(sqf_product_counts *counts, const sqf_product_counts *per_token, uint64_t tokens)
+void sqf_product_counts_add(sqf_product_counts *counts, const sqf_product_counts *per_token, uint64_t tokens)
 {
     counts->dense += per_token->dense * tokens;
     counts->floating += per_token->floating * tokens;
@@ -631,9 +631,9 @@ sqf_status sqf_linear_forward_jobs(sqf_context *context, const sqf_linear_job *j
     run.row_tasks = sqf_ceil_div(run.all_blocks, run.task_blocks);
     sqf_pool_run(context->pool, run.row_tasks * sqf_ceil_div(input->tokens, run.token_block), forward_task, &run);
     for (size_t i = 0; i < count; i++) {
-        add_counts(&context->products, &jobs[i].linear->per_token, input->tokens);
+        sqf_product_counts_add(&context->products, &jobs[i].linear->per_token, input->tokens);
         if (jobs[i].gate) {
-            add_counts(&context->products, &jobs[i].gate->per_token, input->tokens);
+            sqf_product_counts_add(&context->products, &jobs[i].gate->per_token, input->tokens);
         }
     }
     return SQF_OK;

@@ -37,6 +37,13 @@ typedef struct sqf_linear_params {
 sqf_status sqf_linear_create(sqf_context *context, const sqf_linear_params *params, sqf_linear **out, sqf_error *err);
 void sqf_linear_destroy(sqf_linear *linear);
 
+/* What sqf_linear_create refuses before it looks at any weight. */
+sqf_status sqf_linear_check(const sqf_linear_params *params, sqf_error *err);
+
+/* Multiply-accumulates of one token, by path. */
+sqf_product_counts sqf_linear_count_token(const sqf_linear_params *params);
+void sqf_product_counts_add(sqf_product_counts *counts, const sqf_product_counts *per_token, uint64_t tokens);
+
 size_t sqf_linear_rows(const sqf_linear *linear);
 size_t sqf_linear_columns(const sqf_linear *linear);
 

@@ -20,9 +20,7 @@ static sqf_form form_of(sqf_type type)
     return largest <= SQF_NIBBLE_OFFSET ? SQF_FORM_NIBBLES : SQF_FORM_BYTES;
 }
 
-/* Both parts are plain integers and low * 2^n + high has the units of the high part: one plane in place of two. It
- * fits the high type because n <= nmax (docs/format.md section 3). */
-static bool is_one_grid(const sqf_weight_spec *spec)
+bool weights_are_one_grid(const sqf_weight_spec *spec)
 {
     return spec->scales == SQF_SCALES_TIED && sqf_type_is_integer(spec->low) && sqf_type_is_integer(spec->high) &&
            sqf_type_multiplier(spec->low) == 1 && sqf_type_multiplier(spec->high) == 1;
@@ -161,7 +159,7 @@ sqf_status weight_planes_create(sqf_context *context, const sqf_linear_params *p
     const sqf_weight_spec *spec = &params->matrix->spec;
     const size_t high_count = params->matrix->high_count;
     repack_job job = {.params = params, .layout = layout, .planes = planes};
-    job.one_grid = high_count > 0 && is_one_grid(spec);
+    job.one_grid = high_count > 0 && weights_are_one_grid(spec);
     *count = 0;
     if (split_form_serves(params, layout)) {
         *count = 1;

@@ -88,6 +88,29 @@ typedef struct sqf_device_sequence {
 sqf_status sqf_device_work_set(sqf_device_work *work, const sqf_device_sequence *sequences, size_t count, size_t reach,
                                sqf_error *err);
 
+/* Changes when a buffer moves: what was recorded before is of no use then. */
+uint64_t sqf_device_work_version(const sqf_device_work *work);
+/* Bytes of buffers for a token of a pass, about. */
+uint64_t sqf_device_work_token_bytes(const sqf_config *config);
+
+/* x [tokens, hidden] = the rows of the tokens' ids in a dense table, device memory. */
+sqf_status sqf_device_work_embed(sqf_device_work *work, const void *table, sqf_type dtype, float *x, sqf_error *err);
+
+/* An input of products: x [tokens, columns], device memory, with what is to be done to it. It is prepared by the first
+ * product of each form; one at a time on a workspace. */
+typedef struct sqf_device_source {
+    sqf_device_work *work;
+    const float *x;
+    size_t tokens;
+    sqf_cuda_steps steps;
+    const sqf_cuda_linear *prepared; /* the layer that the workspace's input was prepared for; NULL = none yet */
+} sqf_device_source;
+void sqf_device_source_init(sqf_device_work *work, const float *x, const sqf_cuda_steps *steps, size_t tokens,
+                            sqf_device_source *out);
+/* y [tokens, rows], device memory. Adds to the context's product counts. Not SQF_CUDA_GATE. */
+sqf_status sqf_device_product(sqf_device_source *source, const sqf_device_linear *linear, float *y,
+                              sqf_cuda_store store, sqf_error *err);
+
 /* x [tokens of all sequences one behind the other, hidden], device memory, goes through the layer in place; the tokens
  * are those of the last sqf_device_work_set, keys and values go to layer `cache_layer` of their caches. tap may be
  * NULL. Adds to the context's product counts. */
