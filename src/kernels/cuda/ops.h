@@ -78,6 +78,8 @@ typedef struct sqf_cuda_linear_spec {
     const char *name; /* for messages */
     size_t rows, columns;
     sqf_cuda_form form;
+    bool has_scales;          /* BF16, FP16, FP32: codes come with scales, as fp8e5m2 weights held as FP16 do; the other
+                                 forms always have them */
     uint32_t split_unit_high; /* SPLIT: high elements among each 64 stored columns of a segment where that is the same
                                  for all (banks that divide 64 and segments of multiples of 64), else 0: the layer is
                                  then held as two planes */
