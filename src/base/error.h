@@ -4,6 +4,10 @@
 
 #include <sqf/status.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Writes `status` and the formatted line into err (NULL is fine) and returns status, so that a failure is one
  * statement: return sqf_fail(err, SQF_E_SHAPE, "%s: ...", name). Control characters of names that come from
  * files are replaced by '?', so that a message stays one harmless line. */
@@ -11,6 +15,10 @@ sqf_status sqf_fail(sqf_error *err, sqf_status status, const char *format, ...) 
 
 /* Puts "prefix: " before the text of an error that is passed on. */
 sqf_status sqf_fail_within(sqf_error *err, sqf_status status, const char *prefix);
+
+#ifdef __cplusplus
+}
+#endif
 
 /* Leaves the calling function with the status of a failed call. */
 #define SQF_TRY(call)                                                                                                  \

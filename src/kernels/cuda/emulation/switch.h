@@ -1,0 +1,90 @@
+/* Emulation of CUDA on the host: stacks that take turns. Own instructions on x86-64, because one instruction of a warp
+ * is 32 switches; ucontext elsewhere. The address sanitizer is told of every switch; the thread sanitizer cannot
+ * follow. */
+#ifndef SQF_KERNELS_CUDA_EMULATION_SWITCH_H
+#define SQF_KERNELS_CUDA_EMULATION_SWITCH_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
+
+struct context {
+#if defined(__x86_64__)
+    void *stack; /* where the registers lie */
+#else
+    ucontext_t state;
+#endif
+    const void *bottom; /* of the stack */
+    size_t bytes;
+#if defined(__SANITIZE_ADDRESS__)
+    void *fake_stack;
+#endif
+};
+
+#if defined(__x86_64__)
+/* Keeps what a function must preserve on the stack, and the stack's top in *from; continues at `to`. */
+extern "C" __attribute__((visibility("hidden"))) void sqf_emulation_switch(void **from, void *to);
+#endif
+
+/* Makes a context that begins with entry(), which must never return, on the given stack. The lowest `colour` bytes of
+ * the top stay free: stacks that begin at the same place of a page would share the same few sets of the cache. */
+static inline void context_make(context *made, void *bottom, size_t bytes, size_t colour, void (*entry)(void))
+{
+    made->bottom = bottom;
+    made->bytes = bytes;
+#if defined(__SANITIZE_ADDRESS__)
+    made->fake_stack = NULL;
+#endif
+#if defined(__x86_64__)
+    uintptr_t *top = (uintptr_t *)((((uintptr_t)bottom + bytes - colour) & ~(uintptr_t)63) - 64);
+    *--top = 0; /* the caller of entry: none */
+    *--top = (uintptr_t)entry;
+    for (int i = 0; i < 6; i++) {
+        *--top = 0;
+    }
+    made->stack = top;
+#else
+    getcontext(&made->state);
+    made->state.uc_stack.ss_sp = bottom;
+    made->state.uc_stack.ss_size = bytes - colour;
+    made->state.uc_link = NULL;
+    makecontext(&made->state, entry, 0);
+#endif
+}
+
+/* To be called first by entry(). */
+static inline void context_begin(context *from)
+{
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(NULL, &from->bottom, &from->bytes);
+#else
+    (void)from;
+#endif
+}
+
+/* Leaves `from`, for good if `last`; returns when somebody switches back to it. */
+static inline void context_switch(context *from, context *to, bool last)
+{
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(last ? NULL : &from->fake_stack, to->bottom, to->bytes);
+#else
+    (void)last;
+#endif
+#if defined(__x86_64__)
+    sqf_emulation_switch(&from->stack, to->stack);
+#else
+    swapcontext(&from->state, &to->state);
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(from->fake_stack, NULL, NULL);
+#endif
+}
+
+#endif
