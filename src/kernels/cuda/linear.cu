@@ -357,8 +357,7 @@ static sqf_status fetch_rows(sqf_cuda_device *device, const sqf_cuda_linear_spec
             CUDA_TRY(cudaMemcpyAsync(base, self->host, self->bytes, cudaMemcpyHostToDevice, device->stream),
                      "copying weights");
         }
-        SQF_TRY(
-            pack_stage(device, spec, self, base, count, first / CUDA_TILE_ROWS, padded / CUDA_TILE_ROWS, linear, err));
+        SQF_TRY(pack_stage(device, self, base, count, first / CUDA_TILE_ROWS, padded / CUDA_TILE_ROWS, linear, err));
     }
     return SQF_OK;
 }
