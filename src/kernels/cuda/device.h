@@ -18,6 +18,8 @@ struct sqf_cuda_device {
     int arch;        /* major * 10 + minor: 80, 86, 89, 90, 100, 120 */
     void *workspace; /* grows by cuda_workspace; contents mean nothing between operations */
     size_t workspace_bytes;
+    struct cuda_retired *retired; /* workspaces that grew while recorded graphs still pointed to them */
+    size_t graphs;                /* recorded and not destroyed */
     bool capturing;
     cuda_fault *fault;    /* device memory */
     char fault_name[128]; /* layer of the input that was prepared last */

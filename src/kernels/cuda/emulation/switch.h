@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -41,6 +42,8 @@ static inline void context_make(context *made, void *bottom, size_t bytes, size_
     made->bytes = bytes;
 #if defined(__SANITIZE_ADDRESS__)
     made->fake_stack = NULL;
+    /* Whoever was here before never returned, and left the marks of its frames. */
+    __asan_unpoison_memory_region(bottom, bytes);
 #endif
 #if defined(__x86_64__)
     uintptr_t *top = (uintptr_t *)((((uintptr_t)bottom + bytes - colour) & ~(uintptr_t)63) - 64);
