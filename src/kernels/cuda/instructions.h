@@ -44,6 +44,15 @@ CUDA_DEVICE void mma_s8_from(int32_t d[4], const uint32_t a[4], const uint32_t b
                    "r"(c[3]));
 }
 
+CUDA_DEVICE void mma_s4_from(int32_t d[4], const uint32_t a[4], const uint32_t b[2], const int32_t c[4])
+{
+    asm volatile("mma.sync.aligned.m16n8k64.row.col.s32.s4.s4.s32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},"
+                 "{%10,%11,%12,%13};"
+                 : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(c[0]), "r"(c[1]), "r"(c[2]),
+                   "r"(c[3]));
+}
+
 /* Depth 16: b0 rows 2t, 2t+1, b1 those + 8. */
 CUDA_DEVICE void mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2])
 {

@@ -38,6 +38,12 @@ static inline void mma_s8_from(int32_t d[4], const uint32_t a[4], const uint32_t
     emulated_warp_meet("mma_s8_from", EMULATED_ALL, &operand, emulated_mma_s8);
 }
 
+static inline void mma_s4_from(int32_t d[4], const uint32_t a[4], const uint32_t b[2], const int32_t c[4])
+{
+    emulated_mma operand = {a, b, c, d};
+    emulated_warp_meet("mma_s4_from", EMULATED_ALL, &operand, emulated_mma_s4);
+}
+
 static inline void mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2])
 {
     emulated_mma operand = {a, b, c, c};

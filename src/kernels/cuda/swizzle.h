@@ -1,0 +1,20 @@
+/* Where 16-byte pieces of a token's activations stand in shared memory so that neither the copies that write them nor
+ * the ldmatrix that reads them meet a bank twice: tests/kernels/cuda asks for every access. */
+#ifndef SQF_KERNELS_CUDA_SWIZZLE_H
+#define SQF_KERNELS_CUDA_SWIZZLE_H
+
+#include "kernels/cuda/layout.h"
+
+/* Rows of 128 bytes: eight rows of one piece, which a phase of ldmatrix reads, lie in eight different pieces. */
+SQF_BOTH unsigned swizzle_wide(unsigned row, unsigned piece)
+{
+    return row * 128 + (piece ^ (row & 7)) * 16;
+}
+
+/* Rows of 64 bytes: two of them span the banks, so that every second row moves on. */
+SQF_BOTH unsigned swizzle_narrow(unsigned row, unsigned piece)
+{
+    return row * 64 + (piece ^ (row >> 1 & 3)) * 16;
+}
+
+#endif
