@@ -1,0 +1,653 @@
+/* The input of linear layers on the device: a row goes through its steps (rows.h), is gathered or split by a mask,
+ * scaled and rounded, all in one kernel, one block a token. Semantics: docs/format.md section 5; the same codes and
+ * scales as kernels/quantize.c, bit for bit.
+ *
+ * The row stays in shared memory (in the workspace where it is too long for that). Threads work by octets: eight stored
+ * columns of a unit, whose codes are whole words of every layout (layout.h). With one scale a token two passes over the
+ * row are enough, and three barriers; masks, sections and groups take one or two more. */
+#include "kernels/cuda/input.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "kernels/cuda/input_row.h"
+#include "kernels/cuda/operations.h"
+
+enum {
+    OCTET = 8,
+    UNIT_OCTETS = CUDA_UNIT / OCTET,
+    FEW_TOKENS = 32,    /* so few tokens leave processors idle: as many threads for each as there is work for */
+    MANY_THREADS = 256, /* threads of a block with more */
+    PADDED_FEW = 16,    /* padding of an input of so few tokens or fewer: what decoding kernels read */
+    BLOCKS_PER_PROCESSOR = 8
+};
+
+/* ---- octets ---- */
+
+/* The values of an octet, 0 beyond the unit's columns. */
+CUDA_DEVICE void load_octet(const row_job &job, const float *row, const row_unit &unit, unsigned octet, float v[OCTET])
+{
+    const unsigned first = octet * OCTET, columns = unit_columns(unit), column = unit.begin + first;
+    if (!job.channels && first + OCTET <= columns && column % 4 == 0) {
+        const float4 a = *reinterpret_cast<const float4 *>(row + column);
+        const float4 b = *reinterpret_cast<const float4 *>(row + column + 4);
+        v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
+        v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+        return;
+    }
+#pragma unroll
+    for (unsigned j = 0; j < OCTET; j++) {
+        v[j] = first + j >= columns ? 0.0f : row[job.channels ? (unsigned)job.channels[column + j] : column + j];
+    }
+}
+
+/* Bit j: column j of the octet is high. */
+CUDA_DEVICE uint32_t octet_mask(const uint32_t *mask, const row_unit &unit, unsigned octet)
+{
+    const unsigned column = unit.begin + octet * OCTET;
+    return octet * OCTET < unit_columns(unit)
+               ? __funnelshift_r(mask[column / 32], mask[column / 32 + 1], column % 32) & 0xffu
+               : 0;
+}
+
+/* Those of a part of a dynamic mask, 0 in the others' places. */
+CUDA_DEVICE void select_octet(const float v[OCTET], uint32_t high, unsigned part, float out[OCTET])
+{
+#pragma unroll
+    for (unsigned j = 0; j < OCTET; j++) {
+        out[j] = (high >> j & 1u) == part ? v[j] : 0.0f;
+    }
+}
+
+/* ---- ranges and scales ---- */
+
+CUDA_DEVICE bool has_range(const row_job &job, const quantizer_part &part)
+{
+    return (grid_has_scale(part.grid) && job.scale != SQF_ACT_STATIC) ||
+           (part.grid.type == SQF_TYPE_FP32 && part.element == CUDA_FP16);
+}
+
+/* Adds what the lanes found to the ranges. Neighbouring lanes that share a range are joined first; `key`s ascend. */
+CUDA_DEVICE void add_ranges(row_range *ranges, unsigned key, uint32_t above, uint32_t below, bool both, bool one)
+{
+    const unsigned lane = threadIdx.x % 32;
+    if (one) {
+        above = __reduce_max_sync(0xffffffffu, above);
+        below = both ? __reduce_max_sync(0xffffffffu, below) : 0;
+    }
+    for (int distance = 1; !one && distance < 32; distance *= 2) {
+        const unsigned other = __shfl_down_sync(0xffffffffu, key, (unsigned)distance);
+        const uint32_t up = __shfl_down_sync(0xffffffffu, above, (unsigned)distance);
+        const uint32_t down = both ? __shfl_down_sync(0xffffffffu, below, (unsigned)distance) : 0;
+        if (lane + distance < 32 && other == key) {
+            above = larger_bits(above, up);
+            below = larger_bits(below, down);
+        }
+    }
+    const unsigned before = __shfl_up_sync(0xffffffffu, key, 1u);
+    if (lane == 0 || (!one && before != key)) {
+        atomicMax(&ranges[key].above, above);
+        if (both) {
+            atomicMax(&ranges[key].below, below);
+        }
+    }
+}
+
+/* The ranges of one part among the octets of this thread's warp. */
+CUDA_DEVICE void octet_range(const row_job &job, const row_memory &memory, unsigned plane, unsigned part,
+                             unsigned scale_row, const float v[OCTET])
+{
+    const bool both = job.parts[part].has_zero;
+    uint32_t above = 0, below = 0;
+#pragma unroll
+    for (unsigned j = 0; j < OCTET; j++) {
+        const uint32_t bits = magnitude_bits(v[j]);
+        if (both && v[j] < 0.0f) {
+            below = larger_bits(below, bits);
+        } else {
+            above = larger_bits(above, bits);
+        }
+    }
+    /* With sections `both` differs between lanes: all take the longer way. */
+    const bool any = job.parts[0].has_zero || job.parts[1].has_zero;
+    add_ranges(memory.ranges + plane * job.scale_rows, scale_row, above, below, any, job.scale_rows == 1);
+    if (job.scale_type == SQF_TYPE_FP8) {
+        for (unsigned p = 0; p < 2; p++) {
+            const uint32_t top = __reduce_max_sync(0xffffffffu, p == part ? above : 0u);
+            if (threadIdx.x % 32 == 0) {
+                atomicMax(&memory.part_top[p], top);
+            }
+        }
+    }
+}
+
+/* The scale S of a part for a range, and its zero point. */
+CUDA_DEVICE float choose_scale(const row_job &job, unsigned p, const row_range &range, uint32_t part_top, int32_t *zero)
+{
+    const quantizer_part &part = job.parts[p];
+    const float above = __uint_as_float(range.above);
+    *zero = 0;
+    if (!grid_has_scale(part.grid)) {
+        const bool half = part.grid.type == SQF_TYPE_FP32 && part.element == CUDA_FP16;
+        return part.grid.type == SQF_TYPE_NONE ? 0.0f : half ? quantizer_half_scale(above) : 1.0f;
+    }
+    if (job.scale == SQF_ACT_STATIC) {
+        *zero = part.static_zero;
+        return part.static_scale;
+    }
+    if (part.has_zero) {
+        return quantizer_zero_scale(part, __uint_as_float(range.below), above, zero);
+    }
+    const float unit = quantizer_unit(job.scale_type, part, __uint_as_float(part_top));
+    return grid_scale_for_max(job.scale_type, part.grid, part.clip * above, unit);
+}
+
+/* What a code is multiplied with to give the value. */
+CUDA_DEVICE float stored_scale(const quantizer_part &part, float scale)
+{
+    if (part.element == CUDA_BF16 || part.element == CUDA_FP32) {
+        return 1.0f;
+    }
+    return part.multiplier > 1 && scale > 0.0f ? scale / (float)part.multiplier : scale;
+}
+
+CUDA_DEVICE void store_scale(const row_job &job, unsigned plane, const quantizer_part &part, unsigned scale_row,
+                             size_t token, float scale, int32_t zero)
+{
+    const size_t at = scale_row * job.token_stride + token;
+    job.scales[plane][at] = scale > 0.0f ? stored_scale(part, scale) : 0.0f;
+    if (job.zeros[plane]) {
+        job.zeros[plane][at] = scale > 0.0f ? zero : 0;
+    }
+}
+
+/* Ranges become scales: the first unit of a range does it. */
+CUDA_DEVICE void make_scales(const row_job &job, const row_memory &memory, size_t token)
+{
+    for (unsigned i = threadIdx.x; i < job.planes * job.units; i += blockDim.x) {
+        const unsigned plane = i / job.units, u = i % job.units, row = unit_scale(memory.units[u]);
+        if (u > 0 && unit_scale(memory.units[u - 1]) == row) {
+            continue;
+        }
+        const unsigned part = job.planes == 2 ? plane : unit_part(memory.units[u]);
+        row_range *range = &memory.ranges[plane * job.scale_rows + row];
+        int32_t zero;
+        const float scale = choose_scale(job, part, *range, memory.part_top[part], &zero);
+        store_scale(job, plane, job.parts[part], row, token, scale, zero);
+        *range = row_range{__float_as_uint(scale), (uint32_t)zero};
+    }
+}
+
+/* ---- codes ---- */
+
+/* Eight bytes: the even columns, then 16 bytes further the odd ones. */
+CUDA_DEVICE void store_bytes(uint8_t *unit, unsigned octet, const uint32_t code[OCTET])
+{
+    uint32_t *to = reinterpret_cast<uint32_t *>(unit + octet / 4 * 32 + octet % 4 * 4);
+    to[0] = (code[0] & 0xffu) | (code[2] & 0xffu) << 8 | (code[4] & 0xffu) << 16 | code[6] << 24;
+    to[4] = (code[1] & 0xffu) | (code[3] & 0xffu) << 8 | (code[5] & 0xffu) << 16 | code[7] << 24;
+}
+
+CUDA_DEVICE void store_halves(uint8_t *unit, unsigned octet, const uint32_t code[OCTET])
+{
+    uint32_t *to = reinterpret_cast<uint32_t *>(unit + octet / 4 * 64 + octet % 4 * 4);
+    to[0] = code[0] | code[4] << 16;
+    to[4] = code[1] | code[5] << 16;
+    to[8] = code[2] | code[6] << 16;
+    to[12] = code[3] | code[7] << 16;
+}
+
+CUDA_DEVICE void store_nibbles(uint8_t *unit, unsigned octet, const uint32_t code[OCTET])
+{
+    uint32_t word = 0;
+#pragma unroll
+    for (unsigned j = 0; j < OCTET; j++) {
+        word |= (code[j] & 15u) << 4 * j;
+    }
+    reinterpret_cast<uint32_t *>(unit)[octet] = word;
+}
+
+/* One value as the element's bits. `inverse` is 1 / scale where halves hold floats of the token. */
+CUDA_DEVICE uint32_t element_code(const quantizer_part &part, const quotient &by, int32_t zero, float x)
+{
+    if (part.multiplier == 1 && part.element <= CUDA_BYTE) {
+        return quantizer_whole(part, by, zero, x);
+    }
+    const float value = quantizer_value(part, by, zero, x);
+    switch (part.element) {
+    case CUDA_NIBBLE:
+    case CUDA_BYTE: return __float_as_uint(value + (float)zero + QUANTIZER_ROUND);
+    case CUDA_FP8: return quantizer_e4m3(value);
+    case CUDA_FP16: return grid_to_fp16(part.grid.type == SQF_TYPE_FP32 ? value * by.inverse : value + (float)zero);
+    default: {
+        const float multiplier = part.multiplier > 1 ? (float)part.multiplier : 1.0f;
+        const float plain = grid_has_scale(part.grid) ? value * (by.scale / multiplier) : value;
+        return part.element == CUDA_BF16 ? quantizer_bf16(plain) : __float_as_uint(plain);
+    }
+    }
+}
+
+/* The codes of one octet, `columns` of them real. */
+CUDA_DEVICE void store_octet(const quantizer_part &part, uint8_t *unit, unsigned octet, unsigned columns, float scale,
+                             int32_t zero, uint32_t peak, const float v[OCTET])
+{
+    const quotient by = quotient_make(scale, peak);
+    uint32_t code[OCTET];
+#pragma unroll
+    for (unsigned j = 0; j < OCTET; j++) {
+        const bool used = scale > 0.0f && j < columns;
+        code[j] = used ? element_code(part, by, zero, v[j]) : 0;
+    }
+    switch (part.element) {
+    case CUDA_NIBBLE: store_nibbles(unit, octet, code); break;
+    case CUDA_BYTE:
+    case CUDA_FP8: store_bytes(unit, octet, code); break;
+    case CUDA_BF16:
+    case CUDA_FP16: store_halves(unit, octet, code); break;
+    default:
+#pragma unroll
+        for (unsigned j = 0; j < OCTET; j++) {
+            reinterpret_cast<uint32_t *>(unit)[octet * OCTET + j] = code[j];
+        }
+    }
+}
+
+/* ---- the kernel ---- */
+
+/* Codes and scales of a token that is only padding. */
+CUDA_DEVICE void clear_token(const row_job &job, size_t token)
+{
+    for (unsigned plane = 0; plane < job.planes; plane++) {
+        uint4 *codes = reinterpret_cast<uint4 *>(job.codes[plane] + token * job.stride[plane]);
+        for (size_t i = threadIdx.x; i < job.stride[plane] / sizeof(uint4); i += blockDim.x) {
+            codes[i] = uint4{0, 0, 0, 0};
+        }
+        for (unsigned i = threadIdx.x; i < job.scale_rows; i += blockDim.x) {
+            job.scales[plane][i * job.token_stride + token] = 0.0f;
+            if (job.zeros[plane]) {
+                job.zeros[plane][i * job.token_stride + token] = 0;
+            }
+        }
+    }
+}
+
+/* Notes the first column that is not finite; the lowest token and channel win. */
+CUDA_DEVICE void report_fault(const row_job &job, const float *row, size_t token)
+{
+    for (unsigned i = threadIdx.x; i < job.steps.columns; i += blockDim.x) {
+        if (magnitude_bits(row[i]) >= QUANTIZER_INFINITY) {
+            atomicMin(&job.fault->key, (unsigned long long)token << 32 | i);
+            return;
+        }
+    }
+}
+
+/* The first pass: ranges of all scales. Octets go round by round over the threads. held: there is one round, and its
+ * octets stay in registers for the second pass. */
+template <bool held, bool dynamic>
+CUDA_DEVICE void find_ranges(const row_job &job, const row_memory &memory, const float *row, unsigned rounds,
+                             float v[OCTET])
+{
+    const unsigned octets = job.units * UNIT_OCTETS;
+    for (unsigned i = 0; i < (held ? 1 : rounds); i++) {
+        const unsigned at = i * blockDim.x + threadIdx.x, last = at < octets ? at : octets - 1;
+        const row_unit unit = memory.units[last / UNIT_OCTETS];
+        load_octet(job, row, unit, last % UNIT_OCTETS, v);
+        if (!dynamic) {
+            octet_range(job, memory, 0, unit_part(unit), unit_scale(unit), v);
+            continue;
+        }
+        const uint32_t high = octet_mask(memory.mask, unit, last % UNIT_OCTETS);
+        for (unsigned part = 0; part < 2; part++) {
+            float chosen[OCTET];
+            select_octet(v, high, part, chosen);
+            octet_range(job, memory, part, part, unit_scale(unit), chosen);
+        }
+    }
+}
+
+/* The second pass: the codes of an octet in all planes. */
+template <bool dynamic>
+CUDA_DEVICE void quantize_octet(const row_job &job, const row_memory &memory, size_t token, unsigned at,
+                                const row_range *one, uint32_t peak, const float v[OCTET])
+{
+    const unsigned u = at / UNIT_OCTETS, octet = at % UNIT_OCTETS, first = octet * OCTET;
+    const row_unit unit = memory.units[u];
+    const unsigned columns = unit_columns(unit) > first ? unit_columns(unit) - first : 0;
+    const uint32_t high = dynamic ? octet_mask(memory.mask, unit, octet) : 0;
+    for (unsigned plane = 0; plane < (dynamic ? 2 : 1); plane++) {
+        const unsigned p = dynamic ? plane : unit_part(unit);
+        const row_range scale = one ? *one : memory.ranges[plane * job.scale_rows + unit_scale(unit)];
+        uint8_t *to = job.codes[plane] + token * job.stride[plane] +
+                      cuda_unit_offset(job.parts[0].element, job.parts[1].element, plane, job.low_units, u);
+        const float factor = __uint_as_float(scale.above);
+        if (dynamic) {
+            float chosen[OCTET];
+            select_octet(v, high, p, chosen);
+            store_octet(job.parts[p], to, octet, columns, factor, (int32_t)scale.below, peak, chosen);
+        } else {
+            store_octet(job.parts[p], to, octet, columns, factor, (int32_t)scale.below, peak, v);
+        }
+    }
+}
+
+/* A row that stands complete in memory. */
+template <bool held, bool dynamic>
+CUDA_DEVICE void quantize_row(const row_job &job, const row_memory &memory, const float *row, size_t token,
+                              uint32_t peak)
+{
+    const unsigned octets = job.units * UNIT_OCTETS, rounds = (octets + blockDim.x - 1) / blockDim.x;
+    float v[OCTET];
+    if (dynamic) {
+        choose_mask(job, row, memory.mask);
+        __syncthreads();
+    }
+    if (job.ranges) {
+        find_ranges<held, dynamic>(job, memory, row, rounds, v);
+        __syncthreads();
+    }
+    row_range one = {0, 0};
+    if (job.one_scale) {
+        int32_t zero;
+        const float scale = choose_scale(job, 0, row_range{peak, 0}, peak, &zero);
+        one = row_range{__float_as_uint(scale), (uint32_t)zero};
+        if (threadIdx.x == 0) {
+            store_scale(job, 0, job.parts[0], 0, token, scale, zero);
+        }
+    } else {
+        make_scales(job, memory, token);
+        __syncthreads();
+    }
+    for (unsigned i = 0; i < (held ? 1 : rounds); i++) {
+        const unsigned at = i * blockDim.x + threadIdx.x;
+        if (at < octets) {
+            if (!held || !job.ranges) {
+                load_octet(job, row, memory.units[at / UNIT_OCTETS], at % UNIT_OCTETS, v);
+            }
+            quantize_octet<dynamic>(job, memory, token, at, job.one_scale ? &one : NULL, peak, v);
+        }
+    }
+}
+
+template <int threads, bool held, bool dynamic>
+__global__ void __launch_bounds__(threads, 1024 / threads) input_kernel(row_job job)
+{
+    CUDA_SHARED(shared);
+    row_memory memory;
+    row_memory_place(job, shared, &memory);
+    float *room = job.spill ? job.spill + (size_t)blockIdx.x * job.steps.columns : memory.row;
+    fill_units(job, memory.units);
+    for (size_t token = blockIdx.x; token < job.padded_tokens; token += gridDim.x) {
+        if (token >= job.tokens) {
+            clear_token(job, token);
+            continue;
+        }
+        for (unsigned i = threadIdx.x; i < job.planes * job.scale_rows; i += blockDim.x) {
+            memory.ranges[i] = row_range{0, 0};
+        }
+        for (unsigned i = threadIdx.x; i < mask_words(job); i += blockDim.x) {
+            memory.mask[i] = 0;
+        }
+        if (threadIdx.x < 2) {
+            memory.part_top[threadIdx.x] = 0;
+        }
+        uint32_t peak;
+        const float *row = row_prepare(job.steps, token, room, memory.control, &peak);
+        if (job.out) {
+            for (unsigned i = threadIdx.x; i < job.steps.columns; i += blockDim.x) {
+                job.out[token * job.steps.columns + i] = row[i];
+            }
+        } else {
+            if (peak >= QUANTIZER_INFINITY) {
+                report_fault(job, row, token);
+            }
+            quantize_row<held, dynamic>(job, memory, row, token, peak);
+        }
+        __syncthreads();
+    }
+}
+
+/* ---- back to floats ---- */
+
+/* What dequantizing reads. */
+typedef struct undo_job {
+    const cuda_segment *segments;
+    const int32_t *channels;
+    uint32_t segment_count, columns, low_units, planes;
+    cuda_element elements[2];
+    size_t stride[2], token_stride;
+    const uint8_t *codes[2];
+    const float *scales[2];
+    const int32_t *zeros[2];
+    float *out;
+} undo_job;
+
+/* Grid: tokens, segments in y. */
+__global__ void __launch_bounds__(128) dequantize_kernel(undo_job job)
+{
+    const size_t token = blockIdx.x;
+    for (unsigned s = blockIdx.y; s < job.segment_count; s += gridDim.y) {
+        const cuda_segment segment = job.segments[s];
+        for (unsigned k = segment.begin + threadIdx.x; k < segment.end; k += blockDim.x) {
+            float value = 0.0f;
+            for (unsigned plane = 0; plane < job.planes; plane++) {
+                const unsigned unit = segment.unit + (k - segment.begin) / CUDA_UNIT;
+                const cuda_element element = job.elements[plane == 1 || unit >= job.low_units];
+                const uint8_t *codes = job.codes[plane] + token * job.stride[plane] +
+                                       cuda_unit_offset(job.elements[0], job.elements[1], plane, job.low_units, unit);
+                const size_t at = segment.act_scale * job.token_stride + token;
+                value += cuda_activation(codes, element, (k - segment.begin) % CUDA_UNIT, job.scales[plane][at],
+                                         job.zeros[plane] ? job.zeros[plane][at] : 0);
+            }
+            job.out[token * job.columns + (job.channels ? (unsigned)job.channels[k] : k)] = value;
+        }
+    }
+}
+
+/* ---- host ---- */
+
+sqf_status cuda_input_create(sqf_cuda_device *device, sqf_cuda_input **out, sqf_error *err)
+{
+    (void)device;
+    *out = static_cast<sqf_cuda_input *>(calloc(1, sizeof **out));
+    return *out ? SQF_OK : sqf_fail(err, SQF_E_MEMORY, "input: no memory for %zu bytes", sizeof **out);
+}
+
+void cuda_input_destroy(sqf_cuda_device *device, sqf_cuda_input *input)
+{
+    (void)device;
+    if (input) {
+        cudaFree(input->memory);
+        free(input);
+    }
+}
+
+/* Lays the planes out for input->tokens of input->layout; memory grows where it must. */
+static sqf_status reserve(sqf_cuda_device *device, sqf_cuda_input *input, sqf_error *err)
+{
+    const cuda_input_layout *layout = input->layout;
+    const size_t tokens = (input->tokens + CUDA_TOKEN_PAD - 1) / CUDA_TOKEN_PAD * CUDA_TOKEN_PAD;
+    const size_t scales = layout->scale_count * tokens;
+    const bool zeros = layout->spec.zero != SQF_ACT_ZERO_NONE;
+    size_t codes_at[CUDA_PLANES], scales_at[CUDA_PLANES], total = 0;
+    for (unsigned p = 0; p < layout->planes; p++) {
+        codes_at[p] = total;
+        total += (tokens * layout->stride[p] + 255) / 256 * 256;
+        scales_at[p] = total;
+        total += scales * (zeros ? 2 : 1) * sizeof(float);
+    }
+    if (total > input->memory_bytes) {
+        if (device->capturing) {
+            return sqf_fail(err, SQF_E_MEMORY,
+                            "input of %zu tokens: %zu bytes needed while a graph is recorded, %zu "
+                            "there",
+                            input->tokens, total, input->memory_bytes);
+        }
+        cudaFree(input->memory);
+        input->memory = NULL;
+        input->memory_bytes = 0;
+        CUDA_TRY(cudaMalloc(&input->memory, total), "memory for activations");
+        input->memory_bytes = total;
+    }
+    uint8_t *base = static_cast<uint8_t *>(input->memory);
+    input->token_stride = tokens;
+    for (unsigned p = 0; p < CUDA_PLANES; p++) {
+        input->planes[p] = cuda_plane{NULL, NULL, NULL};
+        if (p < layout->planes) {
+            float *first = reinterpret_cast<float *>(base + scales_at[p]);
+            input->planes[p] =
+                cuda_plane{base + codes_at[p], first, zeros ? reinterpret_cast<int32_t *>(first + scales) : NULL};
+        }
+    }
+    return SQF_OK;
+}
+
+/* round-half-up(k * columns / bank), at least 1: sqf_bank_high */
+static uint32_t high_of_bank(uint32_t bank, uint32_t k, uint32_t columns)
+{
+    const uint32_t high = (uint32_t)((2 * (uint64_t)k * columns + bank) / (2 * (uint64_t)bank));
+    return k == 0 || columns == 0 ? 0 : high ? high : 1;
+}
+
+static row_steps steps_make(const float *x, const sqf_cuda_steps *steps, size_t columns)
+{
+    row_steps out = row_steps();
+    out.x = x;
+    out.columns = (uint32_t)columns;
+    if (steps) {
+        out.gate = steps->gate;
+        out.gain = steps->gain;
+        out.epsilon = steps->epsilon;
+        out.factor = (uint32_t)steps->rotation_factor;
+        out.block = (uint32_t)steps->rotation_block;
+        out.matrix = steps->rotation_factor ? steps->rotation_matrix : NULL;
+    }
+    const uintptr_t places = (uintptr_t)x | (uintptr_t)out.gate | (uintptr_t)out.gain;
+    out.vector = columns % 4 == 0 && places % 16 == 0;
+    return out;
+}
+
+/* What a layer's layout asks for. */
+static void job_quantizes(row_job *job, const cuda_input_layout *layout, const sqf_cuda_input *input)
+{
+    const sqf_act_spec *spec = &layout->spec;
+    job->channels = layout->channels;
+    job->column_norm = layout->column_norm;
+    job->segments = layout->device_segments;
+    job->segment_count = layout->segment_count;
+    job->units = layout->units;
+    job->low_units = layout->low_units;
+    job->scale_rows = layout->scale_count;
+    job->planes = layout->planes;
+    for (unsigned p = 0; p < 2; p++) {
+        job->parts[p] = quantizer_part_make(layout, p == 1);
+        job->stride[p] = layout->stride[p];
+        job->codes[p] = input->planes[p].codes;
+        job->scales[p] = input->planes[p].scales;
+        job->zeros[p] = input->planes[p].zeros;
+    }
+    job->scale = spec->scale;
+    job->scale_type = spec->scale_type == SQF_TYPE_NONE ? SQF_TYPE_FP32 : spec->scale_type;
+    if (layout->planes == 2) {
+        job->bank = spec->bank < layout->columns ? spec->bank : layout->columns;
+        job->bank_high = high_of_bank(spec->bank, spec->high_per_bank, job->bank);
+        job->tail_high = high_of_bank(spec->bank, spec->high_per_bank, layout->columns % job->bank);
+    }
+    const bool sections = layout->low_units < layout->units;
+    job->one_scale = layout->planes == 1 && layout->scale_count == 1 && !sections && !job->parts[0].has_zero;
+    const bool high = layout->planes == 2 || sections;
+    job->ranges = !job->one_scale && (has_range(*job, job->parts[0]) || (high && has_range(*job, job->parts[1])));
+    job->token_stride = input->token_stride;
+}
+
+/* Queues the kernel with the threads and the registers that the number of tokens asks for. */
+static sqf_status launch(sqf_cuda_device *device, row_job *job, sqf_error *err)
+{
+    const size_t most = (size_t)device->info.multiprocessors * BLOCKS_PER_PROCESSOR;
+    const unsigned blocks = (unsigned)(job->padded_tokens < most ? job->padded_tokens : most);
+    const size_t row_bytes = (size_t)job->steps.columns * sizeof(float);
+    uint8_t anchor[16];
+    row_memory ignored;
+    size_t shared = row_memory_place(*job, anchor, &ignored), needed = job->steps.matrix ? blocks * row_bytes : 0;
+    const bool spills = shared > device->info.shared_bytes;
+    SQF_TRY(cuda_workspace(device, needed + (spills ? blocks * row_bytes : 0), err));
+    float *workspace = static_cast<float *>(device->workspace);
+    job->steps.mixed = workspace;
+    if (spills) {
+        job->spill = workspace + needed / sizeof(float);
+        shared = row_memory_place(*job, anchor, &ignored);
+        job->steps.vector = job->steps.vector && (size_t)job->spill % 16 == 0;
+    }
+    const unsigned octets = (job->steps.columns + OCTET - 1) / OCTET;
+    const unsigned units = job->units * UNIT_OCTETS > octets ? job->units * UNIT_OCTETS : octets;
+    const bool few = job->tokens <= FEW_TOKENS, dynamic = job->bank > 0;
+    const unsigned wanted = (units + 31) / 32 * 32;
+    const unsigned threads = !few ? (unsigned)MANY_THREADS : wanted < 1024 ? wanted : 1024;
+    void (*const kernel)(row_job) =
+        dynamic          ? few ? input_kernel<1024, false, true> : input_kernel<MANY_THREADS, false, true>
+                 : !few ? input_kernel<MANY_THREADS, false, false>
+        : wanted <= 1024 ? input_kernel<1024, true, false>
+                         : input_kernel<1024, false, false>;
+    return cuda_check(cuda_launch(device->stream, kernel, dim3(blocks), dim3(threads), shared, *job), "input", err);
+}
+
+sqf_status cuda_input_prepare(sqf_cuda_device *device, sqf_cuda_input *input, const sqf_cuda_linear *linear,
+                              const float *x, const sqf_cuda_steps *steps, size_t tokens, sqf_error *err)
+{
+    input->layout = &linear->layout;
+    input->tokens = tokens;
+    SQF_TRY(reserve(device, input, err));
+    if (tokens == 0) {
+        return SQF_OK;
+    }
+    snprintf(device->fault_name, sizeof device->fault_name, "%s", linear->name);
+    row_job job = row_job();
+    job.steps = steps_make(x, steps, linear->layout.columns);
+    job_quantizes(&job, &linear->layout, input);
+    job.tokens = tokens;
+    job.padded_tokens = tokens <= PADDED_FEW ? (size_t)PADDED_FEW : input->token_stride;
+    job.fault = device->fault;
+    return launch(device, &job, err);
+}
+
+sqf_status cuda_apply_steps(sqf_cuda_device *device, const float *x, const sqf_cuda_steps *steps, size_t tokens,
+                            size_t columns, float *out, sqf_error *err)
+{
+    if (tokens == 0) {
+        return SQF_OK;
+    }
+    row_job job = row_job();
+    job.steps = steps_make(x, steps, columns);
+    job.tokens = job.padded_tokens = tokens;
+    job.out = out;
+    return launch(device, &job, err);
+}
+
+sqf_status cuda_input_dequantize(sqf_cuda_device *device, const sqf_cuda_input *input, float *out, sqf_error *err)
+{
+    const cuda_input_layout *layout = input->layout;
+    if (input->tokens == 0) {
+        return SQF_OK;
+    }
+    undo_job job = undo_job();
+    job.segments = layout->device_segments;
+    job.channels = layout->channels;
+    job.segment_count = layout->segment_count;
+    job.columns = layout->columns;
+    job.low_units = layout->low_units;
+    job.planes = layout->planes;
+    job.elements[0] = layout->low_element;
+    job.elements[1] = layout->high_element;
+    job.token_stride = input->token_stride;
+    for (unsigned p = 0; p < layout->planes; p++) {
+        job.stride[p] = layout->stride[p];
+        job.codes[p] = input->planes[p].codes;
+        job.scales[p] = input->planes[p].scales;
+        job.zeros[p] = input->planes[p].zeros;
+    }
+    job.out = out;
+    const unsigned y = layout->segment_count < 64 ? layout->segment_count : 64;
+    return cuda_check(
+        cuda_launch(device->stream, dequantize_kernel, dim3((unsigned)input->tokens, y), dim3(128), 0, job),
+        "dequantize", err);
+}
