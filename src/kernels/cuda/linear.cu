@@ -557,7 +557,7 @@ static sqf_status run_products(cuda_product *products, unsigned count, sqf_cuda_
 sqf_status cuda_linear_forward(sqf_cuda_device *device, const sqf_cuda_linear *linear, const sqf_cuda_input *input,
                                float *y, sqf_cuda_store store, sqf_error *err)
 {
-    cuda_product products[MAX_PRODUCTS];
+    cuda_product products[MAX_PRODUCTS] = {};
     if (input->tokens == 0) {
         return SQF_OK;
     }
