@@ -40,7 +40,7 @@ typedef struct sqf_generation {
     size_t prefill_tokens;  /**< tokens of the prompt */
     double prefill_seconds; /**< until the logits after the prompt were there */
     size_t decode_tokens;   /**< tokens that went through the model one by one */
-    double decode_seconds;  /**< of those; drawing and the callback's time left out */
+    double decode_seconds;  /**< of those; the callback's time left out, and on the CPU that of drawing */
     sqf_ids ids;            /**< the drawn ids, the end id included; the caller releases it: sqf_ids_clear */
     sqf_stop stop;
 } sqf_generation;

@@ -22,6 +22,25 @@ typedef struct sqf_model sqf_model;
  *         SQF_E_SUPPORT (an architecture, rope type or activation function that is not known: named); SQF_E_MEMORY. */
 SQF_API sqf_status sqf_model_open(sqf_context *context, const char *directory, sqf_model **out, sqf_error *err);
 
+/** How a session keeps keys and values. */
+typedef enum sqf_kv_type {
+    SQF_KV_F32 = 0, /**< float32: nothing is lost */
+    SQF_KV_F16,     /**< fp16, rounded to nearest */
+    SQF_KV_INT8     /**< int8, symmetric, one float32 scale a head and token; keys after the rotary embedding */
+} sqf_kv_type;
+
+/** How a model will be used: what its memory is planned by. Zero-initialise. */
+typedef struct sqf_model_use {
+    size_t sessions;  /**< at a time; 0 = 1 */
+    size_t positions; /**< of each; 0 = 2048; never more than the model has */
+    sqf_kv_type kv;   /**< type of their caches */
+} sqf_model_use;
+
+/** The same for a known use. On a device all that the model and its sessions will take is added up before any weight is
+ *  read, and SQF_E_MEMORY says by how much it does not fit. On the CPU a use changes nothing. */
+SQF_API sqf_status sqf_model_open_for(sqf_context *context, const char *directory, const sqf_model_use *use,
+                                      sqf_model **out, sqf_error *err);
+
 /** Destroy a model. Sessions on it must be destroyed before. NULL is fine. */
 SQF_API void sqf_model_destroy(sqf_model *model);
 
@@ -70,13 +89,6 @@ typedef struct sqf_sampling {
 /** Sampling defaults of generation_config.json, absent members as in Hugging Face: greedy unless do_sample is true,
  * then temperature 1 and top_k 50. */
 SQF_API sqf_sampling sqf_model_sampling(const sqf_model *model);
-
-/** How a session keeps keys and values. */
-typedef enum sqf_kv_type {
-    SQF_KV_F32 = 0, /**< float32: nothing is lost */
-    SQF_KV_F16,     /**< fp16, rounded to nearest */
-    SQF_KV_INT8     /**< int8, symmetric, one float32 scale a head and token; keys after the rotary embedding */
-} sqf_kv_type;
 
 /** "f32", "f16" or "int8"; a static string. Safe from any thread. */
 SQF_API const char *sqf_kv_type_name(sqf_kv_type type);

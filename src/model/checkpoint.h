@@ -85,13 +85,12 @@ sqf_type sqf_dtype_type(sqf_dtype dtype); /* BF16, F16, F32; SQF_TYPE_NONE for t
 sqf_status sqf_checkpoint_floats(const sqf_checkpoint *checkpoint, const char *name, size_t rows, size_t columns,
                                  float **out, sqf_error *err);
 
-/* A tensor that sqf_checkpoint_dense gave, as a layer: left in the mapping, or copied to *owned (for free()) where the
+/* The parameters of a layer of a tensor that sqf_checkpoint_dense gave; the weights may lie at any address. */
+sqf_linear_params sqf_dense_params(const sqf_tensor *tensor, const float *bias);
+
+/* Such a tensor as a layer of the CPU: left in the mapping, or copied to *owned (for free()) where the
  * file does not align it. */
 sqf_status sqf_dense_linear_of(sqf_context *context, const sqf_tensor *tensor, const float *bias, sqf_linear **out,
                                void **owned, sqf_error *err);
-
-/* sqf_checkpoint_dense and the above. */
-sqf_status sqf_dense_linear(const sqf_checkpoint *checkpoint, sqf_context *context, const char *name, size_t rows,
-                            size_t columns, const float *bias, sqf_linear **out, void **owned, sqf_error *err);
 
 #endif

@@ -26,7 +26,7 @@ struct sqf_device_work {
     sqf_context *context;
     const sqf_device *device;
     const sqf_config *config; /* borrowed */
-    sqf_cuda_input *input;
+    sqf_cuda_input *input, *recorded_input;
     size_t room;             /* tokens that the buffers hold */
     float *query, *attended; /* [room, heads, head_dim] */
     float *key, *value;      /* [room, kv_heads, head_dim] */
@@ -37,6 +37,7 @@ struct sqf_device_work {
     size_t positions;
     /* the tokens of the passes */
     size_t tokens, sequences, layers;
+    bool recorded;
     group *groups; /* [sequence_room] */
     size_t group_count, sequence_room;
     places at;
@@ -55,7 +56,10 @@ sqf_status sqf_device_work_create(sqf_context *context, const sqf_config *config
     (*out)->context = context;
     (*out)->device = context->device;
     (*out)->config = config;
-    const sqf_status status = context->device->ops->input_create(context->device->cuda, &(*out)->input, err);
+    sqf_status status = context->device->ops->input_create(context->device->cuda, &(*out)->input, err);
+    if (status == SQF_OK) {
+        status = context->device->ops->input_create(context->device->cuda, &(*out)->recorded_input, err);
+    }
     if (status != SQF_OK) {
         sqf_device_work_destroy(*out);
         *out = NULL;
@@ -91,8 +95,11 @@ void sqf_device_work_destroy(sqf_device_work *w)
     sqf_device_release(w->device, w->stepped);
     sqf_device_release(w->device, w->block);
     sqf_device_release(w->device, w->kv);
-    if (w->input) {
-        w->device->ops->input_destroy(w->device->cuda, w->input);
+    sqf_cuda_input *const inputs[] = {w->input, w->recorded_input};
+    for (size_t i = 0; i < 2; i++) {
+        if (inputs[i]) {
+            w->device->ops->input_destroy(w->device->cuda, inputs[i]);
+        }
     }
     free(w->groups);
     free(w->host_block);
@@ -407,6 +414,7 @@ sqf_status sqf_device_work_set(sqf_device_work *w, const sqf_device_sequence *se
     SQF_TRY(reserve_rope(w, make_groups(w, sequences, count, reach), err));
     SQF_TRY(reserve_tokens(w, w->tokens, err));
     w->sequences = count;
+    w->recorded = reach > 0;
     w->at = find_places(w->tokens, count + w->group_count);
     SQF_TRY(reserve_block(w, w->at.bytes, err));
     fill_block(w, sequences);
@@ -443,9 +451,10 @@ sqf_status sqf_device_work_embed(sqf_device_work *w, const void *table, sqf_type
 /* ---- products ---- */
 
 void sqf_device_source_init(sqf_device_work *work, const float *x, const sqf_cuda_steps *steps, size_t tokens,
-                            sqf_device_source *out)
+                            bool recorded, sqf_device_source *out)
 {
-    *out = (sqf_device_source){.work = work, .x = x, .tokens = tokens};
+    *out = (sqf_device_source){
+        .work = work, .input = recorded ? work->recorded_input : work->input, .x = x, .tokens = tokens};
     if (steps) {
         out->steps = *steps;
     }
@@ -461,7 +470,7 @@ static sqf_status prepare(sqf_device_source *source, const sqf_cuda_linear *line
         return SQF_OK;
     }
     source->prepared = NULL;
-    SQF_TRY(ops->input_prepare(source->work->device->cuda, source->work->input, linear, source->x, any ? steps : NULL,
+    SQF_TRY(ops->input_prepare(source->work->device->cuda, source->input, linear, source->x, any ? steps : NULL,
                                source->tokens, err));
     source->prepared = linear;
     return SQF_OK;
@@ -473,7 +482,7 @@ sqf_status sqf_device_product(sqf_device_source *source, const sqf_device_linear
     sqf_device_work *w = source->work;
     for (size_t i = 0; i < linear->part_count; i++) {
         SQF_TRY(prepare(source, linear->parts[i], err));
-        SQF_TRY(w->device->ops->linear_forward(w->device->cuda, linear->parts[i], w->input, y,
+        SQF_TRY(w->device->ops->linear_forward(w->device->cuda, linear->parts[i], source->input, y,
                                                i == 0 ? store : SQF_CUDA_ADD, err));
     }
     sqf_product_counts_add(&w->context->products, &linear->per_token, source->tokens);
@@ -498,14 +507,14 @@ static sqf_status begin_input(pass *p, sqf_input_kind kind, const float *x, size
                               const sqf_cuda_steps *steps, sqf_error *err)
 {
     sqf_device_work *w = p->work;
-    sqf_device_source_init(w, x, steps, w->tokens, &p->source);
+    sqf_device_source_init(w, x, steps, w->tokens, w->recorded, &p->source);
     if (!p->tap) {
         return SQF_OK;
     }
     if (steps) {
         SQF_TRY(reserve_stepped(w, err));
         SQF_TRY(w->device->ops->apply_steps(w->device->cuda, x, steps, w->tokens, channels, w->stepped, err));
-        sqf_device_source_init(w, w->stepped, NULL, w->tokens, &p->source);
+        sqf_device_source_init(w, w->stepped, NULL, w->tokens, w->recorded, &p->source);
     }
     p->stopped = p->tap->stops && p->tap->last == kind;
     return p->tap->input(p->tap->user, kind, p->source.x, w->tokens, channels, err);

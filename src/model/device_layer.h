@@ -83,8 +83,9 @@ typedef struct sqf_device_sequence {
     const uint32_t *ids; /* for sqf_device_work_embed alone; may be NULL */
 } sqf_device_sequence;
 
-/* Says which tokens the next passes have: through any number of layers. reach: 0, or an upper bound of past + tokens of
- * every sequence, for passes that are recorded. */
+/* Says which tokens the next passes have: through any number of layers. reach: 0, or for passes that are recorded an
+ * upper bound of past + tokens of every sequence; those have a prepared input of their own, which others do not move.
+ */
 sqf_status sqf_device_work_set(sqf_device_work *work, const sqf_device_sequence *sequences, size_t count, size_t reach,
                                sqf_error *err);
 
@@ -100,13 +101,14 @@ sqf_status sqf_device_work_embed(sqf_device_work *work, const void *table, sqf_t
  * product of each form; one at a time on a workspace. */
 typedef struct sqf_device_source {
     sqf_device_work *work;
+    sqf_cuda_input *input;
     const float *x;
     size_t tokens;
     sqf_cuda_steps steps;
     const sqf_cuda_linear *prepared; /* the layer that the workspace's input was prepared for; NULL = none yet */
 } sqf_device_source;
 void sqf_device_source_init(sqf_device_work *work, const float *x, const sqf_cuda_steps *steps, size_t tokens,
-                            sqf_device_source *out);
+                            bool recorded, sqf_device_source *out);
 /* y [tokens, rows], device memory. Adds to the context's product counts. Not SQF_CUDA_GATE. */
 sqf_status sqf_device_product(sqf_device_source *source, const sqf_device_linear *linear, float *y,
                               sqf_cuda_store store, sqf_error *err);

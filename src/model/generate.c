@@ -5,7 +5,7 @@
  * it with the next prompt. */
 #include <sqf/generate.h>
 
-#include "base/file.h"
+#include "model/backend.h"
 
 /* What a generation holds while it runs. */
 typedef struct generator {
@@ -14,7 +14,7 @@ typedef struct generator {
     const sqf_generate_options *options;
     sqf_sampler *sampler;
     sqf_text_stream *stream; /* NULL without a tokenizer */
-    float *logits;           /* [vocabulary] */
+    uint32_t next;           /* drawn and not yet handed out */
     sqf_generation *out;
 } generator;
 
@@ -49,15 +49,14 @@ static bool is_stop(const sqf_generate_options *options, uint32_t id)
     return false;
 }
 
-/* Feeds tokens, times them, and leaves the logits after the last. The times include the output matrix, but not
- * drawing. */
+/* Feeds tokens, times them, and draws the one that follows, unless none is wanted. */
 static sqf_status feed(generator *g, const uint32_t *ids, size_t count, size_t *tokens, double *seconds, sqf_error *err)
 {
-    const double begin = sqf_clock_seconds();
-    SQF_TRY(sqf_session_forward(g->session, ids, count, err));
-    SQF_TRY(sqf_session_logits(g->session, count - 1, 1, g->logits, err));
+    const bool draws = g->options->max_tokens > 0;
+    double taken;
+    SQF_TRY(sqf_session_step(g->session, g->sampler, ids, count, draws ? &g->next : NULL, &taken, err));
     *tokens += count;
-    *seconds += sqf_clock_seconds() - begin;
+    *seconds += taken;
     return SQF_OK;
 }
 
@@ -71,13 +70,12 @@ static sqf_status text_of(generator *g, uint32_t id, bool end, const char **text
     return sqf_text_stream_push(g->stream, id, text, err);
 }
 
-/* Draws one token and hands it out. *stopped: nothing more is to be drawn. */
-static sqf_status draw(generator *g, bool *stopped, sqf_error *err)
+/* Hands out the token that was drawn. *stopped: nothing more is to be drawn. */
+static sqf_status hand_out(generator *g, bool *stopped, sqf_error *err)
 {
     const sqf_generate_options *options = g->options;
+    const uint32_t id = g->next;
     const char *text;
-    uint32_t id;
-    SQF_TRY(sqf_sampler_draw(g->sampler, g->logits, &id, err));
     SQF_TRY(append_id(&g->out->ids, id, err));
     sqf_sampler_accept(g->sampler, id);
     const bool end = is_stop(options, id);
@@ -97,14 +95,14 @@ static sqf_status draw(generator *g, bool *stopped, sqf_error *err)
     return SQF_OK;
 }
 
-/* Draw, then feed what was drawn unless it was the last: n drawn tokens cost n - 1 steps. */
+/* Hand out what was drawn, then feed it unless it was the last: n drawn tokens cost n - 1 steps. */
 static sqf_status decode(generator *g, sqf_error *err)
 {
     bool stopped = g->options->max_tokens == 0;
     while (!stopped) {
-        SQF_TRY(draw(g, &stopped, err));
+        SQF_TRY(hand_out(g, &stopped, err));
         if (!stopped) {
-            const uint32_t id = g->out->ids.data[g->out->ids.count - 1];
+            const uint32_t id = g->next;
             SQF_TRY(feed(g, &id, 1, &g->out->decode_tokens, &g->out->decode_seconds, err));
         }
     }
@@ -129,7 +127,6 @@ static sqf_status finish_text(generator *g, sqf_error *err)
 static sqf_status generate(generator *g, const sqf_model *model, const uint32_t *prompt, size_t count, sqf_error *err)
 {
     const size_t vocabulary = sqf_model_info_get(model).vocabulary;
-    SQF_TRY(SQF_ALLOC(&g->logits, vocabulary, "logits", err));
     SQF_TRY(sqf_sampler_create(&g->options->sampling, vocabulary, &g->sampler, err));
     if (g->tokenizer) {
         SQF_TRY(sqf_text_stream_create(g->tokenizer, prompt, count, &g->stream, err));
@@ -154,6 +151,5 @@ sqf_status sqf_generate(const sqf_model *model, sqf_session *session, const sqf_
     const sqf_status status = generate(&g, model, prompt, count, err);
     sqf_sampler_destroy(g.sampler);
     sqf_text_stream_destroy(g.stream);
-    free(g.logits);
     return status;
 }

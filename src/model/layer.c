@@ -23,7 +23,7 @@ typedef struct source {
 typedef struct loader {
     const sqf_checkpoint *checkpoint;
     sqf_context *context;
-    sqf_arena *arena;
+    const sqf_layer_sink *sink;
     sqf_layer *layer;
     source sources[SQF_LINEAR_COUNT];
 } loader;
@@ -98,21 +98,22 @@ static sqf_status create_quantized(loader *load, sqf_linear_kind kind, sqf_error
                                       .static_scale = from->stored.static_scale,
                                       .static_zero = from->stored.static_zero,
                                       .column_norm = from->stored.column_norm,
-                                      .arena = load->arena,
                                       .input_in_stored_order = kind == SQF_LINEAR_DOWN && load->layer->down_order};
-    return sqf_linear_create(load->context, &params, &load->layer->linear[kind], err);
+    return load->sink->linear(load->sink->user, kind, &params, NULL, err);
 }
 
 static sqf_status create_linear(loader *load, sqf_linear_kind kind, sqf_error *err)
 {
     const source *from = &load->sources[kind];
+    const sqf_tensor *tensor;
     char name[SQF_MODULE_NAME];
     if (from->quantized) {
         return create_quantized(load, kind, err);
     }
     sqf_tensor_name(from->name, "weight", name);
-    return sqf_dense_linear(load->checkpoint, load->context, name, from->rows, from->columns, from->bias,
-                            &load->layer->linear[kind], &load->layer->owned[kind], err);
+    SQF_TRY(sqf_checkpoint_dense(load->checkpoint, load->context, name, from->rows, from->columns, &tensor, err));
+    const sqf_linear_params params = sqf_dense_params(tensor, from->bias);
+    return load->sink->linear(load->sink->user, kind, &params, tensor, err);
 }
 
 static sqf_status load_norm(const loader *load, const char *norm, size_t n, float **out, sqf_error *err)
@@ -152,10 +153,10 @@ static sqf_status load_all(loader *load, sqf_error *err)
     return SQF_OK;
 }
 
-sqf_status sqf_layer_load(const sqf_checkpoint *checkpoint, sqf_context *context, size_t index, sqf_arena *arena,
-                          sqf_layer *out, sqf_error *err)
+sqf_status sqf_layer_read(const sqf_checkpoint *checkpoint, sqf_context *context, size_t index,
+                          const sqf_layer_sink *sink, sqf_layer *out, sqf_error *err)
 {
-    loader load = {.checkpoint = checkpoint, .context = context, .arena = arena, .layer = out};
+    loader load = {.checkpoint = checkpoint, .context = context, .sink = sink, .layer = out};
     *out = (sqf_layer){.index = index};
     const sqf_status status = load_all(&load, err);
     for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
@@ -166,6 +167,33 @@ sqf_status sqf_layer_load(const sqf_checkpoint *checkpoint, sqf_context *context
         sqf_layer_clear(out);
     }
     return status;
+}
+
+/* A layer of the CPU while it is built. */
+typedef struct host_layer {
+    sqf_context *context;
+    sqf_arena *arena;
+    sqf_layer *layer;
+} host_layer;
+
+static sqf_status take_linear(void *user, sqf_linear_kind kind, const sqf_linear_params *params,
+                              const sqf_tensor *dense, sqf_error *err)
+{
+    const host_layer *host = user;
+    if (dense) {
+        return sqf_dense_linear_of(host->context, dense, params->bias, &host->layer->linear[kind],
+                                   &host->layer->owned[kind], err);
+    }
+    sqf_linear_params repacked = *params;
+    repacked.arena = host->arena;
+    return sqf_linear_create(host->context, &repacked, &host->layer->linear[kind], err);
+}
+
+sqf_status sqf_layer_load(const sqf_checkpoint *checkpoint, sqf_context *context, size_t index, sqf_arena *arena,
+                          sqf_layer *out, sqf_error *err)
+{
+    host_layer host = {context, arena, out};
+    return sqf_layer_read(checkpoint, context, index, &(sqf_layer_sink){take_linear, &host}, out, err);
 }
 
 void sqf_layer_clear(sqf_layer *layer)

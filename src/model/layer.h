@@ -26,6 +26,18 @@ sqf_status sqf_layer_load(const sqf_checkpoint *checkpoint, sqf_context *context
                           sqf_layer *out, sqf_error *err);
 void sqf_layer_clear(sqf_layer *layer);
 
+/* Where the linear layers of a decoder layer go as they are read. The parameters hold until it returns. `dense` is the
+ * tensor where params->dense is given. */
+typedef struct sqf_layer_sink {
+    sqf_status (*linear)(void *user, sqf_linear_kind kind, const sqf_linear_params *params, const sqf_tensor *dense,
+                         sqf_error *err);
+    void *user;
+} sqf_layer_sink;
+
+/* The same for linear layers elsewhere: out->linear stays empty. */
+sqf_status sqf_layer_read(const sqf_checkpoint *checkpoint, sqf_context *context, size_t index,
+                          const sqf_layer_sink *sink, sqf_layer *out, sqf_error *err);
+
 /* Called with each distinct input before it is quantized: x [tokens, channels]. A status other than SQF_OK stops. */
 typedef struct sqf_layer_tap {
     sqf_status (*input)(void *user, sqf_input_kind kind, const float *x, size_t tokens, size_t channels,

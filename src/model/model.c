@@ -11,16 +11,10 @@ void sqf_model_destroy(sqf_model *model)
     if (!model) {
         return;
     }
-    for (size_t i = 0; model->layers && i < model->checkpoint.config.layers; i++) {
-        sqf_layer_clear(&model->layers[i]);
-    }
-    sqf_linear_destroy(model->output);
-    free(model->output_owned);
+    model->backend->clear(model);
     sqf_embedding_clear(&model->embedding);
-    free(model->layers);
     free(model->norm);
     free(model->end_ids);
-    sqf_arena_destroy(model->arena);
     sqf_checkpoint_close(&model->checkpoint);
     free(model);
 }
@@ -99,11 +93,10 @@ static sqf_status load_layers(sqf_model *model, sqf_error *err)
 {
     const size_t layers = model->checkpoint.config.layers;
     size_t bytes = bytes_outside_layers(model);
-    SQF_TRY(SQF_ALLOC(&model->layers, layers, "layers", err));
     for (size_t i = 0; i < layers; i++) {
         SQF_TRY(report_loaded(model, bytes, err));
         expect_layer(model, i + 1);
-        SQF_TRY(sqf_layer_load(&model->checkpoint, model->context, i, model->arena, &model->layers[i], err));
+        SQF_TRY(model->backend->layer(model, i, err));
         bytes += forget_layer(model, i);
     }
     return report_loaded(model, model->info.weight_bytes, err);
@@ -119,9 +112,14 @@ static sqf_status create_output(sqf_model *model, const char *module, const sqf_
                                       .activations = stored->scheme.activations,
                                       .static_scale = stored->static_scale,
                                       .static_zero = stored->static_zero,
-                                      .column_norm = stored->column_norm,
-                                      .arena = model->arena};
-    return sqf_linear_create(model->context, &params, &model->output, err);
+                                      .column_norm = stored->column_norm};
+    return model->backend->output(model, &params, NULL, err);
+}
+
+static sqf_status create_dense_output(sqf_model *model, const sqf_tensor *tensor, sqf_error *err)
+{
+    const sqf_linear_params params = sqf_dense_params(tensor, NULL);
+    return model->backend->output(model, &params, tensor, err);
 }
 
 /* The output matrix is the embedding where the two are tied: the same stored bytes, used as a linear layer. */
@@ -132,14 +130,15 @@ static sqf_status load_output(sqf_model *model, sqf_error *err)
     const char *module = sqf_output_module(config);
     const sqf_scheme scheme = sqf_module_schemes_get(checkpoint->schemes, module);
     if (config->tied && model->embedding.tensor) { /* which was checked as the embedding */
-        return sqf_dense_linear_of(model->context, model->embedding.tensor, NULL, &model->output, &model->output_owned,
-                                   err);
+        return create_dense_output(model, model->embedding.tensor, err);
     }
     if (sqf_weight_spec_is_dense(&scheme.weights)) {
+        const sqf_tensor *tensor;
         char name[SQF_MODULE_NAME];
         sqf_tensor_name(module, "weight", name);
-        return sqf_dense_linear(checkpoint, model->context, name, config->vocabulary, config->hidden, NULL,
-                                &model->output, &model->output_owned, err);
+        SQF_TRY(
+            sqf_checkpoint_dense(checkpoint, model->context, name, config->vocabulary, config->hidden, &tensor, err));
+        return create_dense_output(model, tensor, err);
     }
     if (config->tied) {
         return create_output(model, module, &model->embedding.stored, err);
@@ -154,46 +153,51 @@ static sqf_status load_output(sqf_model *model, sqf_error *err)
     return status;
 }
 
-/* What every decoded token reads. A model that was not loaded has no planes, and keeps 0. */
-static void count_read_bytes(sqf_model *model)
-{
-    model->info.read_bytes = sqf_linear_bytes(model->output);
-    for (size_t i = 0; i < model->checkpoint.config.layers; i++) {
-        for (size_t k = 0; k < SQF_LINEAR_COUNT; k++) {
-            model->info.read_bytes += sqf_linear_bytes(model->layers[i].linear[k]);
-        }
-    }
-}
-
-/* What can fail without reading weights comes first. */
-static sqf_status load(sqf_model *model, const char *directory, sqf_error *err)
+/* What can fail without reading weights comes first. What every decoded token reads is counted last: a model that was
+ * not loaded holds no matrices, and keeps 0. */
+static sqf_status load(sqf_model *model, const char *directory, const sqf_model_use *use, sqf_error *err)
 {
     sqf_checkpoint *checkpoint = &model->checkpoint;
     const sqf_config *config = &checkpoint->config;
     SQF_TRY(sqf_checkpoint_open(directory, checkpoint, err));
     SQF_TRY(sqf_model_load_generation(model, err));
     SQF_TRY(sqf_model_count(model, err));
-    SQF_TRY(sqf_arena_create(model->info.weight_bytes, &model->arena, err));
+    SQF_TRY(model->backend->begin(model, use, err));
     SQF_TRY(report_loaded(model, 0, err));
     SQF_TRY(sqf_embedding_load(checkpoint, model->context, &model->embedding, err));
     SQF_TRY(sqf_checkpoint_floats(checkpoint, "model.norm.weight", config->hidden, 0, &model->norm, err));
+    SQF_TRY(model->backend->embedding(model, err));
     SQF_TRY(load_output(model, err));
     SQF_TRY(load_layers(model, err));
-    count_read_bytes(model);
+    model->info.read_bytes = model->backend->read_bytes(model);
     return SQF_OK;
 }
 
-/* A model is handed out whole or not at all. */
 sqf_status sqf_model_open(sqf_context *context, const char *directory, sqf_model **out, sqf_error *err)
+{
+    return sqf_model_open_for(context, directory, &(sqf_model_use){0}, out, err);
+}
+
+/* A model is handed out whole or not at all. */
+sqf_status sqf_model_open_for(sqf_context *context, const char *directory, const sqf_model_use *use, sqf_model **out,
+                              sqf_error *err)
 {
     SQF_TRY(SQF_ALLOC(out, 1, "model", err));
     (*out)->context = context;
-    const sqf_status status = load(*out, directory, err);
+    (*out)->backend = context->device ? &sqf_device_backend : &sqf_host_backend;
+    const sqf_status status = load(*out, directory, use, err);
     if (status != SQF_OK) {
         sqf_model_destroy(*out);
         *out = NULL;
     }
     return status;
+}
+
+sqf_status sqf_model_need_host(const sqf_model *model, const char *what, sqf_error *err)
+{
+    return model->layers ? SQF_OK
+                         : sqf_fail(err, SQF_E_SUPPORT, "%s: runs on the CPU alone, found a model on %s", what,
+                                    sqf_context_device_name(model->context));
 }
 
 /* Sums over the decoder's linear layers. */

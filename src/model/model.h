@@ -4,19 +4,24 @@
 
 #include <sqf/model.h>
 
+#include "model/backend.h"
 #include "model/embedding.h"
 #include "model/layer.h"
 
 /* Owned by the caller of sqf_model_open; the context is borrowed. Immutable once opened, so sessions may share it. */
 struct sqf_model {
     sqf_context *context;
+    const sqf_backend *backend;
     sqf_checkpoint checkpoint;
-    sqf_layer *layers; /* [config.layers] */
     sqf_embedding embedding;
     float *norm; /* [hidden] */
+    /* on the CPU */
+    sqf_layer *layers; /* [config.layers] */
     sqf_linear *output;
     void *output_owned; /* aligned copy of its weights, if one was needed */
     sqf_arena *arena;   /* repacked weights of the output matrix and all layers */
+    /* on a device */
+    struct sqf_device_model *device;
     sqf_model_info info;
     char scheme[SQF_SCHEME_TEXT], output_scheme[SQF_SCHEME_TEXT], embedding_scheme[SQF_SCHEME_TEXT];
     uint32_t *end_ids;
@@ -26,6 +31,9 @@ struct sqf_model {
 
 /* generation_config.json and config.json: end ids and sampling defaults. */
 sqf_status sqf_model_load_generation(sqf_model *model, sqf_error *err);
+
+/* SQF_E_SUPPORT where `what` needs the layers of a model on the CPU and has it on a device. */
+sqf_status sqf_model_need_host(const sqf_model *model, const char *what, sqf_error *err);
 
 /* Fills model->info from the checkpoint. */
 sqf_status sqf_model_count(sqf_model *model, sqf_error *err);

@@ -180,28 +180,24 @@ static sqf_status align_data(const sqf_tensor *tensor, const void **data, void *
     return SQF_OK;
 }
 
+sqf_linear_params sqf_dense_params(const sqf_tensor *tensor, const float *bias)
+{
+    return (sqf_linear_params){.name = tensor->name,
+                               .rows = tensor->shape[0],
+                               .columns = tensor->shape[1],
+                               .bias = bias,
+                               .dense = tensor->data,
+                               .dense_type = sqf_dtype_type(tensor->dtype),
+                               .activations = {.low = SQF_TYPE_FP32, .bank = 1, .clip = 1}};
+}
+
 /* Row-major as in the file; the bias is copied by the layer, the weights are not. */
 sqf_status sqf_dense_linear_of(sqf_context *context, const sqf_tensor *tensor, const float *bias, sqf_linear **out,
                                void **owned, sqf_error *err)
 {
-    const void *data;
-    SQF_TRY(align_data(tensor, &data, owned, err));
-    const sqf_linear_params params = {.name = tensor->name,
-                                      .rows = tensor->shape[0],
-                                      .columns = tensor->shape[1],
-                                      .bias = bias,
-                                      .dense = data,
-                                      .dense_type = sqf_dtype_type(tensor->dtype),
-                                      .activations = {.low = SQF_TYPE_FP32, .bank = 1, .clip = 1}};
+    sqf_linear_params params = sqf_dense_params(tensor, bias);
+    SQF_TRY(align_data(tensor, &params.dense, owned, err));
     return sqf_linear_create(context, &params, out, err);
-}
-
-sqf_status sqf_dense_linear(const sqf_checkpoint *checkpoint, sqf_context *context, const char *name, size_t rows,
-                            size_t columns, const float *bias, sqf_linear **out, void **owned, sqf_error *err)
-{
-    const sqf_tensor *tensor;
-    SQF_TRY(sqf_checkpoint_dense(checkpoint, context, name, rows, columns, &tensor, err));
-    return sqf_dense_linear_of(context, tensor, bias, out, owned, err);
 }
 
 /* Static masks with a high part reorder the columns; dynamic ones and k = 0 leave them. */
