@@ -566,16 +566,15 @@ static sqf_status launch(sqf_cuda_device *device, row_job *job, sqf_error *err)
     const size_t most = (size_t)device->info.multiprocessors * BLOCKS_PER_PROCESSOR;
     const unsigned blocks = (unsigned)(job->padded_tokens < most ? job->padded_tokens : most);
     const size_t row_bytes = (size_t)job->steps.columns * sizeof(float);
-    uint8_t anchor[16];
     row_memory ignored;
-    size_t shared = row_memory_place(*job, anchor, &ignored), needed = job->steps.matrix ? blocks * row_bytes : 0;
+    size_t shared = row_memory_place(*job, NULL, &ignored), needed = job->steps.matrix ? blocks * row_bytes : 0;
     const bool spills = shared > device->info.shared_bytes;
     SQF_TRY(cuda_workspace(device, needed + (spills ? blocks * row_bytes : 0), err));
     float *workspace = static_cast<float *>(device->workspace);
     job->steps.mixed = workspace;
     if (spills) {
         job->spill = workspace + needed / sizeof(float);
-        shared = row_memory_place(*job, anchor, &ignored);
+        shared = row_memory_place(*job, NULL, &ignored);
         job->steps.vector = job->steps.vector && (size_t)job->spill % 16 == 0;
     }
     const unsigned octets = (job->steps.columns + OCTET - 1) / OCTET;

@@ -60,21 +60,26 @@ SQF_BOTH size_t to_16(size_t bytes)
     return (bytes + 15) / 16 * 16;
 }
 
-/* Lays the parts out from `base`; returns the bytes of all. */
+SQF_BOTH uint8_t *row_place(uint8_t *base, size_t used)
+{
+    return base ? base + used : NULL;
+}
+
+/* Lays the parts out from `base` (NULL: counts only); returns the bytes of all. */
 SQF_BOTH size_t row_memory_place(const row_job &job, uint8_t *base, row_memory *out)
 {
     size_t used = 0;
-    out->control = (row_control *)(base + used);
+    out->control = (row_control *)row_place(base, used);
     used += to_16(sizeof(row_control));
-    out->units = (row_unit *)(base + used);
+    out->units = (row_unit *)row_place(base, used);
     used += to_16(job.units * sizeof(row_unit));
-    out->ranges = (row_range *)(base + used);
+    out->ranges = (row_range *)row_place(base, used);
     used += to_16(job.planes * job.scale_rows * sizeof(row_range));
-    out->part_top = (uint32_t *)(base + used);
+    out->part_top = (uint32_t *)row_place(base, used);
     used += 16;
-    out->mask = (uint32_t *)(base + used);
+    out->mask = (uint32_t *)row_place(base, used);
     used += to_16(mask_words(job) * sizeof(uint32_t));
-    out->row = (float *)(base + used);
+    out->row = (float *)row_place(base, used);
     used += job.spill ? 0 : to_16(job.steps.columns * sizeof(float));
     return used;
 }
