@@ -17,30 +17,6 @@ thread_local uint3 blockIdx;
 thread_local dim3 blockDim;
 thread_local dim3 gridDim;
 
-#if defined(__x86_64__)
-__asm__(".text\n"
-        ".globl sqf_emulation_switch\n"
-        ".hidden sqf_emulation_switch\n"
-        ".type sqf_emulation_switch, @function\n"
-        "sqf_emulation_switch:\n"
-        "pushq %rbp\n"
-        "pushq %rbx\n"
-        "pushq %r12\n"
-        "pushq %r13\n"
-        "pushq %r14\n"
-        "pushq %r15\n"
-        "movq %rsp, (%rdi)\n"
-        "movq %rsi, %rsp\n"
-        "popq %r15\n"
-        "popq %r14\n"
-        "popq %r13\n"
-        "popq %r12\n"
-        "popq %rbx\n"
-        "popq %rbp\n"
-        "ret\n"
-        ".size sqf_emulation_switch, .-sqf_emulation_switch\n");
-#endif
-
 namespace
 {
 
@@ -656,13 +632,11 @@ void emulated_barrier(const char *what, int id, int threads, bool wait, void *op
         return;
     }
     *b = {};
-    void *operands[MAX_THREADS] = {};
+    void *operands[MAX_THREADS];
     for (int i = 0; i < p->threads; i++) {
         fiber *other = &p->fibers[i];
         const bool waits = other->waits && !other->mask && !other->transaction && other->parity == (unsigned)id;
-        if (waits || (other == f && wait)) {
-            operands[i] = other->operand;
-        }
+        operands[i] = waits || (other == f && wait) ? other->operand : NULL;
         if (waits) {
             wake(p, other);
         }

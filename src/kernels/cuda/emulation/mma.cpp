@@ -61,18 +61,19 @@ void multiply(const int16_t a[ROWS][depth], const int16_t b[COLUMNS][depth], voi
     }
 }
 
+/* b lies row by row: the columns of a row are the lanes of vectors. */
 template <int depth>
-void multiply(const float a[ROWS][depth], const float b[COLUMNS][depth], void *const operands[EMULATED_WARP])
+void multiply(const float a[ROWS][depth], const double b[depth][COLUMNS], void *const operands[EMULATED_WARP])
 {
     double product[ROWS][COLUMNS];
     for (int i = 0; i < ROWS; i++) {
-        for (int j = 0; j < COLUMNS; j++) {
-            double sum = 0;
-            for (int k = 0; k < depth; k++) {
-                sum += (double)a[i][k] * b[j][k];
+        double sum[COLUMNS] = {};
+        for (int k = 0; k < depth; k++) {
+            for (int j = 0; j < COLUMNS; j++) {
+                sum[j] += a[i][k] * b[k][j];
             }
-            product[i][j] = sum;
         }
+        memcpy(product[i], sum, sizeof sum);
     }
     for (int lane = 0; lane < EMULATED_WARP; lane++) {
         const emulated_mma *to = (const emulated_mma *)operands[lane];
@@ -151,10 +152,16 @@ template <int count, typename T, int depth, float (*convert)(T)> void widen(cons
 template <typename T, int depth, float (*convert)(T)> void multiply_floats(void *const operands[EMULATED_WARP])
 {
     words all;
-    float a[ROWS][depth], b[COLUMNS][depth];
+    float a[ROWS][depth], columns[COLUMNS][depth];
+    double b[depth][COLUMNS];
     gather(operands, &all);
     widen<ROWS, T, depth, convert>(all.a, a);
-    widen<COLUMNS, T, depth, convert>(all.b, b);
+    widen<COLUMNS, T, depth, convert>(all.b, columns);
+    for (int j = 0; j < COLUMNS; j++) {
+        for (int k = 0; k < depth; k++) {
+            b[k][j] = columns[j][k];
+        }
+    }
     multiply<depth>(a, b, operands);
 }
 

@@ -30,8 +30,27 @@ struct context {
 };
 
 #if defined(__x86_64__)
-/* Keeps what a function must preserve on the stack, and the stack's top in *from; continues at `to`. */
-extern "C" __attribute__((visibility("hidden"))) void sqf_emulation_switch(void **from, void *to);
+/* Keeps the stack's top in *from and continues at `to`. Inlined and left by a jump, so that the processor's record of
+ * calls stays balanced: lanes of a warp wait in the same place, and then their returns are foreseen. */
+static inline __attribute__((always_inline)) void exchange_stacks(void **from, void *to)
+{
+    __asm__ volatile("leaq -128(%%rsp), %%rsp\n" /* what leaf functions may use */
+                     "pushq %%rbp\n"
+                     "leaq 1f(%%rip), %%rax\n"
+                     "pushq %%rax\n"
+                     "movq %%rsp, (%%rdi)\n"
+                     "movq %%rsi, %%rsp\n"
+                     "popq %%rax\n"
+                     "jmp *%%rax\n"
+                     "1:\n"
+                     "popq %%rbp\n"
+                     "leaq 128(%%rsp), %%rsp\n"
+                     : "+D"(from), "+S"(to)
+                     :
+                     : "rax", "rbx", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "xmm0", "xmm1",
+                       "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",
+                       "xmm13", "xmm14", "xmm15", "memory", "cc");
+}
 #endif
 
 /* Makes a context that begins with entry(), which must never return, on the given stack. The lowest `colour` bytes of
@@ -49,9 +68,6 @@ static inline void context_make(context *made, void *bottom, size_t bytes, size_
     uintptr_t *top = (uintptr_t *)((((uintptr_t)bottom + bytes - colour) & ~(uintptr_t)63) - 64);
     *--top = 0; /* the caller of entry: none */
     *--top = (uintptr_t)entry;
-    for (int i = 0; i < 6; i++) {
-        *--top = 0;
-    }
     made->stack = top;
 #else
     getcontext(&made->state);
@@ -81,7 +97,7 @@ static inline void context_switch(context *from, context *to, bool last)
     (void)last;
 #endif
 #if defined(__x86_64__)
-    sqf_emulation_switch(&from->stack, to->stack);
+    exchange_stacks(&from->stack, to->stack);
 #else
     swapcontext(&from->state, &to->state);
 #endif
