@@ -167,6 +167,7 @@ static json_t *table_json(const sqf_context *context, const sqf_model *model, co
     json_object_set_new(object, "cpu", json_string_or_null(t->cpu));
     json_object_set_new(object, "cpu_level", json_string(sqf_context_cpu(context)));
     json_object_set_new(object, "threads", json_integer(sqf_context_threads(context)));
+    json_object_set_new(object, "device", json_string_or_null(sqf_context_device(context)));
     json_object_set_new(object, "version", json_string(sqf_version()));
     return object;
 }
@@ -213,10 +214,17 @@ static void print_table(const sqf_context *context, const sqf_model *model, cons
     char bytes[32];
     format_bytes(info.weight_bytes, bytes);
     printf("%s: %s, %s, %.2f bits a weight\n", info.directory, info.scheme, bytes, info.bits_per_weight);
-    printf("%s, kernels %s, %u thread%s, KV cache %s, %zu repetition%s\n", t->cpu, sqf_context_cpu(context),
-           sqf_context_threads(context), sqf_context_threads(context) == 1 ? "" : "s", sqf_kv_type_name(t->kv),
-           t->repetitions, t->repetitions == 1 ? "" : "s");
-    print_portable();
+    if (context_is_cpu(context)) {
+        printf("%s, kernels %s, %u thread%s", t->cpu, sqf_context_cpu(context), sqf_context_threads(context),
+               sqf_context_threads(context) == 1 ? "" : "s");
+    } else {
+        printf("%s", sqf_context_device(context));
+    }
+    printf(", KV cache %s, %zu repetition%s\n", sqf_kv_type_name(t->kv), t->repetitions,
+           t->repetitions == 1 ? "" : "s");
+    if (context_is_cpu(context)) {
+        print_portable();
+    }
     if (t->has_roofs) {
         print_roofs(&t->roofs);
     }
@@ -334,6 +342,21 @@ static int read_lists(const cli_arguments *arguments, lists *out)
     return code;
 }
 
+/* What memory is planned by: the largest of everything that is timed. */
+static sqf_model_use use_of(const lists *l, sqf_kv_type kv)
+{
+    sqf_model_use use = {.kv = kv};
+    size_t longest = 0, depth = 0;
+    for (size_t i = 0; i < LIST; i++) {
+        longest = i < l->prefill.count && l->prefill.values[i] > longest ? l->prefill.values[i] : longest;
+        longest = i < l->decode.count && l->decode.values[i] > longest ? l->decode.values[i] : longest;
+        depth = i < l->depth.count && l->depth.values[i] > depth ? l->depth.values[i] : depth;
+        use.sessions = i < l->batch.count && l->batch.values[i] > use.sessions ? l->batch.values[i] : use.sessions;
+    }
+    use.positions = longest + depth;
+    return use;
+}
+
 /* The library is asked only after the command line is known to make sense: opening a model may take a while. */
 static int run_bench(const cli_arguments *arguments)
 {
@@ -350,9 +373,14 @@ static int run_bench(const cli_arguments *arguments)
     table t = {.repetitions = arguments_count(arguments, "repetitions"),
                .kv = (sqf_kv_type)arguments_choice(arguments, "kv"),
                .has_roofs = arguments_given(arguments, "roofs")};
+    if (t.has_roofs && !context_is_cpu(context)) {
+        sqf_context_destroy(context);
+        return fail_usage("--roofs: those of the CPU, expected without --device");
+    }
     sqf_model *model = NULL;
     sqf_error err = {0};
-    sqf_status status = sqf_model_open(context, arguments->operands[0], &model, &err);
+    const sqf_model_use use = use_of(&l, t.kv);
+    sqf_status status = sqf_model_open_for(context, arguments->operands[0], &use, &model, &err);
     if (status == SQF_OK && t.has_roofs) {
         status = sqf_bench_roofs_measure(context, &t.roofs, &err);
     }
@@ -402,6 +430,7 @@ const cli_command *bench_command(void)
          .standard = "1",
          .text = "sequences that are decoded together, each with the depth and the tokens asked for"},
         {.name = "kv", .kind = OPTION_CHOICE, .standard = "f16", .choices = kv_types, .text = "type of the KV cache"},
+        DEVICE_OPTION,
         {.name = "repetitions",
          .letter = 'r',
          .kind = OPTION_COUNT,
@@ -416,9 +445,12 @@ const cli_command *bench_command(void)
                  "them) and how many products they make when they do nothing else, and print shares of that; takes two "
                  "seconds and 1 GiB"},
     };
-    static const char *const examples[] = {"sqf bench models/demo", "sqf bench demo-sq6 -p 128 -n 32 -r 5 --json",
+    static const char *const examples[] = {"sqf bench models/demo",
+                                           "sqf bench demo-sq6 -p 128 -n 32 -r 5 --json",
                                            "sqf bench demo-sq6 -p 16,128,512 -d 0,1024 --roofs --threads 2",
-                                           "sqf bench demo-sq6 -p 0 -n 32 -b 1,4,16 --kv int8", NULL};
+                                           "sqf bench demo-sq6 -p 0 -n 32 -b 1,4,16 --kv int8",
+                                           "sqf bench MODEL -p 512,2048 -b 1,16 --device cuda",
+                                           NULL};
     static const cli_command command = {
         .name = "bench",
         .operands = "MODEL",
@@ -440,7 +472,7 @@ const cli_command *bench_command(void)
             "tokens, depth, batch, tokens_per_s (a list), mean, "
             "deviation, median, best, gmac_per_s, gb_per_s, product_share, read_share, products), roofs (null, or "
             "read_gb_per_s, float_gmac_per_s, integer: a list of name and gmac_per_s), cpu, cpu_level, threads, "
-            "version.",
+            "device, version.",
         .options = options,
         .option_count = sizeof options / sizeof options[0],
         .examples = examples,

@@ -26,6 +26,13 @@ const cli_command *bench_command(void);
 const cli_command *version_command(void);
 const cli_command *help_command(void);
 
+/* The row of commands whose models may run on a GPU; the others run on the CPU whatever SQF_DEVICE says. */
+#define DEVICE_OPTION                                                                                                  \
+    {                                                                                                                  \
+        .name = "device", .kind = OPTION_TEXT, .value = "DEVICE",                                                      \
+        .text = "where the model runs: cpu, cuda (the first GPU) or cuda:N; without it as SQF_DEVICE says, else cpu"   \
+    }
+
 /* All of them in the order of the help (command.c); NULL-terminated. */
 typedef const cli_command *(*command_fn)(void);
 extern const command_fn commands[];

@@ -64,6 +64,7 @@ static json_t *result_json(const evaluation *e, const cli_arguments *arguments)
     json_object_set_new(object, "perplexity_per_byte", json_number(result->perplexity_per_byte));
     json_object_set_new(object, "threads", json_integer(sqf_context_threads(e->models.context)));
     json_object_set_new(object, "cpu_level", json_string(sqf_context_cpu(e->models.context)));
+    json_object_set_new(object, "device", json_string_or_null(sqf_context_device(e->models.context)));
     if (result->compared) {
         add_comparison(object, e, arguments);
     }
@@ -95,6 +96,9 @@ static void print_result(const evaluation *e, const cli_arguments *arguments)
 {
     const sqf_eval_result *result = &e->result;
     printf("model          %s (%s)\n", arguments->operands[0], sqf_model_info_get(e->models.model).scheme);
+    if (!context_is_cpu(e->models.context)) {
+        printf("device         %s\n", sqf_context_device(e->models.context));
+    }
     printf("text           %s: %zu tokens in %zu window%s of %zu, %zu scored\n", arguments_text(arguments, "text"),
            result->tokens, result->windows, result->windows == 1 ? "" : "s", result->tokens / result->windows,
            result->scored_tokens);
@@ -118,12 +122,16 @@ static void print_result(const evaluation *e, const cli_arguments *arguments)
 static sqf_status open_models(const cli_arguments *arguments, eval_models *models, sqf_error *err)
 {
     const char *reference = arguments_text(arguments, "reference");
+    const bool windows = arguments_given(arguments, "text") && !arguments_given(arguments, "generation");
+    const sqf_model_use use = {.positions = windows ? arguments_count(arguments, "window") : 0,
+                               .kv = (sqf_kv_type)arguments_choice(arguments, "kv")};
+    const sqf_model_use use_of_reference = {.positions = use.positions};
     sqf_status status = sqf_tokenizer_load(arguments->operands[0], &models->tokenizer, err);
     if (status == SQF_OK) {
-        status = sqf_model_open(models->context, arguments->operands[0], &models->model, err);
+        status = sqf_model_open_for(models->context, arguments->operands[0], &use, &models->model, err);
     }
     if (status == SQF_OK && reference) {
-        status = sqf_model_open(models->context, reference, &models->reference, err);
+        status = sqf_model_open_for(models->context, reference, &use_of_reference, &models->reference, err);
     }
     return status;
 }
@@ -244,6 +252,7 @@ const cli_command *eval_command(void)
          .standard = "f32",
          .choices = kv_types,
          .text = "type of the model's KV cache; a reference keeps f32"},
+        DEVICE_OPTION,
         {.name = "special",
          .text = "encode the text with the special tokens that the tokenizer prescribes; implied by llama.cpp"},
         {.name = "tasks",
@@ -322,6 +331,7 @@ const cli_command *eval_command(void)
         "sqf eval models/demo --reference models/demo --kv int8 --text models/demo/text/eval.txt --window 512",
         "sqf eval demo-sq6 --reference models/demo --tasks continuation-mcq.jsonl --items items.jsonl",
         "sqf eval demo-sq6 --reference models/demo --text models/demo/text/eval.txt --generation 64",
+        "sqf eval MODEL --text heldout.txt --device cuda:1",
         NULL};
     static const cli_command command = {
         .name = "eval",
@@ -356,10 +366,10 @@ const cli_command *eval_command(void)
             "end, and how probable the reference finds what the model wrote, beside its own text.\n\n"
             "JSON members: model, scheme, text, windowing, kv, window, windows, tokens, scored_tokens, scored_bytes, "
             "perplexity, perplexity_error, nll, nll_sum, perplexity_per_byte, seconds, tokens_per_s, products, "
-            "threads, cpu_level; with a reference also kl, kl_error, kl_max, same_top, ratio, ratio_error, "
+            "threads, cpu_level, device; with a reference also kl, kl_error, kl_max, same_top, ratio, ratio_error, "
             "difference, difference_error, reference. With --tasks: model, scheme, kv, reference, reference_scheme, "
             "seed, "
-            "resamples, threads, cpu_level and tasks, a list with name, definition, kind, path, items, acc, "
+            "resamples, threads, cpu_level, device and tasks, a list with name, definition, kind, path, items, acc, "
             "acc_error, acc_error_analytic, acc_norm (null where a kind has none) and the like, few_shot, truncated, "
             "resumed, tokens_run, tokens_reused, seconds; with a reference also reference and changes (of each figure "
             "difference, error, gained, lost, test, p_value, significant). With --generation: first_divergence, "

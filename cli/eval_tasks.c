@@ -104,6 +104,7 @@ static json_t *models_json(const cli_arguments *arguments, const eval_models *mo
     json_object_set_new(object, "resamples", json_count(arguments_count(arguments, "resamples")));
     json_object_set_new(object, "threads", json_integer(sqf_context_threads(models->context)));
     json_object_set_new(object, "cpu_level", json_string(sqf_context_cpu(models->context)));
+    json_object_set_new(object, "device", json_string_or_null(sqf_context_device(models->context)));
     return object;
 }
 

@@ -48,13 +48,36 @@ int fail_error(const sqf_error *err)
     return fail_input("%s", err->text);
 }
 
+/* Commands without the option compute on the CPU alone. */
+static const char *device_of(const cli_arguments *arguments)
+{
+    const cli_command *command = arguments->command;
+    for (size_t i = 0; i < command->option_count; i++) {
+        if (strcmp(command->options[i].name, "device") == 0) {
+            return arguments_text(arguments, "device");
+        }
+    }
+    return "cpu";
+}
+
+/* A name that means nothing is a mistake of the command line, a GPU that is not there one of the machine. */
 int context_open(const cli_arguments *arguments, sqf_context **out)
 {
     sqf_context_options options = sqf_context_options_default();
     options.threads = (unsigned)arguments_count(arguments, "threads");
+    options.device = device_of(arguments);
     progress_begin(arguments_given(arguments, "quiet"), arguments_given(arguments, "verbose"), &options);
     sqf_error err = {0};
-    return sqf_context_create(&options, out, &err) == SQF_OK ? EXIT_DONE : fail_error(&err);
+    const sqf_status status = sqf_context_create(&options, out, &err);
+    if (status == SQF_E_ARG && options.device) {
+        return fail_usage("--%s", err.text);
+    }
+    return status == SQF_OK ? EXIT_DONE : fail_error(&err);
+}
+
+bool context_is_cpu(const sqf_context *context)
+{
+    return strcmp(sqf_context_device_name(context), "cpu") == 0;
 }
 
 /* JSON has no NaN and no infinity. */

@@ -15,8 +15,11 @@ int fail_input(const char *format, ...) SQF_PRINTF(1, 2);
 /* The library's sentence; EXIT_BAD, or 128 plus the signal if that is why the call was cancelled. */
 int fail_error(const sqf_error *err);
 
-/* A context as --threads, --quiet and --verbose say. EXIT_DONE or the code after a message. */
+/* A context as --threads, --device, --quiet and --verbose say. EXIT_DONE or the code after a message. */
 int context_open(const cli_arguments *arguments, sqf_context **out);
+
+/* False if models run on a GPU. */
+bool context_is_cpu(const sqf_context *context);
 
 /* JSON values that always exist: null for NaN and infinity, U+FFFD for bytes that are not UTF-8. */
 json_t *json_number(double value);

@@ -135,7 +135,8 @@ static json_t *stages_json(const sqf_quantize_summary *summary)
 }
 
 /* Figures of the whole model; those of its tensors are in OUT/report.json. */
-static json_t *summary_json(const cli_arguments *arguments, sqf_recipe *recipe, const sqf_quantize_summary *summary)
+static json_t *summary_json(const cli_arguments *arguments, const sqf_context *context, sqf_recipe *recipe,
+                            const sqf_quantize_summary *summary)
 {
     const sqf_module_recipe *base = sqf_recipe_base(recipe);
     char scheme[SQF_SCHEME_TEXT];
@@ -144,6 +145,7 @@ static json_t *summary_json(const cli_arguments *arguments, sqf_recipe *recipe, 
     json_object_set_new(object, "model", json_string_or_null(arguments->operands[0]));
     json_object_set_new(object, "output", json_string_or_null(arguments_text(arguments, "output")));
     json_object_set_new(object, "scheme", json_string_or_null(scheme));
+    json_object_set_new(object, "device", json_string_or_null(sqf_context_device(context)));
     json_object_set_new(object, "seconds", json_number(summary->seconds));
     json_object_set_new(object, "calibration_seconds", json_number(summary->calibration_seconds));
     json_object_set_new(object, "calibration_tokens", json_count(summary->calibration_tokens));
@@ -182,11 +184,11 @@ static void print_summary(const cli_arguments *arguments, const sqf_quantize_sum
 }
 
 /* What came of it, on standard output. `budget` is NULL without a target. */
-static int print_result(const cli_arguments *arguments, sqf_recipe *recipe, const sqf_quantize_summary *summary,
-                        const sqf_budget *budget)
+static int print_result(const cli_arguments *arguments, const sqf_context *context, sqf_recipe *recipe,
+                        const sqf_quantize_summary *summary, const sqf_budget *budget)
 {
     if (arguments_given(arguments, "json")) {
-        json_t *object = summary_json(arguments, recipe, summary);
+        json_t *object = summary_json(arguments, context, recipe, summary);
         if (budget) {
             json_object_set_new(object, "budget", budget_json(budget));
         }
@@ -224,7 +226,7 @@ static int quantize(const cli_arguments *arguments, sqf_recipe *recipe)
         target ? sqf_quantize_budget(context, model, output, recipe, &options, &wishes, &summary, &budget, &err)
                : sqf_quantize(context, model, output, recipe, &options, &summary, &err);
     progress_clear();
-    code = status == SQF_OK ? print_result(arguments, recipe, &summary, budget) : fail_error(&err);
+    code = status == SQF_OK ? print_result(arguments, context, recipe, &summary, budget) : fail_error(&err);
     sqf_budget_destroy(budget);
     progress_follow(NULL);
     sqf_context_destroy(context);
@@ -303,6 +305,7 @@ static const cli_option file_options[] = {
      .least = 1,
      .most = SIZE_MAX,
      .text = "start a new file where the current one would pass this size"},
+    DEVICE_OPTION,
     {.name = "force", .text = "replace an existing output; it stays in place until the new one is complete"},
 };
 enum { FILE_OPTIONS = sizeof file_options / sizeof file_options[0] };
@@ -371,7 +374,8 @@ static const char description[] =
     "--calib-tokens as text_tokens in OUT/report.json says. Flags of the recipe hold for all candidates that do not "
     "say otherwise.\n\n"
     "Calibration text is encoded without special tokens. From .jsonl the member --calib-field of every line is taken. "
-    "JSON members: model, output, scheme, seconds, calibration_seconds, calibration_tokens, weights, bits_per_weight, "
+    "JSON members: model, output, scheme, device, seconds, calibration_seconds, calibration_tokens, weights, "
+    "bits_per_weight, "
     "weights_equivalent_bits, activations_equivalent_bits, file_bytes, mean_output_error, damped (factorizations that "
     "needed more damping), vocabulary_weights, vocabulary_bits_per_weight (of output matrix and embedding, which the "
     "other figures by weight leave out), stages (seconds, cpu_seconds and work of each, work in operations where it is "
@@ -386,6 +390,7 @@ const cli_command *quantize_command(void)
         "sqf quantize MODEL -o OUT --scheme 'W(SQ5)A8' --importance gain --calib data.jsonl --calib-field text",
         "sqf quantize MODEL -o OUT --scheme w4a8 --lm-head w4a8 --calib none",
         "sqf quantize MODEL -o OUT --recipe recipe.yaml --calib calib.txt",
+        "sqf quantize MODEL -o OUT --scheme w4a-sq6 --calib calib.txt --device cuda",
         "sqf quantize MODEL -o OUT --calib calib.txt --target-loss 1% --candidates 'w4a4, w4a-sq5|w4a-sq6 mask=l2, "
         "w4a8'",
         NULL};

@@ -141,13 +141,10 @@ static sqf_status create_session(runner *r, size_t max_tokens, sqf_error *err)
     return sqf_session_create_kv(r->model, room, (sqf_kv_type)arguments_choice(r->arguments, "kv"), &r->session, err);
 }
 
-static sqf_status generate(runner *r, const char *bytes, size_t n, sqf_error *err)
+static sqf_status generate(runner *r, sqf_error *err)
 {
     const size_t max_tokens = arguments_count(r->arguments, "number");
-    sqf_status status = sqf_tokenizer_encode(r->tokenizer, bytes, n, true, &r->prompt, err);
-    if (status == SQF_OK) {
-        status = create_session(r, max_tokens, err);
-    }
+    sqf_status status = create_session(r, max_tokens, err);
     if (status != SQF_OK) {
         return status;
     }
@@ -207,6 +204,7 @@ static json_t *result_json(const runner *r)
     json_object_set_new(object, "ids", ids_json(&g->ids));
     json_object_set_new(object, "prompt_ids", ids_json(&r->prompt));
     json_object_set_new(object, "kv", json_string(arguments_text(r->arguments, "kv")));
+    json_object_set_new(object, "device", json_string_or_null(sqf_context_device(r->context)));
     json_object_set_new(object, "stop", json_string(sqf_stop_name(g->stop)));
     json_object_set_new(object, "prefill_tokens", json_count(g->prefill_tokens));
     json_object_set_new(object, "prefill_seconds", json_number(g->prefill_seconds));
@@ -253,17 +251,29 @@ static int finish(const runner *r)
     return EXIT_DONE;
 }
 
+/* The prompt is encoded first: a device plans its memory by it. */
+static sqf_status open_model(runner *r, const char *bytes, size_t n, sqf_error *err)
+{
+    const char *directory = r->arguments->operands[0];
+    sqf_status status = sqf_tokenizer_load(directory, &r->tokenizer, err);
+    if (status == SQF_OK) {
+        status = sqf_tokenizer_encode(r->tokenizer, bytes, n, true, &r->prompt, err);
+    }
+    if (status == SQF_OK) {
+        const sqf_model_use use = {.positions = r->prompt.count + arguments_count(r->arguments, "number"),
+                                   .kv = (sqf_kv_type)arguments_choice(r->arguments, "kv")};
+        status = sqf_model_open_for(r->context, directory, &use, &r->model, err);
+    }
+    return status;
+}
+
 /* Messages of the library name the file; an interrupted generation keeps what was printed. */
 static int run_model(runner *r, const char *bytes, size_t n)
 {
     sqf_error err = {0};
-    const char *directory = r->arguments->operands[0];
-    sqf_status status = sqf_tokenizer_load(directory, &r->tokenizer, &err);
+    sqf_status status = open_model(r, bytes, n, &err);
     if (status == SQF_OK) {
-        status = sqf_model_open(r->context, directory, &r->model, &err);
-    }
-    if (status == SQF_OK) {
-        status = generate(r, bytes, n, &err);
+        status = generate(r, &err);
     }
     if (status != SQF_OK) {
         return fail_error(&err);
@@ -360,13 +370,17 @@ const cli_command *run_command(void)
          .standard = "f16",
          .choices = kv_types,
          .text = "type of the KV cache: f16 takes half of the memory of f32, int8 a quarter"},
+        DEVICE_OPTION,
         {.name = "logits", .text = "also give the 20 largest logits after the prompt"},
         {.name = "ignore-end", .text = "go on after a token that ends the text"},
     };
     static const char *const examples[] = {
         "sqf run models/demo -p 'It was a dark and stormy night, and' -n 64 --temp 0",
-        "echo 'Once upon a time' | sqf run models/demo --seed 7", "sqf run models/demo -p 'The captain' --kv int8",
-        "sqf run models/demo -p 'The captain' -n 0 --logits --json", NULL};
+        "echo 'Once upon a time' | sqf run models/demo --seed 7",
+        "sqf run models/demo -p 'The captain' --kv int8",
+        "sqf run models/demo -p 'The captain' -n 0 --logits --json",
+        "sqf run MODEL -p 'The captain' --device cuda",
+        NULL};
     static const cli_command command = {
         .name = "run",
         .operands = "MODEL",
@@ -379,7 +393,8 @@ const cli_command *run_command(void)
             "token that ends the text, or at the model's last position. Sampling parameters that are not given come "
             "from the model's generation_config.json (without one: the most probable token). Speeds go to standard "
             "error.\n\n"
-            "JSON members: model, scheme, text (the continuation alone), ids, prompt_ids, kv, stop (length, end, "
+            "JSON members: model, scheme, text (the continuation alone), ids, prompt_ids, kv, device, stop (length, "
+            "end, "
             "positions), prefill_tokens, prefill_seconds, prefill_tokens_per_s, decode_tokens, decode_seconds, "
             "decode_tokens_per_s, products; with --logits also top, 20 objects of id, token (as the vocabulary spells "
             "it) and logit, largest first.",

@@ -194,6 +194,7 @@ static json_t *survey_json(const survey *s, json_t *rows)
     json_object_set_new(object, "cpu", json_string_or_null(cpu));
     json_object_set_new(object, "cpu_level", json_string(sqf_context_cpu(s->context)));
     json_object_set_new(object, "threads", json_count(sqf_context_threads(s->context)));
+    json_object_set_new(object, "device", json_string_or_null(sqf_context_device(s->context)));
     json_object_set_new(object, "version", json_string(sqf_version()));
     json_object_set(object, "schemes", rows);
     return object;
@@ -340,6 +341,7 @@ const cli_command *survey_command(void)
          .most = 1000,
          .value = "N",
          .text = "how often each is timed; the median is given"},
+        DEVICE_OPTION,
         {.name = "force", .kind = OPTION_FLAG, .text = "write into an existing directory"},
     };
     static const char *const examples[] = {

@@ -13,6 +13,7 @@
 #include <sqf/cost.h>
 
 #include "base/random.h"
+#include "device/device.h"
 #include "kernels/ops.h"
 #include "model/model.h"
 
@@ -372,6 +373,7 @@ static sqf_status measure(measurement *m, sqf_layer_errors *errors, sqf_error *e
                                       .dense = d->weights,
                                       .dense_type = SQF_TYPE_FP32,
                                       .activations = {.low = SQF_TYPE_FP32, .bank = 1, .clip = 1}};
+    SQF_TRY(sqf_device_refuse(m->context, "layer bed", err));
     SQF_TRY(sqf_model_open(m->context, m->quantized, &m->model, err));
     SQF_TRY(sqf_linear_create(m->context, &params, &m->exact, err));
     SQF_TRY(sqf_input_create(&m->input, err));

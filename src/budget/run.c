@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "budget/prepare.h"
+#include "device/device.h"
 #include "ptq/pipeline.h"
 
 /* A model that loses less than this part of the target could be cheaper: another round is worth it. */
@@ -407,6 +408,7 @@ static sqf_status work(run *r, sqf_quantize_options *options, sqf_quantize_summa
     sqf_budget *budget = r->task.budget;
     sqf_budget_summary *total = &budget->summary;
     SQF_TRY(check(options, r->task.wishes, err));
+    SQF_TRY(sqf_device_refuse(r->task.context, "budget", err));
     SQF_TRY(sqf_budget_prepare(&r->task, options, err));
     SQF_TRY(count_measured(r, err));
     total->reference_cost /= budget->products;

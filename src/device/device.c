@@ -169,6 +169,13 @@ void sqf_device_close(sqf_device *device)
     }
 }
 
+sqf_status sqf_device_refuse(const sqf_context *context, const char *what, sqf_error *err)
+{
+    return !context->device ? SQF_OK
+                            : sqf_fail(err, SQF_E_SUPPORT, "%s: runs on the CPU alone, found a context on %s", what,
+                                       context->device->name);
+}
+
 /* ---- memory ---- */
 
 sqf_status sqf_device_plan_check(const sqf_device *device, const sqf_device_plan *plan, sqf_error *err)

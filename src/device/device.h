@@ -3,7 +3,7 @@
 #ifndef SQF_DEVICE_DEVICE_H
 #define SQF_DEVICE_DEVICE_H
 
-#include "base/error.h"
+#include "base/context.h"
 #include "kernels/cuda/ops.h"
 
 /* An opened GPU. Owned by its context; one host thread at a time. */
@@ -25,6 +25,9 @@ sqf_status sqf_device_parse(const char *text, int *index, sqf_error *err);
  * another version, no driver or no such device: the line says which and what helps. */
 sqf_status sqf_device_open(int index, sqf_device **out, sqf_error *err);
 void sqf_device_close(sqf_device *device);
+
+/* SQF_E_SUPPORT where `what` computes on the CPU alone and the context's models are on a device. */
+sqf_status sqf_device_refuse(const sqf_context *context, const char *what, sqf_error *err);
 
 /* What a computation will take of the device's memory, in bytes. */
 typedef struct sqf_device_plan {

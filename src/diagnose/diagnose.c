@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "device/device.h"
 #include "diagnose/work.h"
 
 sqf_diagnose_options sqf_diagnose_options_default(void)
@@ -172,6 +173,7 @@ static void name_inputs(sqf_diagnose_work *work)
 
 static sqf_status open_models(sqf_diagnose_work *work, const char *original, const char *quantized, sqf_error *err)
 {
+    SQF_TRY(sqf_device_refuse(work->context, "diagnosis", err));
     SQF_TRY(sqf_model_open(work->context, original, &work->original, err));
     SQF_TRY(sqf_model_open(work->context, quantized, &work->quantized, err));
     if (work->original->checkpoint.schemes) {

@@ -193,13 +193,6 @@ sqf_status sqf_model_open_for(sqf_context *context, const char *directory, const
     return status;
 }
 
-sqf_status sqf_model_need_host(const sqf_model *model, const char *what, sqf_error *err)
-{
-    return model->layers ? SQF_OK
-                         : sqf_fail(err, SQF_E_SUPPORT, "%s: runs on the CPU alone, found a model on %s", what,
-                                    sqf_context_device_name(model->context));
-}
-
 /* Sums over the decoder's linear layers. */
 typedef struct linear_sums {
     double weights, bits, weights_equivalent, activations_equivalent;

@@ -32,9 +32,6 @@ struct sqf_model {
 /* generation_config.json and config.json: end ids and sampling defaults. */
 sqf_status sqf_model_load_generation(sqf_model *model, sqf_error *err);
 
-/* SQF_E_SUPPORT where `what` needs the layers of a model on the CPU and has it on a device. */
-sqf_status sqf_model_need_host(const sqf_model *model, const char *what, sqf_error *err);
-
 /* Fills model->info from the checkpoint. */
 sqf_status sqf_model_count(sqf_model *model, sqf_error *err);
 
