@@ -36,6 +36,10 @@ sqf_status sqf_statistics_copy(const sqf_statistics *from, sqf_statistics *to, s
 sqf_status sqf_statistics_add(sqf_context *context, sqf_statistics *statistics, const float *x, size_t tokens,
                               sqf_error *err);
 void sqf_statistics_finish(sqf_context *context, sqf_statistics *statistics);
+/* For whoever adds up elsewhere: whether the token at this place of all tokens goes into the sample, and SQF_E_VALUE
+ * for a channel whose sum of squares is not finite. */
+bool sqf_statistics_keeps(const sqf_statistics *statistics, uint64_t place);
+sqf_status sqf_statistics_check(const double *sum_square, size_t channels, sqf_error *err);
 /* After finish: the statistics of x / t for smoothing factors t [K]. */
 void sqf_statistics_smooth(sqf_context *context, sqf_statistics *statistics, const float *factors);
 
@@ -60,7 +64,15 @@ typedef struct sqf_factor {
     uint8_t *dead;           /* [K] 1 = the channel was never active; its weights become 0 */
     double damping;          /* the fraction of mean(diag H) that was used; larger than asked if Cholesky failed */
     unsigned retries;
+    uint64_t resident; /* which of an engine's factors this is, where it keeps a copy; 0 = none */
 } sqf_factor;
+
+/* Who inverts: a [n, n] row-major, upper triangle read, becomes U with U^T U = a^-1, zero below the diagonal. *positive
+ * = false where a is not positive definite. */
+typedef struct sqf_factor_solver {
+    sqf_status (*solve)(void *user, float *a, size_t n, bool *positive, sqf_error *err);
+    void *user;
+} sqf_factor_solver;
 
 /* hessian [K, K] full symmetric in the ORIGINAL order (not changed); channels [K] or NULL permutes it (stored order).
  * lambda = damping * mean(diag H) over all K channels; a dead channel (diagonal 0) gets the diagonal 1 + lambda.
@@ -68,6 +80,10 @@ typedef struct sqf_factor {
  * damping tenfold (0 becomes 0.01) up to three times and logs each as a warning; then SQF_E_VALUE naming `name`. */
 sqf_status sqf_factor_create(sqf_context *context, const char *name, const float *hessian, size_t channel_count,
                              const int32_t *channels, double damping, sqf_factor *out, sqf_error *err);
+/* The same with another solver. */
+sqf_status sqf_factor_create_by(sqf_context *context, const sqf_factor_solver *solver, const char *name,
+                                const float *hessian, size_t channel_count, const int32_t *channels, double damping,
+                                sqf_factor *out, sqf_error *err);
 void sqf_factor_clear(sqf_factor *factor);
 
 typedef struct sqf_matrix_job {

@@ -15,6 +15,7 @@ static const double damping_default = 0.01;
 typedef struct factor_work {
     const float *hessian;
     const int32_t *channels;
+    const sqf_factor_solver *solver;
     sqf_factor *factor;
     float lambda;
 } factor_work;
@@ -81,24 +82,36 @@ static sqf_status read_diagonal(const char *name, const factor_work *work, doubl
     return SQF_OK;
 }
 
+/* The CPU's solver. */
+static sqf_status solve_on_cpu(void *user, float *a, size_t n, bool *positive, sqf_error *err)
+{
+    sqf_context *context = user;
+    (void)err;
+    *positive = sqf_cholesky_reversed(context->pool, a, n);
+    if (*positive) {
+        sqf_upper_invert(context->pool, a, n);
+    }
+    return SQF_OK;
+}
+
 /* One attempt with a given lambda. */
-static bool factorize(sqf_context *context, factor_work *work)
+static sqf_status factorize(sqf_context *context, factor_work *work, bool *done, sqf_error *err)
 {
     sqf_factor *f = work->factor;
     const size_t strips = sqf_ceil_div(f->channels, STRIP);
     sqf_pool_run(context->pool, strips, fill_task, work);
-    if (!sqf_cholesky_reversed(context->pool, f->upper, f->channels)) {
-        return false;
+    SQF_TRY(work->solver->solve(work->solver->user, f->upper, f->channels, done, err));
+    if (!*done) {
+        return SQF_OK;
     }
-    sqf_upper_invert(context->pool, f->upper, f->channels);
     sqf_pool_run(context->pool, strips, diagonal_task, work);
     for (size_t j = 0; j < f->channels; j++) {
         /* a column's squared length is finite only if all of the column is */
         if (!isfinite(f->inverse_diagonal[j]) || !(f->upper[j * f->channels + j] > 0.0f)) {
-            return false;
+            *done = false;
         }
     }
-    return true;
+    return SQF_OK;
 }
 
 static sqf_status factorize_damped(sqf_context *context, const char *name, factor_work *work, double mean,
@@ -106,8 +119,10 @@ static sqf_status factorize_damped(sqf_context *context, const char *name, facto
 {
     sqf_factor *f = work->factor;
     for (;;) {
+        bool done;
         work->lambda = (float)(f->damping * mean);
-        if (factorize(context, work)) {
+        SQF_TRY(factorize(context, work, &done, err));
+        if (done) {
             return SQF_OK;
         }
         if (f->retries == RETRIES) {
@@ -125,8 +140,16 @@ static sqf_status factorize_damped(sqf_context *context, const char *name, facto
 sqf_status sqf_factor_create(sqf_context *context, const char *name, const float *hessian, size_t channel_count,
                              const int32_t *channels, double damping, sqf_factor *out, sqf_error *err)
 {
+    const sqf_factor_solver cpu = {.solve = solve_on_cpu, .user = context};
+    return sqf_factor_create_by(context, &cpu, name, hessian, channel_count, channels, damping, out, err);
+}
+
+sqf_status sqf_factor_create_by(sqf_context *context, const sqf_factor_solver *solver, const char *name,
+                                const float *hessian, size_t channel_count, const int32_t *channels, double damping,
+                                sqf_factor *out, sqf_error *err)
+{
     *out = (sqf_factor){.channels = channel_count, .damping = damping};
-    factor_work work = {.hessian = hessian, .channels = channels, .factor = out};
+    factor_work work = {.hessian = hessian, .channels = channels, .solver = solver, .factor = out};
     size_t square;
     if (!sqf_mul_size(&square, channel_count, channel_count)) {
         return sqf_fail(err, SQF_E_SHAPE, "%s: Hessian of %zu channels does not fit this machine", name, channel_count);

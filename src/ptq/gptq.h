@@ -47,6 +47,23 @@ typedef struct gptq_block {
     bool overflow;                 /* an error became infinite or NaN */
 } gptq_block;
 
+/* Checks a job, makes `out` and the plan of how to fill it; gptq_plan_clear, also after a failure. */
+sqf_status gptq_plan_create(sqf_context *context, const sqf_matrix_job *job, sqf_matrix *out, gptq_plan *plan,
+                            sqf_error *err);
+void gptq_plan_clear(gptq_plan *plan);
+
+/* What is done on the way through the columns, in this order. */
+typedef struct gptq_walker {
+    /* weights [begin, end) take the errors of the columns [from, begin) */
+    void (*catch_up)(void *user, size_t from, size_t begin, size_t end);
+    /* [begin, end), wider than a leaf, is a group and/or bank (`what`): its scales, its masks */
+    void (*enter)(void *user, unsigned what, size_t begin, size_t end);
+    /* the columns [begin, end) are quantized one after another */
+    void (*leaf)(void *user, size_t begin, size_t end);
+    void *user;
+} gptq_walker;
+void gptq_walk(const gptq_plan *plan, const gptq_walker *walker);
+
 /* Takes the loaded block through all columns: masks, scales, values, errors. */
 void gptq_block_walk(gptq_block *block);
 

@@ -24,28 +24,6 @@ static sqf_status report_progress(sqf_pipeline *pipeline, sqf_error *err)
 
 /* ---- passes of the calibration text ---- */
 
-typedef struct collection {
-    sqf_pipeline *pipeline;
-    sqf_layer_work *work;
-} collection;
-
-static sqf_status collect_input(void *user, sqf_input_kind kind, const float *x, size_t tokens, size_t channels,
-                                sqf_error *err)
-{
-    static const char *const readers[SQF_INPUT_COUNT] = {"self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj",
-                                                         "mlp.down_proj"};
-    const collection *c = user;
-    sqf_stages_begin(&c->pipeline->stages, SQF_STAGE_HESSIAN);
-    const sqf_status status = sqf_statistics_add(c->pipeline->context, &c->work->statistics[kind], x, tokens, err);
-    sqf_stages_end(&c->pipeline->stages, sqf_hessian_operations(channels, tokens));
-    if (status == SQF_OK) {
-        return SQF_OK;
-    }
-    char where[SQF_MODULE_NAME];
-    snprintf(where, sizeof where, "input of model.layers.%zu.%s", c->work->index, readers[kind]);
-    return sqf_fail_within(err, status, where);
-}
-
 sqf_status sqf_pipeline_advance(sqf_pipeline *pipeline, sqf_error *err)
 {
     pipeline->done++;
@@ -62,8 +40,7 @@ sqf_status sqf_pipeline_run_window(sqf_pipeline *pipeline, const sqf_layer *laye
         x = memcpy(pipeline->window, x, floats * sizeof *x);
     }
     sqf_stages_begin(&pipeline->stages, tap ? SQF_STAGE_FORWARD : SQF_STAGE_REFORWARD);
-    const sqf_status status = sqf_layer_forward(pipeline->context, config, layer, x, length, 0,
-                                                sqf_kv_cache_layer(pipeline->cache, 0), tap, pipeline->workspace, err);
+    const sqf_status status = pipeline->engine->run(pipeline, layer, x, tap, err);
     sqf_stages_end(&pipeline->stages, sqf_forward_operations(config, length));
     return status;
 }
@@ -71,6 +48,7 @@ sqf_status sqf_pipeline_run_window(sqf_pipeline *pipeline, const sqf_layer *laye
 sqf_status sqf_pipeline_run_windows(sqf_pipeline *pipeline, const sqf_layer *layer, float *stream,
                                     const sqf_layer_tap *tap, sqf_error *err)
 {
+    SQF_TRY(pipeline->engine->begin(pipeline, layer, err));
     for (size_t w = 0; w < pipeline->calibration.windows; w++) {
         SQF_TRY(sqf_pipeline_run_window(pipeline, layer, stream, w, tap, err));
         SQF_TRY(sqf_pipeline_advance(pipeline, err));
@@ -89,22 +67,33 @@ static size_t input_channels(const sqf_config *config, sqf_input_kind input)
     return columns;
 }
 
+/* The original layer shows its inputs to the statistics. */
+static sqf_status collect_windows(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_error *err)
+{
+    const sqf_config *config = &pipeline->checkpoint.config;
+    const size_t length = pipeline->calibration.length;
+    SQF_TRY(pipeline->engine->begin(pipeline, &work->layer, err));
+    for (size_t w = 0; w < pipeline->calibration.windows; w++) {
+        sqf_stages_begin(&pipeline->stages, SQF_STAGE_FORWARD);
+        SQF_TRY(pipeline->engine->collect(pipeline, work, pipeline->hidden + w * length * config->hidden, err));
+        sqf_stages_end(&pipeline->stages, sqf_forward_operations(config, length));
+        SQF_TRY(sqf_pipeline_advance(pipeline, err));
+    }
+    return SQF_OK;
+}
+
 /* Statistics of the four inputs from one pass through the original layer. */
 static sqf_status collect_statistics(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_error *err)
 {
     const double start = sqf_clock_seconds();
-    collection c = {.pipeline = pipeline, .work = work};
-    const sqf_layer_tap tap = {.input = collect_input, .user = &c};
     for (int input = 0; input < SQF_INPUT_COUNT; input++) {
         const size_t channels = input_channels(&pipeline->checkpoint.config, (sqf_input_kind)input);
         SQF_TRY(sqf_statistics_create(channels, true, &work->statistics[input], err));
         SQF_TRY(sqf_layer_work_keep_sample(pipeline, work, (sqf_input_kind)input, err));
     }
-    SQF_TRY(sqf_pipeline_run_windows(pipeline, &work->layer, pipeline->hidden, &tap, err));
+    SQF_TRY(collect_windows(pipeline, work, err));
     sqf_stages_begin(&pipeline->stages, SQF_STAGE_HESSIAN);
-    for (int input = 0; input < SQF_INPUT_COUNT; input++) {
-        sqf_statistics_finish(pipeline->context, &work->statistics[input]);
-    }
+    SQF_TRY(pipeline->engine->collected(pipeline, work, err));
     sqf_stages_end(&pipeline->stages, 0.0);
     pipeline->report.calibration_seconds += sqf_clock_seconds() - start;
     return SQF_OK;
@@ -236,7 +225,7 @@ static sqf_status quantize_layer(sqf_pipeline *pipeline, size_t index, sqf_error
         log_layer(pipeline, &work, sqf_clock_seconds() - start);
         status = note_progress(pipeline, index, err);
     }
-    sqf_layer_work_clear(&work);
+    sqf_layer_work_end(pipeline, &work);
     forget_tensors(pipeline, index);
     return status;
 }
@@ -281,8 +270,7 @@ static sqf_status prepare_calibration(sqf_pipeline *pipeline, sqf_error *err)
         memcpy(pipeline->original, pipeline->hidden, floats * sizeof *pipeline->original);
     }
     SQF_TRY(SQF_ALLOC(&pipeline->window, length * config->hidden, "a calibration window", err));
-    SQF_TRY(sqf_kv_cache_create_layer(config, length, &pipeline->cache, err));
-    SQF_TRY(sqf_workspace_create(config, &pipeline->workspace, err));
+    SQF_TRY(pipeline->engine->open(pipeline, err));
     pipeline->report.calibration_tokens = calibration->windows * length;
     return SQF_OK;
 }
@@ -401,12 +389,11 @@ static void pipeline_clear(sqf_pipeline *pipeline)
 {
     pipeline->context->time_left = -1.0;
     sqf_model_output_abort(&pipeline->output);
-    sqf_workspace_destroy(pipeline->workspace);
+    pipeline->engine->close(pipeline);
     free(pipeline->hidden);
     free(pipeline->original);
     free(pipeline->basis);
     free(pipeline->window);
-    sqf_kv_cache_destroy(pipeline->cache);
     sqf_report_clear(&pipeline->report);
     sqf_calibration_clear(&pipeline->calibration);
     sqf_plan_clear(&pipeline->plan);
@@ -417,7 +404,9 @@ sqf_status sqf_pipeline_measure(sqf_context *context, const char *model_director
                                 const sqf_quantize_options *options, bool follow_model,
                                 const sqf_pipeline_visitor *visitor, sqf_error *err)
 {
-    sqf_pipeline pipeline = {.context = context, .options = options, .visitor = visitor, .measuring = true};
+    /* visitors compute with the layers themselves, on the CPU */
+    sqf_pipeline pipeline = {
+        .context = context, .options = options, .visitor = visitor, .measuring = true, .engine = &sqf_engine_cpu};
     const sqf_status status = measure(&pipeline, model_directory, recipe, follow_model, err);
     pipeline_clear(&pipeline);
     return status;
@@ -427,7 +416,10 @@ sqf_status sqf_pipeline_quantize(sqf_context *context, const char *model_directo
                                  const sqf_recipe *recipe, const sqf_quantize_options *options,
                                  const sqf_pipeline_visitor *visitor, sqf_quantize_summary *summary, sqf_error *err)
 {
-    sqf_pipeline pipeline = {.context = context, .options = options, .visitor = visitor};
+    sqf_pipeline pipeline = {.context = context,
+                             .options = options,
+                             .visitor = visitor,
+                             .engine = context->device ? &sqf_engine_device : &sqf_engine_cpu};
     sqf_quantize_summary result;
     const sqf_status status = run(&pipeline, model_directory, output_directory, recipe, &result, err);
     pipeline_clear(&pipeline);

@@ -3,6 +3,7 @@
 #define SQF_PTQ_PIPELINE_H
 
 #include "ptq/algorithm.h"
+#include "ptq/engine.h"
 #include "ptq/output.h"
 #include "ptq/report.h"
 #include "ptq/stages.h"
@@ -34,9 +35,11 @@ typedef struct sqf_pipeline {
     float *original;          /* the same of the original model; NULL unless some module asks (plan.follows_model) */
     float *basis;             /* [hidden, hidden] of the rotated residual stream; NULL = the checkpoint's */
     float *window;            /* [length, hidden] scratch */
-    sqf_kv_cache *cache;      /* of the layer at work, [length] */
-    sqf_workspace *workspace; /* of forward passes */
-    uint64_t done, total;     /* progress, in windows (in layers where no text runs) */
+    const sqf_engine *engine; /* what computes the heavy steps */
+    sqf_kv_cache *cache;      /* the CPU's: of the layer at work, [length]; and its workspace of forward passes */
+    sqf_workspace *workspace;
+    struct sqf_engine_state *device; /* what a device holds; NULL = the CPU computes */
+    uint64_t done, total;            /* progress, in windows (in layers where no text runs) */
     sqf_stages stages;
     double started;                      /* by sqf_clock_seconds */
     const sqf_pipeline_visitor *visitor; /* NULL = none */
@@ -74,8 +77,8 @@ typedef struct sqf_layer_work {
 
 void sqf_layer_work_clear(sqf_layer_work *work);
 
-/* Runs a window of a stream [windows, length, hidden] through a layer. With a tap the output is dropped, without one it
- * replaces the input. */
+/* Runs a window of a stream [windows, length, hidden] through a layer that engine->begin was called for. With a tap the
+ * output is dropped, without one it replaces the input. */
 sqf_status sqf_pipeline_run_window(sqf_pipeline *pipeline, const sqf_layer *layer, float *stream, size_t window,
                                    const sqf_layer_tap *tap, sqf_error *err);
 /* Every window; each is one unit of progress. */
@@ -114,6 +117,9 @@ sqf_status sqf_layer_work_load(sqf_pipeline *pipeline, sqf_layer_work *work, sqf
 
 /* Makes float32 linear layers of the weights as they are; they borrow work->weights. */
 sqf_status sqf_layer_work_linears(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_error *err);
+
+/* Tells the engine that the layers of the work are gone, then clears it. */
+void sqf_layer_work_end(sqf_pipeline *pipeline, sqf_layer_work *work);
 
 /* Factors of all smoothed inputs from original weights and statistics; then weights, biases, norms and statistics
  * change so that the layer computes the same function with smoothed inputs. */

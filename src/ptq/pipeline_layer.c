@@ -26,6 +26,13 @@ void sqf_layer_work_clear(sqf_layer_work *work)
     *work = (sqf_layer_work){0};
 }
 
+void sqf_layer_work_end(sqf_pipeline *pipeline, sqf_layer_work *work)
+{
+    pipeline->engine->forget(pipeline, &work->layer);
+    pipeline->engine->forget(pipeline, &work->reference);
+    sqf_layer_work_clear(work);
+}
+
 static void norm_name(size_t layer, const char *norm, char name[SQF_MODULE_NAME])
 {
     snprintf(name, SQF_MODULE_NAME, "model.layers.%zu.%s.weight", layer, norm);
@@ -114,9 +121,7 @@ static sqf_status make_dense(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_l
                                 .activations = sqf_float_activations};
     sqf_linear_name(work->index, kind, module);
     sqf_linear_shape(&pipeline->checkpoint.config, kind, &params.rows, &params.columns);
-    sqf_linear_destroy(work->layer.linear[kind]);
-    work->layer.linear[kind] = NULL;
-    return sqf_linear_create(pipeline->context, &params, &work->layer.linear[kind], err);
+    return pipeline->engine->linear(pipeline, &work->layer, kind, &params, err);
 }
 
 sqf_status sqf_layer_work_linears(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_error *err)
@@ -381,8 +386,8 @@ static sqf_status need_factor(sqf_pipeline *pipeline, input_group *group, const 
     sqf_factor_clear(&group->factor);
     group->factor_damping = -1.0;
     sqf_stages_begin(&pipeline->stages, SQF_STAGE_FACTOR);
-    SQF_TRY(sqf_factor_create(pipeline->context, name, member_hessian(group, corrected), group->columns,
-                              group->channels, damping, &group->factor, err));
+    SQF_TRY(pipeline->engine->factor(pipeline, name, member_hessian(group, corrected), group->columns, group->channels,
+                                     damping, &group->factor, err));
     sqf_stages_end(&pipeline->stages, sqf_factor_operations(group->columns));
     group->factor_damping = damping;
     group->factor_corrected = corrected;
@@ -454,7 +459,7 @@ static sqf_status quantize_member(sqf_pipeline *pipeline, sqf_layer_work *work, 
     };
     sqf_report_entry *entry = &group->entry[i];
     sqf_stages_begin(&pipeline->stages, SQF_STAGE_QUANTIZE);
-    SQF_TRY(job.weights ? sqf_matrix_quantize(pipeline->context, &job, &group->matrix[i], &entry->result, err)
+    SQF_TRY(job.weights ? pipeline->engine->quantize(pipeline, &job, &group->matrix[i], &entry->result, err)
                         : round_stored(pipeline, &job, &group->matrix[i], &entry->result, err));
     sqf_stages_end(&pipeline->stages,
                    sqf_quantize_operations(group->rows[i], group->columns, group->statistics != NULL));
@@ -496,7 +501,7 @@ static sqf_status make_quantized(sqf_pipeline *pipeline, sqf_layer_work *work, c
                                       .static_scale = group->static_scale,
                                       .static_zero = group->static_zero,
                                       .column_norm = group->column_norm};
-    return sqf_linear_create(pipeline->context, &params, &work->layer.linear[kind], err);
+    return pipeline->engine->linear(pipeline, &work->layer, kind, &params, err);
 }
 
 static sqf_status finish_member(sqf_pipeline *pipeline, sqf_layer_work *work, input_group *group, size_t i,
@@ -594,11 +599,10 @@ static sqf_status compare_inputs(sqf_pipeline *pipeline, sqf_layer_work *work, i
 }
 
 /* The original layer borrows the weights: it goes first. */
-static void drop_original(sqf_layer_work *work, const input_group *group)
+static void drop_original(sqf_pipeline *pipeline, sqf_layer_work *work, const input_group *group)
 {
     for (size_t i = 0; i < group->count; i++) {
-        sqf_linear_destroy(work->layer.linear[group->member[i]]);
-        work->layer.linear[group->member[i]] = NULL;
+        pipeline->engine->drop(pipeline, &work->layer, group->member[i]);
     }
 }
 
@@ -630,7 +634,7 @@ static sqf_status quantize_group(sqf_pipeline *pipeline, sqf_layer_work *work, i
         sqf_stages_end(&pipeline->stages, sqf_hessian_operations(group->columns, pipeline->calibration.windows *
                                                                                      pipeline->calibration.length));
     }
-    drop_original(work, group);
+    drop_original(pipeline, work, group);
     SQF_TRY(find_input_norm(group, err));
     for (size_t i = 0; i < group->count; i++) {
         SQF_TRY(quantize_member(pipeline, work, group, i, err));

@@ -10,14 +10,20 @@ typedef struct quantize_work {
     gptq_plan plan;
     gptq_block *blocks;    /* [threads] */
     gptq_energy *energies; /* [tasks] */
-    size_t *bad;           /* [tasks] index of the first weight that is not finite, SIZE_MAX = none; later: overflow */
+    size_t *bad;           /* [tasks] first row of a block that overflows, SIZE_MAX = none */
 } quantize_work;
+
+/* The same while weights are checked. */
+typedef struct check_work {
+    const sqf_matrix_job *job;
+    size_t *bad; /* [tasks] index of the first weight that is not finite, SIZE_MAX = none */
+} check_work;
 
 static void check_task(void *user, size_t task, unsigned thread)
 {
     (void)thread;
-    quantize_work *work = user;
-    const sqf_matrix_job *job = work->plan.job;
+    const check_work *work = user;
+    const sqf_matrix_job *job = work->job;
     const size_t first = task * GPTQ_ROWS * job->columns;
     const size_t rows = job->rows - task * GPTQ_ROWS < GPTQ_ROWS ? job->rows - task * GPTQ_ROWS : GPTQ_ROWS;
     work->bad[task] = SIZE_MAX;
@@ -29,18 +35,23 @@ static void check_task(void *user, size_t task, unsigned thread)
     }
 }
 
-static sqf_status check_weights(sqf_context *context, quantize_work *work, size_t tasks, sqf_error *err)
+static sqf_status check_weights(sqf_context *context, const sqf_matrix_job *job, sqf_error *err)
 {
-    const sqf_matrix_job *job = work->plan.job;
-    sqf_pool_run(context->pool, tasks, check_task, work);
-    for (size_t task = 0; task < tasks; task++) {
-        const size_t at = work->bad[task];
+    const size_t tasks = sqf_ceil_div(job->rows, GPTQ_ROWS);
+    check_work work = {.job = job};
+    sqf_status status = SQF_ALLOC(&work.bad, tasks, "blocks of rows", err);
+    if (status == SQF_OK) {
+        sqf_pool_run(context->pool, tasks, check_task, &work);
+    }
+    for (size_t task = 0; status == SQF_OK && task < tasks; task++) {
+        const size_t at = work.bad[task];
         if (at != SIZE_MAX) {
-            return sqf_fail(err, SQF_E_VALUE, "%s: row %zu column %zu: found %g, expected a finite number", job->name,
-                            at / job->columns, at % job->columns, (double)job->weights[at]);
+            status = sqf_fail(err, SQF_E_VALUE, "%s: row %zu column %zu: found %g, expected a finite number", job->name,
+                              at / job->columns, at % job->columns, (double)job->weights[at]);
         }
     }
-    return SQF_OK;
+    free(work.bad);
+    return status;
 }
 
 static sqf_status check_job(const sqf_matrix_job *job, sqf_error *err)
@@ -97,7 +108,7 @@ static uint64_t random_key(uint64_t seed, const char *name)
     return sqf_random_u64(&random);
 }
 
-static void plan_clear(gptq_plan *plan)
+void gptq_plan_clear(gptq_plan *plan)
 {
     free(plan->group);
     free(plan->enters);
@@ -105,7 +116,7 @@ static void plan_clear(gptq_plan *plan)
     free(plan->divisor);
 }
 
-static sqf_status plan_create(const sqf_matrix_job *job, sqf_matrix *out, gptq_plan *plan, sqf_error *err)
+static sqf_status make_plan(const sqf_matrix_job *job, sqf_matrix *out, gptq_plan *plan, sqf_error *err)
 {
     *plan = (gptq_plan){.job = job, .out = out};
     plan->compensate = job->compensate != SQF_COMPENSATE_NONE;
@@ -114,11 +125,10 @@ static sqf_status plan_create(const sqf_matrix_job *job, sqf_matrix *out, gptq_p
     plan->outer = plan->masks_first ? &out->banks : &out->groups;
     plan->inner = plan->masks_first ? &out->groups : &out->banks;
     plan->random_key = random_key(job->seed, job->name);
-    sqf_status status;
-    SQF_TRY_GOTO(status, SQF_ALLOC(&plan->group, job->columns, "groups of columns", err), failed);
-    SQF_TRY_GOTO(status, SQF_ALLOC(&plan->enters, job->columns, "groups of columns", err), failed);
-    SQF_TRY_GOTO(status, SQF_ALLOC(&plan->score_factor, job->columns, "scores", err), failed);
-    SQF_TRY_GOTO(status, SQF_ALLOC(&plan->divisor, job->columns, "diagonal of the factor", err), failed);
+    SQF_TRY(SQF_ALLOC(&plan->group, job->columns, "groups of columns", err));
+    SQF_TRY(SQF_ALLOC(&plan->enters, job->columns, "groups of columns", err));
+    SQF_TRY(SQF_ALLOC(&plan->score_factor, job->columns, "scores", err));
+    SQF_TRY(SQF_ALLOC(&plan->divisor, job->columns, "diagonal of the factor", err));
     mark_entries(&out->groups, GPTQ_ENTER_GROUP, plan->enters);
     if (plan->prune || plan->masks_first) {
         mark_entries(&out->banks, GPTQ_ENTER_BANK, plan->enters);
@@ -129,9 +139,32 @@ static sqf_status plan_create(const sqf_matrix_job *job, sqf_matrix *out, gptq_p
         plan->divisor[j] = plan->compensate ? job->factor->upper[j * job->columns + j] : 1.0f;
     }
     return SQF_OK;
-failed:
-    plan_clear(plan);
-    return status;
+}
+
+/* The units of fp8 scales, for the largest weight of the matrix. Compensated weights may become larger: their groups'
+ * scales end at fp8's largest value. */
+static void choose_units(const sqf_matrix_job *job, sqf_matrix *out)
+{
+    float max = job->largest;
+    const bool find = max == 0.0f && job->spec.scale_type == SQF_TYPE_FP8;
+    for (size_t i = 0; find && i < job->rows * job->columns; i++) {
+        max = fmaxf(max, fabsf(job->weights[i]));
+    }
+    out->scale_unit[0] = sqf_scale_unit(job->spec.scale_type, job->spec.low, max);
+    out->scale_unit[1] = sqf_scale_unit(job->spec.scale_type, job->spec.high, max);
+}
+
+sqf_status gptq_plan_create(sqf_context *context, const sqf_matrix_job *job, sqf_matrix *out, gptq_plan *plan,
+                            sqf_error *err)
+{
+    *plan = (gptq_plan){0};
+    *out = (sqf_matrix){0};
+    SQF_TRY(check_job(job, err));
+    SQF_TRY(sqf_matrix_create(&job->spec, job->rows, job->columns, job->border, job->channels, out, err));
+    SQF_TRY(make_plan(job, out, plan, err));
+    SQF_TRY(check_weights(context, job, err));
+    choose_units(job, out);
+    return SQF_OK;
 }
 
 static void block_clear(gptq_block *block)
@@ -215,8 +248,8 @@ static void quantize_task(void *user, size_t task, unsigned thread)
     block->rows = rows - block->first_row < GPTQ_ROWS ? rows - block->first_row : GPTQ_ROWS;
     block_load(block);
     gptq_block_walk(block);
+    work->bad[task] = block->overflow ? block->first_row : SIZE_MAX;
     if (block->overflow) {
-        work->bad[task] = block->first_row;
         return;
     }
     block_pack(block);
@@ -245,27 +278,12 @@ static sqf_matrix_result sum_energies(const quantize_work *work, size_t tasks)
                                .output_square = sum.output};
 }
 
-/* The units of fp8 scales, for the largest weight of the matrix. Compensated weights may become larger: their groups'
- * scales end at fp8's largest value. */
-static void choose_units(const sqf_matrix_job *job, sqf_matrix *out)
-{
-    float max = job->largest;
-    const bool find = max == 0.0f && job->spec.scale_type == SQF_TYPE_FP8;
-    for (size_t i = 0; find && i < job->rows * job->columns; i++) {
-        max = fmaxf(max, fabsf(job->weights[i]));
-    }
-    out->scale_unit[0] = sqf_scale_unit(job->spec.scale_type, job->spec.low, max);
-    out->scale_unit[1] = sqf_scale_unit(job->spec.scale_type, job->spec.high, max);
-}
-
 static sqf_status quantize_blocks(sqf_context *context, quantize_work *work, sqf_matrix_result *result, sqf_error *err)
 {
     const sqf_matrix_job *job = work->plan.job;
     const size_t tasks = sqf_ceil_div(job->rows, GPTQ_ROWS);
     const unsigned threads = sqf_pool_threads(context->pool);
     SQF_TRY(SQF_ALLOC(&work->bad, tasks, "blocks of rows", err));
-    SQF_TRY(check_weights(context, work, tasks, err));
-    choose_units(job, work->plan.out);
     SQF_TRY(SQF_ALLOC(&work->energies, tasks, "blocks of rows", err));
     SQF_TRY(SQF_ALLOC(&work->blocks, threads, "blocks of rows", err));
     for (unsigned i = 0; i < threads; i++) {
@@ -287,15 +305,12 @@ static sqf_status quantize_blocks(sqf_context *context, quantize_work *work, sqf
 sqf_status sqf_matrix_quantize(sqf_context *context, const sqf_matrix_job *job, sqf_matrix *out,
                                sqf_matrix_result *result, sqf_error *err)
 {
-    *out = (sqf_matrix){0};
-    SQF_TRY(check_job(job, err));
-    SQF_TRY(sqf_matrix_create(&job->spec, job->rows, job->columns, job->border, job->channels, out, err));
     quantize_work work = {0};
-    sqf_status status = plan_create(job, out, &work.plan, err);
+    sqf_status status = gptq_plan_create(context, job, out, &work.plan, err);
     if (status == SQF_OK) {
         status = quantize_blocks(context, &work, result, err);
-        plan_clear(&work.plan);
     }
+    gptq_plan_clear(&work.plan);
     for (unsigned i = 0; work.blocks && i < sqf_pool_threads(context->pool); i++) {
         block_clear(&work.blocks[i]);
     }

@@ -114,12 +114,19 @@ sqf_status sqf_statistics_copy(const sqf_statistics *from, sqf_statistics *to, s
 }
 
 /* Token i of the span is kept where i * room / span steps to the next whole number. */
+bool sqf_statistics_keeps(const sqf_statistics *s, uint64_t place)
+{
+    if (s->sample_tokens == s->sample_room) {
+        return false;
+    }
+    const double step = (double)s->sample_room / (double)s->sample_span;
+    return floor((double)(place + 1) * step) > floor((double)place * step);
+}
+
 static void keep_tokens(sqf_statistics *s, const float *x, size_t tokens)
 {
-    for (size_t t = 0; t < tokens && s->sample_tokens < s->sample_room; t++) {
-        const uint64_t place = s->tokens + t;
-        const double step = (double)s->sample_room / (double)s->sample_span;
-        if (floor((double)(place + 1) * step) > floor((double)place * step)) {
+    for (size_t t = 0; t < tokens; t++) {
+        if (sqf_statistics_keeps(s, s->tokens + t)) {
             memcpy(s->sample + s->sample_tokens++ * s->channels, x + t * s->channels, s->channels * sizeof *x);
         }
     }
@@ -184,9 +191,14 @@ sqf_status sqf_statistics_add(sqf_context *context, sqf_statistics *statistics, 
     sqf_pool_run(context->pool, work.tile_count * work.tile_count + sqf_ceil_div(channels, STRIP), add_task, &work);
     keep_tokens(statistics, x, tokens);
     statistics->tokens += tokens;
+    return sqf_statistics_check(statistics->sum_square, channels, err);
+}
+
+sqf_status sqf_statistics_check(const double *sum_square, size_t channels, sqf_error *err)
+{
     for (size_t j = 0; j < channels; j++) {
         /* squares of floats cannot overflow a double, so only a NaN or an infinity of the input shows here */
-        if (!isfinite(statistics->sum_square[j])) {
+        if (!isfinite(sum_square[j])) {
             return sqf_fail(err, SQF_E_VALUE, "calibration: activation channel %zu holds a NaN or an infinity", j);
         }
     }

@@ -263,7 +263,7 @@ static sqf_status quantize_block(vocabulary_work *work, size_t rows, sqf_error *
                                 .largest = work->largest};
     sqf_matrix block;
     sqf_matrix_result result;
-    SQF_TRY(sqf_matrix_quantize(work->pipeline->context, &job, &block, &result, err));
+    SQF_TRY(work->pipeline->engine->quantize(work->pipeline, &job, &block, &result, err));
     place_block(work, &block);
     add_result(work, &result);
     sqf_matrix_clear(&block);
@@ -331,8 +331,8 @@ static sqf_status quantize_rows(vocabulary_work *work, sqf_error *err)
     SQF_TRY(make_block(work, err));
     SQF_TRY(look_ahead(work, err));
     if (work->calibrated) {
-        SQF_TRY(sqf_factor_create(work->pipeline->context, work->module, work->statistics.hessian, work->columns,
-                                  work->channels, recipe->damping, &work->factor, err));
+        SQF_TRY(work->pipeline->engine->factor(work->pipeline, work->module, work->statistics.hessian, work->columns,
+                                               work->channels, recipe->damping, &work->factor, err));
         work->pipeline->report.damped += work->factor.retries > 0;
     }
     SQF_TRY(sqf_matrix_create(&recipe->scheme.weights, work->rows, work->columns, work->border, work->channels,

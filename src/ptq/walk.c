@@ -23,12 +23,10 @@ typedef struct leaf_state {
 } leaf_state;
 
 /* weights [begin, end) -= U[from..begin, begin..end)^T errors[from..begin) */
-static void catch_up(const gptq_block *block, size_t from, size_t begin, size_t end)
+static void catch_up(void *user, size_t from, size_t begin, size_t end)
 {
+    const gptq_block *block = user;
     const gptq_plan *plan = block->plan;
-    if (!plan->compensate || from == begin) {
-        return;
-    }
     const size_t stride = plan->out->columns;
     cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)(end - begin), GPTQ_ROWS, (int)(begin - from), -1.0f,
                 plan->job->factor->upper + from * stride + begin, (int)stride, block->weights + from * GPTQ_ROWS,
@@ -241,8 +239,9 @@ static void quantize_lanes(gptq_block *block, leaf_state *leaf, size_t lane, siz
     }
 }
 
-static void quantize_leaf(gptq_block *block, size_t begin, size_t end)
+static void quantize_leaf(void *user, size_t begin, size_t end)
 {
+    gptq_block *block = user;
     leaf_state leaf;
     leaf.largest = 0.0f;
     for (size_t lane = 0; lane < block->rows; lane += GPTQ_LANES) {
@@ -273,36 +272,44 @@ static size_t child_end(const gptq_plan *plan, walk_level level, size_t begin, s
 }
 
 /* A group or bank wider than a leaf: its weights are up to date, chosen for all rows before the descent. */
-static void enter_wide(gptq_block *block, unsigned what, size_t begin, size_t end)
+static void enter_wide(void *user, unsigned what, size_t begin, size_t end)
 {
+    gptq_block *block = user;
     gptq_enter(block, what, block->weights + begin * GPTQ_ROWS, GPTQ_ROWS, 0, GPTQ_ROWS, begin, end);
 }
 
 /* All columns of [begin, end), which errors left of `begin` have reached already. */
-static void walk(gptq_block *block, walk_level level, size_t begin, size_t end)
+static void walk(const gptq_plan *plan, const gptq_walker *walker, walk_level level, size_t begin, size_t end)
 {
     for (size_t child = begin, next; child < end; child = next) {
-        next = child_end(block->plan, level, child, end);
-        catch_up(block, begin, child, next);
+        next = child_end(plan, level, child, end);
+        if (plan->compensate && child > begin) {
+            walker->catch_up(walker->user, begin, child, next);
+        }
         if (level == LEVEL_PANELS) {
-            walk(block, LEVEL_OUTER, child, next);
+            walk(plan, walker, LEVEL_OUTER, child, next);
         } else if (next - child <= GPTQ_LEAF) {
-            quantize_leaf(block, child, next);
+            walker->leaf(walker->user, child, next);
         } else {
-            const gptq_plan *plan = block->plan;
             if (level == LEVEL_OUTER) {
-                enter_wide(block, kind_at(plan, true), child, next);
+                walker->enter(walker->user, kind_at(plan, true), child, next);
             } else if (plan->prune || plan->masks_first) {
-                enter_wide(block, kind_at(plan, false), child, next);
+                walker->enter(walker->user, kind_at(plan, false), child, next);
             }
-            walk(block, level + 1, child, next);
+            walk(plan, walker, level + 1, child, next);
         }
     }
 }
 
+void gptq_walk(const gptq_plan *plan, const gptq_walker *walker)
+{
+    walk(plan, walker, LEVEL_PANELS, 0, plan->out->columns);
+}
+
 void gptq_block_walk(gptq_block *block)
 {
+    const gptq_walker walker = {.catch_up = catch_up, .enter = enter_wide, .leaf = quantize_leaf, .user = block};
     block->overflow = false;
     memset(block->mask, 0, GPTQ_ROWS * block->plan->out->columns);
-    walk(block, LEVEL_PANELS, 0, block->plan->out->columns);
+    gptq_walk(block->plan, &walker);
 }

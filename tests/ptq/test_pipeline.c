@@ -163,7 +163,7 @@ static void check_smoothing(const char *architecture, const char *type)
     sqf_error err = {0};
     float before[TOKENS * 40], after[TOKENS * 40], alone[40];
     small_create(&s, architecture, type, false, SQF_DTYPE_F32);
-    sqf_pipeline pipeline = {.context = s.context};
+    sqf_pipeline pipeline = {.context = s.context, .engine = &sqf_engine_cpu};
     sqf_layer_plan plan = {.alpha = {0.5f, 0.7f, 0.3f, 0.5f}};
     sqf_layer_work work = {.plan = &plan, .forward = true};
     must(sqf_checkpoint_open(s.model.path, &pipeline.checkpoint, &err), &err);

@@ -151,11 +151,11 @@ static __global__ __launch_bounds__(GATHER_THREADS) void gather_kernel(const flo
                                                                        const uint8_t *dead, uint32_t columns,
                                                                        float *weights)
 {
-    const uint32_t j = blockIdx.x * GATHER_THREADS + threadIdx.x;
+    const uint32_t j = blockIdx.y * GATHER_THREADS + threadIdx.x;
     if (j >= columns) {
         return;
     }
-    const size_t row = (size_t)blockIdx.y * columns;
+    const size_t row = (size_t)blockIdx.x * columns;
     const uint32_t channel = channels ? (uint32_t)channels[j] : j;
     weights[row + j] = dead && dead[j] ? 0.0f : original[row + channel];
 }
@@ -164,11 +164,11 @@ static __global__ __launch_bounds__(GATHER_THREADS) void gather_kernel(const flo
 static __global__ __launch_bounds__(GATHER_THREADS) void subtract_kernel(gptq_view view, const float *original,
                                                                          const int32_t *channels, float *difference)
 {
-    const uint32_t j = blockIdx.x * GATHER_THREADS + threadIdx.x;
+    const uint32_t j = blockIdx.y * GATHER_THREADS + threadIdx.x;
     if (j >= view.columns) {
         return;
     }
-    const size_t row = (size_t)blockIdx.y * view.columns, group = (size_t)blockIdx.y * view.groups + view.group[j];
+    const size_t row = (size_t)blockIdx.x * view.columns, group = (size_t)blockIdx.x * view.groups + view.group[j];
     const uint32_t channel = channels ? (uint32_t)channels[j] : j;
     const float scale = view.mask[row + j] ? view.scale_high[group] : view.scale_low[group];
     difference[row + channel] = original[row + channel] - view.values[row + j] * scale;
@@ -265,7 +265,7 @@ static sqf_status measure(sqf_cuda_device *device, const sqf_cuda_gptq *job, con
                           const gptq_scratch *scratch, sqf_error *err)
 {
     const size_t rows = job->rows, columns = job->columns;
-    const dim3 grid((unsigned)((columns + GATHER_THREADS - 1) / GATHER_THREADS), (unsigned)rows);
+    const dim3 grid((unsigned)rows, (unsigned)((columns + GATHER_THREADS - 1) / GATHER_THREADS));
     float *difference = job->weights; /* the errors in it have done their work */
     CUDA_TRY(cuda_launch(device->stream, subtract_kernel, grid, dim3(GATHER_THREADS), 0, *view, job->original,
                          job->channels, difference),
@@ -358,7 +358,7 @@ static sqf_status need_scratch(sqf_cuda_device *device, const sqf_cuda_gptq *job
 /* Everything that the steps and the energies read. */
 static sqf_status load(sqf_cuda_device *device, const sqf_cuda_gptq *job, sqf_error *err)
 {
-    const dim3 grid((unsigned)((job->columns + GATHER_THREADS - 1) / GATHER_THREADS), (unsigned)job->rows);
+    const dim3 grid((unsigned)job->rows, (unsigned)((job->columns + GATHER_THREADS - 1) / GATHER_THREADS));
     const size_t weights = job->rows * job->columns;
     CUDA_TRY(cudaMemsetAsync(job->mask, 0, weights, device->stream), "GPTQ");
     CUDA_TRY(cudaMemsetAsync(job->shift, 0, job->rows * job->group_count, device->stream), "GPTQ");
@@ -376,9 +376,6 @@ sqf_status cuda_gptq(sqf_cuda_device *device, const sqf_cuda_gptq *job, sqf_cuda
     *result = sqf_cuda_gptq_result{SIZE_MAX, 0.0, 0.0, 0.0, 0.0};
     if (job->rows == 0 || job->columns == 0) {
         return SQF_OK;
-    }
-    if (job->rows > 65535) {
-        return sqf_fail(err, SQF_E_ARG, "GPTQ: %zu rows at once, expected at most 65535", job->rows);
     }
     SQF_TRY(need_scratch(device, job, &scratch, err));
     SQF_TRY(load(device, job, err));

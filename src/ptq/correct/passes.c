@@ -27,7 +27,7 @@ static sqf_status copy_linear(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_
     SQF_TRY(copy_floats(work->weights[kind], params.rows * params.columns, &weights, err));
     reference->owned[kind] = weights;
     params.dense = weights;
-    return sqf_linear_create(pipeline->context, &params, &reference->linear[kind], err);
+    return pipeline->engine->linear(pipeline, reference, kind, &params, err);
 }
 
 sqf_status sqf_layer_work_keep_reference(sqf_pipeline *pipeline, sqf_layer_work *work, sqf_error *err)
@@ -114,6 +114,8 @@ static sqf_status compare_windows(comparison *c, sqf_layer_work *work, sqf_error
     }
     SQF_TRY(SQF_ALLOC(&c->quantized, floats, "inputs of a layer", err));
     SQF_TRY(sqf_input_create(&c->prepared, err));
+    SQF_TRY(c->wanted ? pipeline->engine->begin(pipeline, &work->reference, err) : SQF_OK);
+    SQF_TRY(pipeline->engine->begin(pipeline, &work->layer, err));
     for (size_t w = 0; w < pipeline->calibration.windows; w++) {
         SQF_TRY(compare_window(c, work, w, err));
         SQF_TRY(sqf_pipeline_advance(pipeline, err));

@@ -105,9 +105,9 @@ static sqf_status pass_layer(sqf_pipeline *pipeline, sqf_layer_work *work, float
     SQF_TRY(sqf_layer_work_load(pipeline, work, err));
     fold_gains(config, work);
     SQF_TRY(sqf_layer_work_linears(pipeline, work, err));
+    SQF_TRY(pipeline->engine->begin(pipeline, &work->layer, err));
     for (; c.window < pipeline->calibration.windows; c.window++) {
-        SQF_TRY(sqf_layer_forward(pipeline->context, config, &work->layer, stream + c.window * length * hidden, length,
-                                  0, sqf_kv_cache_layer(pipeline->cache, 0), &tap, pipeline->workspace, err));
+        SQF_TRY(pipeline->engine->run(pipeline, &work->layer, stream + c.window * length * hidden, &tap, err));
         SQF_TRY(sqf_pipeline_advance(pipeline, err));
     }
     for (size_t i = 0; i < 2 && out->values; i++) {
@@ -123,7 +123,7 @@ static sqf_status pass_layers(sqf_pipeline *pipeline, float *stream, sqf_stream_
     for (size_t i = 0; i < pipeline->plan.layers; i++) {
         sqf_layer_work work = {.index = i, .plan = &pipeline->plan.layer[i], .forward = true};
         const sqf_status status = pass_layer(pipeline, &work, stream, out, err);
-        sqf_layer_work_clear(&work);
+        sqf_layer_work_end(pipeline, &work);
         SQF_TRY(status);
     }
     sqf_statistics_finish(pipeline->context, &out->statistics);

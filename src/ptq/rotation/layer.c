@@ -76,8 +76,7 @@ static sqf_status run_collection(sqf_pipeline *pipeline, sqf_layer_work *work, c
     SQF_TRY(sqf_layer_work_linears(pipeline, work, err));
     SQF_TRY(sqf_pipeline_run_windows(pipeline, &work->layer, pipeline->hidden, &tap, err));
     for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) { /* they borrow weights that are about to move */
-        sqf_linear_destroy(work->layer.linear[kind]);
-        work->layer.linear[kind] = NULL;
+        pipeline->engine->drop(pipeline, &work->layer, (sqf_linear_kind)kind);
     }
     for (int input = 0; input < SQF_INPUT_COUNT; input++) {
         sqf_statistics_finish(pipeline->context, &c->statistics[input]);
