@@ -107,7 +107,7 @@ struct processor {
     uint64_t random;
 };
 
-thread_local processor *here __attribute__((tls_model("initial-exec")));
+thread_local processor *here;
 
 uint32_t draw(processor *p)
 {
@@ -415,6 +415,9 @@ void run_block(processor *p)
         char line[2200];
         snprintf(line, sizeof line, "nobody can go on: %s", text);
         give_up(p, line);
+    }
+    if (!p->bulk.empty()) {
+        give_up(p, "ended before a bulk copy that nobody waited for");
     }
     for (size_t i = 0; i < SHARED_GUARD; i++) {
         if (p->shared[p->shared_bytes + i] != GUARD) {
