@@ -301,11 +301,12 @@ bool deliver(processor *p)
 
 /* ---- turns ---- */
 
-/* Leaves `from` for the next fiber that can run, in its warp if possible; returns when it is its turn again. */
-void schedule(processor *p, fiber *from)
+/* Leaves `from` for the next fiber that can run, in its warp if possible unless `anew`; returns when it is its turn
+ * again. */
+void schedule(processor *p, fiber *from, bool anew)
 {
     warp *w = from->in;
-    if (!w->ready || (p->order == SHUFFLED && (draw(p) & 127) == 0)) {
+    if (anew || !w->ready || (p->order == SHUFFLED && (draw(p) & 127) == 0)) {
         if (!p->ready_warps && (p->alive == 0 || !deliver(p))) {
             p->running = NULL;
             context_switch(&from->where, &p->scheduler, from->left);
@@ -360,7 +361,7 @@ void fiber_entry(void)
     p->call(p->closure);
     p = here;
     leave(p, p->running);
-    schedule(p, p->running);
+    schedule(p, p->running, false);
     abort();
 }
 
@@ -595,7 +596,7 @@ void emulated_warp_meet(const char *what, unsigned mask, void *operand,
     w->operands[f->lane] = operand;
     if (m->arrived != mask) {
         hold(p, f, what, mask);
-        schedule(p, f);
+        schedule(p, f, false);
         return;
     }
     m->what = NULL;
@@ -609,7 +610,7 @@ void emulated_warp_meet(const char *what, unsigned mask, void *operand,
         compute(operands);
     }
     release(p, w, mask);
-    schedule(p, f);
+    schedule(p, f, false);
 }
 
 void emulated_barrier(const char *what, int id, int threads, bool wait, void *operand,
@@ -630,7 +631,7 @@ void emulated_barrier(const char *what, int id, int threads, bool wait, void *op
             f->transaction = NULL;
             hold(p, f, b->what, 0);
             f->parity = (unsigned)id;
-            schedule(p, f);
+            schedule(p, f, false);
         }
         return;
     }
@@ -651,7 +652,7 @@ void emulated_barrier(const char *what, int id, int threads, bool wait, void *op
         p->warps[i].turn = (int)(draw(p) & 31);
     }
     if (wait) {
-        schedule(p, f);
+        schedule(p, f, true);
     }
 }
 
@@ -724,7 +725,7 @@ void emulated_transaction_wait(uint64_t *barrier, unsigned parity)
     while (!emulated_transaction_test(barrier, parity)) {
         f->transaction = barrier;
         hold(p, f, parity & 1 ? "a transaction barrier, phase 1" : "a transaction barrier, phase 0", 0);
-        schedule(p, f);
+        schedule(p, f, false);
     }
 }
 

@@ -78,13 +78,19 @@ static inline void context_make(context *made, void *bottom, size_t bytes, size_
 #endif
 }
 
-/* To be called first by entry(). */
-static inline void context_begin(context *from)
+/* To be called first by entry(). The first context of all was entered from `scheduler`, whose stack is learnt so. */
+static inline void context_begin(context *scheduler)
 {
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(NULL, &from->bottom, &from->bytes);
+    const void *bottom;
+    size_t bytes;
+    __sanitizer_finish_switch_fiber(NULL, &bottom, &bytes);
+    if (!scheduler->bottom) {
+        scheduler->bottom = bottom;
+        scheduler->bytes = bytes;
+    }
 #else
-    (void)from;
+    (void)scheduler;
 #endif
 }
 
