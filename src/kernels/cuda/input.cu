@@ -164,6 +164,9 @@ CUDA_DEVICE void store_scale(const row_job &job, unsigned plane, const quantizer
 /* Ranges become scales: the first unit of a range does it. */
 CUDA_DEVICE void make_scales(const row_job &job, const row_memory &memory, size_t token)
 {
+    if (job.empty_row >= 0 && threadIdx.x == 0) {
+        store_scale(job, 0, job.parts[0], (unsigned)job.empty_row, token, 0.0f, 0);
+    }
     for (unsigned i = threadIdx.x; i < job.planes * job.units; i += blockDim.x) {
         const unsigned plane = i / job.units, u = i % job.units, row = unit_scale(memory.units[u]);
         if (u > 0 && unit_scale(memory.units[u - 1]) == row) {
@@ -331,6 +334,20 @@ CUDA_DEVICE void quantize_octet(const row_job &job, const row_memory &memory, si
     }
 }
 
+/* Zeros from the last unit to the end of a token's codes. */
+CUDA_DEVICE void clear_rest(const row_job &job, size_t token)
+{
+    for (unsigned plane = 0; plane < job.planes; plane++) {
+        const size_t used =
+            cuda_unit_offset(job.parts[0].element, job.parts[1].element, plane, job.low_units, job.units);
+        uint8_t *codes = job.codes[plane] + token * job.stride[plane];
+        for (size_t i = used + threadIdx.x * sizeof(uint32_t); i < job.stride[plane];
+             i += blockDim.x * sizeof(uint32_t)) {
+            *reinterpret_cast<uint32_t *>(codes + i) = 0;
+        }
+    }
+}
+
 /* A row that stands complete in memory. */
 template <bool held, bool dynamic>
 CUDA_DEVICE void quantize_row(const row_job &job, const row_memory &memory, const float *row, size_t token,
@@ -375,7 +392,7 @@ __global__ void __launch_bounds__(threads, 1024 / threads) input_kernel(row_job 
     CUDA_SHARED(shared);
     row_memory memory;
     row_memory_place(job, shared, &memory);
-    float *room = job.spill ? job.spill + (size_t)blockIdx.x * job.steps.columns : memory.row;
+    float *room = job.spill ? job.spill + (size_t)blockIdx.x * job.steps.stride : memory.row;
     fill_units(job, memory.units);
     for (size_t token = blockIdx.x; token < job.padded_tokens; token += gridDim.x) {
         if (token >= job.tokens) {
@@ -402,6 +419,7 @@ __global__ void __launch_bounds__(threads, 1024 / threads) input_kernel(row_job 
                 report_fault(job, row, token);
             }
             quantize_row<held, dynamic>(job, memory, row, token, peak);
+            clear_rest(job, token);
         }
         __syncthreads();
     }
@@ -514,6 +532,7 @@ static row_steps steps_make(const float *x, const sqf_cuda_steps *steps, size_t 
     row_steps out = row_steps();
     out.x = x;
     out.columns = (uint32_t)columns;
+    out.stride = (columns + 3) / 4 * 4;
     if (steps) {
         out.gate = steps->gate;
         out.gain = steps->gain;
@@ -554,6 +573,14 @@ static void job_quantizes(row_job *job, const cuda_input_layout *layout, const s
         job->tail_high = high_of_bank(spec->bank, spec->high_per_bank, layout->columns % job->bank);
     }
     const bool sections = layout->low_units < layout->units;
+    job->empty_row = -1;
+    for (uint32_t row = 0; layout->scale_count == 2 && row < 2; row++) {
+        bool empty = true;
+        for (uint32_t i = 0; i < layout->segment_count; i++) {
+            empty = empty && layout->segments[i].act_scale != row;
+        }
+        job->empty_row = empty ? (int32_t)row : job->empty_row;
+    }
     job->one_scale = layout->planes == 1 && layout->scale_count == 1 && !sections && !job->parts[0].has_zero;
     const bool high = layout->planes == 2 || sections;
     job->ranges = !job->one_scale && (has_range(*job, job->parts[0]) || (high && has_range(*job, job->parts[1])));
@@ -565,7 +592,7 @@ static sqf_status launch(sqf_cuda_device *device, row_job *job, sqf_error *err)
 {
     const size_t most = (size_t)device->info.multiprocessors * BLOCKS_PER_PROCESSOR;
     const unsigned blocks = (unsigned)(job->padded_tokens < most ? job->padded_tokens : most);
-    const size_t row_bytes = (size_t)job->steps.columns * sizeof(float);
+    const size_t row_bytes = job->steps.stride * sizeof(float);
     row_memory ignored;
     size_t shared = row_memory_place(*job, NULL, &ignored), needed = job->steps.matrix ? blocks * row_bytes : 0;
     const bool spills = shared > device->info.shared_bytes;
@@ -575,7 +602,6 @@ static sqf_status launch(sqf_cuda_device *device, row_job *job, sqf_error *err)
     if (spills) {
         job->spill = workspace + needed / sizeof(float);
         shared = row_memory_place(*job, NULL, &ignored);
-        job->steps.vector = job->steps.vector && (size_t)job->spill % 16 == 0;
     }
     const unsigned octets = (job->steps.columns + OCTET - 1) / OCTET;
     const unsigned units = job->units * UNIT_OCTETS > octets ? job->units * UNIT_OCTETS : octets;

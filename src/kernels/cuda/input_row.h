@@ -30,12 +30,13 @@ typedef struct row_job {
     uint32_t bank, bank_high, tail_high; /* dynamic masks; bank 0 = none */
     bool one_scale;                      /* the row's largest magnitude decides the only scale */
     bool ranges;                         /* ranges must be found first */
+    int32_t empty_row;                   /* row of scales of a section without columns, or -1 */
     size_t tokens, padded_tokens, token_stride;
     size_t stride[2];
     uint8_t *codes[2];
     float *scales[2];
     int32_t *zeros[2];
-    float *spill; /* [blocks][columns] rows that do not fit shared memory, or NULL */
+    float *spill; /* [blocks][stride] rows that do not fit shared memory, or NULL */
     float *out;   /* [tokens][columns] the row after its steps and nothing else, or NULL */
     cuda_fault *fault;
 } row_job;

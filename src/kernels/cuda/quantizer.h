@@ -37,7 +37,7 @@ typedef struct quotient {
 CUDA_DEVICE quotient quotient_make(float scale, uint32_t peak)
 {
     const bool ordinary = scale >= 0x1p-60f && scale <= 0x1p60f;
-    const float inverse = ordinary ? 1.0f / scale : 0.0f;
+    const float inverse = scale >= 0x1p-120f ? 1.0f / scale : 0.0f;
     const bool divide = !(ordinary && __uint_as_float(peak) * inverse <= 0x1p100f);
     return quotient{scale, inverse, divide};
 }

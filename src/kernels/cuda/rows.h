@@ -13,7 +13,8 @@ typedef struct row_steps {
     uint32_t columns;
     uint32_t factor, block; /* factor 0 = no rotation */
     const float *matrix;    /* NULL = unit */
-    float *mixed;           /* [blocks][columns] room for the mixed row; with a matrix */
+    size_t stride;          /* columns in whole vectors: from one block's row in the workspace to the next */
+    float *mixed;           /* [blocks][stride] room for the mixed row; with a matrix */
     bool vector;            /* rows begin at multiples of 16 bytes */
 } row_steps;
 
@@ -224,7 +225,7 @@ CUDA_DEVICE float *row_rotate(const row_steps &steps, float *row)
     if (!steps.matrix) {
         return row;
     }
-    float *mixed = steps.mixed + (size_t)blockIdx.x * steps.columns;
+    float *mixed = steps.mixed + (size_t)blockIdx.x * steps.stride;
     row_mix(steps, row, mixed);
     __syncthreads();
     return mixed;
