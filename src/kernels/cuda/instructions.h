@@ -98,6 +98,21 @@ CUDA_DEVICE uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c)
     return d;
 }
 
+/* (a & b) ^ c and a & ~b & c in one instruction, which the compiler does not always find. */
+CUDA_DEVICE uint32_t and_xor(uint32_t a, uint32_t b, uint32_t c)
+{
+    uint32_t d;
+    asm("lop3.b32 %0, %1, %2, %3, 0x6a;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+
+CUDA_DEVICE uint32_t and_not_and(uint32_t a, uint32_t b, uint32_t c)
+{
+    uint32_t d;
+    asm("lop3.b32 %0, %1, %2, %3, 0x20;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+
 /* Bytes of y:x chosen by the low 16 bits of `selector`: the low three bits of a nibble say which, the fourth copies the
  * byte's sign over the byte (__byte_perm ignores that bit). */
 CUDA_DEVICE uint32_t permute_bytes(uint32_t x, uint32_t y, uint32_t selector)
@@ -157,6 +172,14 @@ template <int left> CUDA_DEVICE void async_wait(void)
 CUDA_DEVICE void named_barrier(int id, int threads)
 {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+/* x, of which the compiler knows nothing: what is computed from it in a loop is not kept in registers across the loop.
+ */
+CUDA_DEVICE uint32_t opaque(uint32_t x)
+{
+    asm volatile("" : "+r"(x));
+    return x;
 }
 
 /* 16 bytes of read-only global memory that no one reads again. */

@@ -11,10 +11,4 @@ SQF_BOTH unsigned swizzle_wide(unsigned row, unsigned piece)
     return row * 128 + (piece ^ (row & 7)) * 16;
 }
 
-/* Rows of 64 bytes: two of them span the banks, so that every second row moves on. */
-SQF_BOTH unsigned swizzle_narrow(unsigned row, unsigned piece)
-{
-    return row * 64 + (piece ^ (row >> 1 & 3)) * 16;
-}
-
 #endif

@@ -143,6 +143,11 @@ template <int left> static inline void async_wait(void)
     emulated_async_wait(left);
 }
 
+static inline uint32_t opaque(uint32_t x)
+{
+    return x;
+}
+
 static inline uint4 load_streaming(const void *global)
 {
     if ((uintptr_t)global % 16) {
