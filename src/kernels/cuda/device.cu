@@ -148,6 +148,7 @@ void cuda_close(sqf_cuda_device *device)
     free_retired(device);
     (void)cudaFree(device->workspace);
     (void)cudaFree(device->fault);
+    (void)cudaFree(device->counters);
     for (int i = 0; i < 2; i++) {
         if (device->marks[i]) {
             (void)cudaEventDestroy(device->marks[i]);

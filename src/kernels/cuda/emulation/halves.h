@@ -1,4 +1,5 @@
-/* Emulation of CUDA on the host: arithmetic of pairs of 16-bit floats in a register, permutation of bytes. */
+/* Emulation of CUDA on the host: arithmetic of pairs of 16-bit floats in a register, logic of three operands.
+ */
 #ifndef SQF_KERNELS_CUDA_EMULATION_HALVES_H
 #define SQF_KERNELS_CUDA_EMULATION_HALVES_H
 
@@ -81,6 +82,16 @@ static inline uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c)
         d |= emulated_bf16_bits(product + emulated_bf16_value(c >> i & 0xffff)) << i;
     }
     return d;
+}
+
+static inline uint32_t and_xor(uint32_t a, uint32_t b, uint32_t c)
+{
+    return (a & b) ^ c;
+}
+
+static inline uint32_t and_not_and(uint32_t a, uint32_t b, uint32_t c)
+{
+    return a & ~b & c;
 }
 
 static inline uint32_t permute_bytes(uint32_t x, uint32_t y, uint32_t selector)
