@@ -19,7 +19,7 @@ enum {
     WARPS = 8,               /* rows of a block */
     GATHER_THREADS = 256,
     PANEL = 512,       /* columns of one product with the Hessian */
-    SUM_BLOCKS = 1024, /* partial sums; a constant, so that sums do not depend on the device */
+    SUM_BLOCKS = 1024, /* partial sums at most; a constant, so that sums do not depend on the device */
     SUM_THREADS = 256
 };
 
@@ -197,7 +197,7 @@ static __global__ __launch_bounds__(SUM_THREADS) void dot_kernel(const float *a,
                                                                  double *partial)
 {
     double sum = 0.0;
-    for (uint32_t row = blockIdx.x; row < rows; row += SUM_BLOCKS) {
+    for (uint32_t row = blockIdx.x; row < rows; row += gridDim.x) {
         for (uint32_t j = threadIdx.x; j < width; j += SUM_THREADS) {
             sum += (double)a[row * a_stride + j] * (double)b[row * b_stride + j];
         }
@@ -209,10 +209,10 @@ static __global__ __launch_bounds__(SUM_THREADS) void dot_kernel(const float *a,
 }
 
 /* *total += the partial sums. */
-static __global__ __launch_bounds__(SUM_THREADS) void total_kernel(const double *partial, double *total)
+static __global__ __launch_bounds__(SUM_THREADS) void total_kernel(const double *partial, unsigned count, double *total)
 {
     double sum = 0.0;
-    for (unsigned i = threadIdx.x; i < SUM_BLOCKS; i += SUM_THREADS) {
+    for (unsigned i = threadIdx.x; i < count; i += SUM_THREADS) {
         sum += partial[i];
     }
     sum = block_sum(sum);
@@ -234,10 +234,11 @@ typedef struct gptq_scratch {
 static sqf_status add_dot(sqf_cuda_device *device, const gptq_scratch *scratch, const float *a, size_t a_stride,
                           const float *b, size_t b_stride, size_t rows, size_t width, int which, sqf_error *err)
 {
-    CUDA_TRY(cuda_launch(device->stream, dot_kernel, dim3(SUM_BLOCKS), dim3(SUM_THREADS), 0, a, a_stride, b, b_stride,
+    const unsigned blocks = rows < SUM_BLOCKS ? (unsigned)rows : (unsigned)SUM_BLOCKS;
+    CUDA_TRY(cuda_launch(device->stream, dot_kernel, dim3(blocks), dim3(SUM_THREADS), 0, a, a_stride, b, b_stride,
                          (uint32_t)rows, (uint32_t)width, scratch->partial),
              "weight errors");
-    CUDA_TRY(cuda_launch(device->stream, total_kernel, dim3(1), dim3(SUM_THREADS), 0, scratch->partial,
+    CUDA_TRY(cuda_launch(device->stream, total_kernel, dim3(1), dim3(SUM_THREADS), 0, scratch->partial, blocks,
                          scratch->totals + which),
              "weight errors");
     return SQF_OK;
