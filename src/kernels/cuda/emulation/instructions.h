@@ -56,6 +56,20 @@ static inline void mma_fp16(float c[4], const uint32_t a[4], const uint32_t b[2]
     emulated_warp_meet("mma_fp16", EMULATED_ALL, &operand, emulated_mma_fp16);
 }
 
+static inline void mma_bf16_first(float d[4], const uint32_t a[4], const uint32_t b[2])
+{
+    const float zero[4] = {};
+    emulated_mma operand = {a, b, zero, d};
+    emulated_warp_meet("mma_bf16_first", EMULATED_ALL, &operand, emulated_mma_bf16);
+}
+
+static inline void mma_fp16_first(float d[4], const uint32_t a[4], const uint32_t b[2])
+{
+    const float zero[4] = {};
+    emulated_mma operand = {a, b, zero, d};
+    emulated_warp_meet("mma_fp16_first", EMULATED_ALL, &operand, emulated_mma_fp16);
+}
+
 static inline void mma_fp8(float c[4], const uint32_t a[4], const uint32_t b[2])
 {
     emulated_mma operand = {a, b, c, c};
