@@ -1,5 +1,5 @@
 # The front door. Each target wraps a CMake preset; `make help` lists them.
-.PHONY: all help packages demo findings findings-short test test-levels lint format bench fuzz asan tsan coverage valgrind docs install clean
+.PHONY: all help packages cuda cuda-report demo findings findings-short test test-levels lint format bench fuzz asan tsan coverage valgrind docs install clean
 
 PRESET := $(if $(CI),ci,release)
 PREFIX ?= /usr/local
@@ -11,6 +11,7 @@ all: packages build/build.ninja
 help:
 	@echo "make            build build/bin/sqf and the library"
 	@echo "make demo       quantize the demo model under every scheme and print the table"
+	@echo "make cuda       build libsqf_cuda for GPUs (nvcc);  make cuda-report: registers and spills of its kernels"
 	@echo "make findings   measure the grids of findings/ on the demo model; make findings-short: with one seed"
 	@echo "make test       build and run all tests;  make test-levels: once for each CPU level"
 	@echo "make bench      time the kernels and GPTQ on this machine"
@@ -32,6 +33,14 @@ demo: packages build/build.ninja
 	@echo "Building sqf"
 	@cmake --build build --parallel $(JOBS) --target sqf >build/demo-build.log || { cat build/demo-build.log; exit 1; }
 	@scripts/demo
+
+# Beside the library, so that sqf finds it: build/bin/sqf looks in build/lib.
+cuda: packages build/build.ninja
+	@cmake --build build --parallel $(JOBS) --target sqf_cuda || { echo "make cuda needs nvcc (CUDA 12.8 or later) in PATH or /usr/local/cuda/bin" >&2; exit 1; }
+	@echo "build/lib/libsqf_cuda.so"
+
+cuda-report: cuda
+	@scripts/cuda-report build
 
 findings findings-short: packages build/build.ninja
 	@cmake --build build --parallel $(JOBS) --target sqf >build/findings-build.log || { cat build/findings-build.log; exit 1; }

@@ -9,6 +9,14 @@ if(TARGET sqf)
         execute_process(COMMAND \"$<TARGET_FILE:sqf>\" help --man \"${PROJECT_BINARY_DIR}/man1\" COMMAND_ERROR_IS_FATAL ANY)
         file(INSTALL \"${PROJECT_BINARY_DIR}/man1/\" DESTINATION \"\${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_MANDIR}/man1\")")
 endif()
+# What `make cuda` built, and the emulation of it, which --device cuda takes by SQF_CUDA_LIBRARY.
+install(CODE "
+    foreach(backend libsqf_cuda.so libsqf_cuda_emulated.so)
+        if(EXISTS \"${PROJECT_BINARY_DIR}/lib/\${backend}\")
+            file(INSTALL \"${PROJECT_BINARY_DIR}/lib/\${backend}\" DESTINATION
+                \"\${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_LIBDIR}\")
+        endif()
+    endforeach()")
 install(DIRECTORY include/sqf DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(FILES LICENSE README.md CHANGELOG.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
