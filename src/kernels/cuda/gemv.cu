@@ -218,7 +218,7 @@ static sqf_status decode_run(const cuda_product *product, sqf_error *err)
     for (size_t begin = 0; begin < product->input->tokens; begin += DECODE_TOKENS) {
         const size_t left = product->input->tokens - begin;
         decode_arguments some = arguments;
-        some.tokens = (uint32_t)(left < DECODE_TOKENS ? left : DECODE_TOKENS);
+        some.tokens = left < DECODE_TOKENS ? (uint32_t)left : (uint32_t)DECODE_TOKENS;
         some.codes += begin * some.stride;
         some.act_scales += begin;
         some.zeros = some.zeros ? some.zeros + begin : NULL;

@@ -750,9 +750,9 @@ template <class S> __global__ void __launch_bounds__(DECODE_THREADS, 2) decode_k
     if (place.begin < place.end) {
         decode_stage_tiles(p, &place, place.begin, place.stages);
     }
+    uint32_t *table = (uint32_t *)(shared + decode_shared_bytes<S>(blockDim.x / 32, place.tokens, p.unit_high));
+    place.table = table;
     if (p.listed) {
-        uint32_t *table = (uint32_t *)(shared + decode_shared_bytes<S>(blockDim.x / 32, place.tokens, p.unit_high));
-        place.table = table;
         decode_list(p, place.first * DECODE_STEP, min((place.first + count) * DECODE_STEP, p.units), table);
     }
     if (place.begin < place.end) {
