@@ -1,5 +1,5 @@
 # The front door. Each target wraps a CMake preset; `make help` lists them.
-.PHONY: all help packages cuda cuda-report demo findings findings-short test test-levels lint format bench fuzz asan tsan coverage valgrind docs install clean
+.PHONY: all help packages cuda cuda-report cuda-bench demo findings findings-short test test-levels lint format bench fuzz asan tsan coverage valgrind docs install clean
 
 PRESET := $(if $(CI),ci,release)
 PREFIX ?= /usr/local
@@ -12,6 +12,7 @@ help:
 	@echo "make            build build/bin/sqf and the library"
 	@echo "make demo       quantize the demo model under every scheme and print the table"
 	@echo "make cuda       build libsqf_cuda for GPUs (nvcc);  make cuda-report: registers and spills of its kernels"
+	@echo "make cuda-bench check and time everything on a GPU: one file to send back"
 	@echo "make findings   measure the grids of findings/ on the demo model; make findings-short: with one seed"
 	@echo "make test       build and run all tests;  make test-levels: once for each CPU level"
 	@echo "make bench      time the kernels and GPTQ on this machine"
@@ -41,6 +42,10 @@ cuda: packages build/build.ninja
 
 cuda-report: cuda
 	@scripts/cuda-report build
+
+cuda-bench: cuda
+	@cmake --build build --parallel $(JOBS) --target sqf bench_cuda bench_make-checkpoint test_device_products
+	@bench/cuda/run
 
 findings findings-short: packages build/build.ninja
 	@cmake --build build --parallel $(JOBS) --target sqf >build/findings-build.log || { cat build/findings-build.log; exit 1; }
