@@ -718,7 +718,7 @@ CUDA_DEVICE void decode_finish(const decode_arguments &p, const decode_place<S> 
 template <class S> __global__ void __launch_bounds__(DECODE_THREADS, 2) decode_kernel(const decode_arguments p)
 {
     CUDA_SHARED(shared);
-    decode_place<S> place;
+    decode_place<S> place = {};
     const uint32_t steps = (p.units + DECODE_STEP - 1) / DECODE_STEP;
     place.lane = threadIdx.x % 32;
     place.warp = threadIdx.x / 32;
