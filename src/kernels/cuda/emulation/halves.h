@@ -1,5 +1,4 @@
-/* Emulation of CUDA on the host: arithmetic of pairs of 16-bit floats in a register, logic of three operands.
- */
+/* Emulation of CUDA on the host: arithmetic of pairs of 16-bit floats in a register, logic of three operands. */
 #ifndef SQF_KERNELS_CUDA_EMULATION_HALVES_H
 #define SQF_KERNELS_CUDA_EMULATION_HALVES_H
 
@@ -7,14 +6,16 @@
 #include <stdint.h>
 #include <string.h>
 
-/* The value of an fp16, exactly. */
+/* The value of an fp16, exactly: the fields lie in a float alike, but for the bias of the exponent, which a product
+ * moves, denormals included. */
 static inline double emulated_fp16_value(uint32_t bits)
 {
-    const int exponent = bits >> 10 & 31, fraction = bits & 1023;
-    const double magnitude = exponent == 31 ? (fraction ? NAN : INFINITY)
-                             : exponent     ? ldexp(1024 + fraction, exponent - 25)
-                                            : ldexp(fraction, -24);
-    return bits & 0x8000 ? -magnitude : magnitude;
+    const uint32_t magnitude = bits & 0x7fff,
+                   word = magnitude >= 0x7c00 ? 0x7f800000u | magnitude << 13 : magnitude << 13;
+    float x;
+    memcpy(&x, &word, sizeof x);
+    x *= magnitude >= 0x7c00 ? 1.0f : 0x1p112f;
+    return bits & 0x8000 ? -x : x;
 }
 
 static inline double emulated_bf16_value(uint32_t bits)
@@ -25,35 +26,35 @@ static inline double emulated_bf16_value(uint32_t bits)
     return x;
 }
 
-/* The nearest float of 1 + `fraction` bits, smallest normal exponent `lowest`, ties to even. */
+/* The nearest float of 1 + `fraction` bits, smallest normal exponent `lowest`, ties to even; infinity beyond `largest`.
+ * The sum with 1.5 * 2^52 units of the last place rounds. */
 static inline double emulated_round(double x, int fraction, int lowest, double largest)
 {
-    if (x == 0 || x != x || x - x != 0) {
-        return x;
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    int exponent = (int)(bits >> 52 & 0x7ff) - 1023;
+    if (exponent == 1024) {
+        return x; /* infinite or not a number */
     }
-    int exponent;
-    (void)frexp(x, &exponent);
-    exponent = exponent - 1 < lowest ? lowest : exponent - 1;
-    const double unit = ldexp(1.0, exponent - fraction), rounded = nearbyint(x / unit) * unit;
-    return fabs(rounded) > largest ? copysign(INFINITY, x) : rounded;
+    if (exponent > 128) {
+        return copysign(INFINITY, x); /* beyond every type; and `start` stays finite */
+    }
+    exponent = exponent < lowest ? lowest : exponent;
+    const uint64_t start_bits = (uint64_t)(exponent - fraction + 52 + 1023) << 52 | 1ull << 51;
+    double start;
+    memcpy(&start, &start_bits, sizeof start);
+    const double rounded = fabs(x) + start - start;
+    return copysign(rounded > largest ? INFINITY : rounded, x);
 }
 
 static inline uint32_t emulated_fp16_bits(double x)
 {
-    const double y = emulated_round(x, 10, -14, 65504.0), magnitude = fabs(y);
+    const float y = (float)emulated_round(x, 10, -14, 65504.0);
+    const float small = fabsf(y) * 0x1p-112f; /* exact, denormals included */
+    uint32_t word;
+    memcpy(&word, &small, sizeof word);
     const uint32_t sign = signbit(y) ? 0x8000 : 0;
-    if (y != y) {
-        return 0x7fff;
-    }
-    if (magnitude > 65504.0) {
-        return sign | 0x7c00;
-    }
-    if (magnitude < ldexp(1.0, -14)) {
-        return sign | (uint32_t)ldexp(magnitude, 24);
-    }
-    int exponent;
-    const double significand = frexp(magnitude, &exponent);
-    return sign | (uint32_t)(exponent + 14) << 10 | ((uint32_t)ldexp(significand, 11) & 1023);
+    return y != y ? 0x7fff : sign | (fabsf(y) > 65504.0f ? 0x7c00 : word >> 13);
 }
 
 static inline uint32_t emulated_bf16_bits(double x)
