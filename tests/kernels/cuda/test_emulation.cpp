@@ -2,6 +2,8 @@
  * say why, memory and graphs. */
 #include "emulated.hpp"
 
+#include "kernels/cuda/emulation/switch.h"
+
 /* ---- barriers ---- */
 
 /* Each thread writes its number and reads its mirror image's; whether a barrier stands between is the question. */
@@ -197,7 +199,7 @@ __global__ void overrun_kernel(void)
 
 static void overruns_of_shared_memory_are_found(void **)
 {
-#if defined(__SANITIZE_ADDRESS__)
+#if EMULATION_ASAN
     skip(); /* the sanitizer ends the program in its own way */
 #endif
     expect_text(text_of_end([] { cuda_launch(NULL, overrun_kernel, dim3(1), dim3(1), 100); }), "beyond its shared");

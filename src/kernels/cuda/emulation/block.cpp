@@ -12,10 +12,10 @@
 #include "kernels/cuda/emulation/api.h"
 #include "kernels/cuda/emulation/switch.h"
 
-thread_local uint3 threadIdx;
-thread_local uint3 blockIdx;
-thread_local dim3 blockDim;
-thread_local dim3 gridDim;
+__thread uint3 threadIdx;
+__thread uint3 blockIdx;
+__thread dim3 blockDim;
+__thread dim3 gridDim;
 
 namespace
 {
@@ -27,7 +27,7 @@ enum {
     BARRIERS = NAMED_BARRIERS + MAX_WARPS / 4, /* one more for each warpgroup */
     MEETINGS = 8,                              /* of different lanes of a warp at a time */
     COLOUR = 576,
-#if defined(__SANITIZE_ADDRESS__)
+#if EMULATION_ASAN
     SHARED_GUARD = 0, /* the sanitizer sees more */
 #else
     SHARED_GUARD = 64,
@@ -433,7 +433,7 @@ void reserve_stacks(processor *p, int count)
     if (count <= p->stack_count) {
         return;
     }
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if EMULATION_ASAN
     const size_t bytes = 256 * 1024;
 #else
     const size_t bytes = 128 * 1024;

@@ -7,7 +7,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(__has_feature)
+#define EMULATION_ASAN __has_feature(address_sanitizer)
+#elif defined(__SANITIZE_ADDRESS__)
+#define EMULATION_ASAN 1
+#else
+#define EMULATION_ASAN 0
+#endif
+
+#if EMULATION_ASAN
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
@@ -24,7 +32,7 @@ struct context {
 #endif
     const void *bottom; /* of the stack */
     size_t bytes;
-#if defined(__SANITIZE_ADDRESS__)
+#if EMULATION_ASAN
     void *fake_stack;
 #endif
 };
@@ -59,7 +67,7 @@ static inline void context_make(context *made, void *bottom, size_t bytes, size_
 {
     made->bottom = bottom;
     made->bytes = bytes;
-#if defined(__SANITIZE_ADDRESS__)
+#if EMULATION_ASAN
     made->fake_stack = NULL;
     /* Whoever was here before never returned, and left the marks of its frames. */
     __asan_unpoison_memory_region(bottom, bytes);
@@ -81,7 +89,7 @@ static inline void context_make(context *made, void *bottom, size_t bytes, size_
 /* To be called first by entry(). The first context of all was entered from `scheduler`, whose stack is learnt so. */
 static inline void context_begin(context *scheduler)
 {
-#if defined(__SANITIZE_ADDRESS__)
+#if EMULATION_ASAN
     const void *bottom;
     size_t bytes;
     __sanitizer_finish_switch_fiber(NULL, &bottom, &bytes);
@@ -97,7 +105,7 @@ static inline void context_begin(context *scheduler)
 /* Leaves `from`, for good if `last`; returns when somebody switches back to it. */
 static inline void context_switch(context *from, context *to, bool last)
 {
-#if defined(__SANITIZE_ADDRESS__)
+#if EMULATION_ASAN
     __sanitizer_start_switch_fiber(last ? NULL : &from->fake_stack, to->bottom, to->bytes);
 #else
     (void)last;
@@ -107,7 +115,7 @@ static inline void context_switch(context *from, context *to, bool last)
 #else
     swapcontext(&from->state, &to->state);
 #endif
-#if defined(__SANITIZE_ADDRESS__)
+#if EMULATION_ASAN
     __sanitizer_finish_switch_fiber(from->fake_stack, NULL, NULL);
 #endif
 }

@@ -66,7 +66,7 @@ struct dim3 {
 
 /* Set by the scheduler whenever another fiber continues. Not in static thread-local storage: a library that is loaded
  * at run time gets hardly any of that, and the shared memory of kernels lies beside them. */
-#define CUDA_INDEX extern thread_local __attribute__((visibility("hidden")))
+#define CUDA_INDEX extern __attribute__((visibility("hidden"))) __thread
 CUDA_INDEX uint3 threadIdx;
 CUDA_INDEX uint3 blockIdx;
 CUDA_INDEX dim3 blockDim;
