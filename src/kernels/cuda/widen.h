@@ -137,7 +137,7 @@ template <int i> CUDA_DEVICE void split_fetch(const uint8_t *row, uint32_t ranks
 {
     const uint32_t *from = (const uint32_t *)(row + __byte_perm(ranks & 0xfcfcfcfcu, 0, 0x4440 + i));
     const uint32_t w0 = from[0], w1 = from[1], w2 = from[2];
-    const uint32_t shift = i == 0 ? ranks << 3 : ranks >> (8 * i - 3); /* times 8, modulo 32 */
+    const uint32_t odd = ranks & 0x03030303u, shift = i == 0 ? odd << 3 : odd >> (8 * i - 3); /* in bits, modulo 32 */
     *list0 = __funnelshift_r(w0, w1, shift);
     *list1 = __funnelshift_r(w1, w2, shift);
 }
