@@ -26,8 +26,8 @@ enum {
 /* ---- kernels ---- */
 
 /* A group or bank wider than a leaf. The place of its values, which do not exist yet, is the scratch. */
-static __global__ __launch_bounds__(WARPS *LANES) void enter_kernel(gptq_view view, unsigned what, uint32_t begin,
-                                                                    uint32_t n)
+static __global__ __launch_bounds__(WARPS *LANES, 3) void enter_kernel(gptq_view view, unsigned what, uint32_t begin,
+                                                                       uint32_t n)
 {
     const uint32_t row = blockIdx.x * WARPS + threadIdx.x / LANES;
     if (row >= view.rows) {
@@ -35,12 +35,8 @@ static __global__ __launch_bounds__(WARPS *LANES) void enter_kernel(gptq_view vi
     }
     const size_t at = (size_t)row * view.columns + begin;
     const row_range range = {view.weights + at, view.mask + at, (uint32_t *)(view.values + at), begin, n};
-    if (what & SQF_CUDA_GPTQ_GROUP) {
-        enter_and_store(view, range, row);
-    }
-    if (what & SQF_CUDA_GPTQ_BANK) {
-        enter_banks(view, range, row);
-    }
+    group_scales scales;
+    enter_range(view, range, row, what == SQF_CUDA_GPTQ_GROUP, scales);
 }
 
 /* What a warp keeps of its row in shared memory. */
@@ -63,14 +59,12 @@ static __device__ void enter_in_leaf(const gptq_view &view, leaf_row &leaf, uint
 {
     const uint32_t j = column - leaf_begin;
     row_range range = {leaf.x + j, leaf.mask + j, leaf.keys + j, column, 0};
+#pragma unroll 1
     for (int turn = 0; turn < 2; turn++) {
-        const bool bank = (turn == 0) == view.masks_first;
-        if (bank && (what & SQF_CUDA_GPTQ_BANK)) {
-            range.n = range_width(view, view.bank, column);
-            enter_banks(view, range, row);
-        } else if (!bank && (what & SQF_CUDA_GPTQ_GROUP)) {
-            range.n = range_width(view, view.group_size, column);
-            scales = enter_and_store(view, range, row);
+        const bool group = (turn == 0) != view.masks_first;
+        if (what & (group ? SQF_CUDA_GPTQ_GROUP : SQF_CUDA_GPTQ_BANK)) {
+            range.n = range_width(view, group ? view.group_size : view.bank, column);
+            enter_range(view, range, row, group, scales);
         }
     }
     __syncwarp();

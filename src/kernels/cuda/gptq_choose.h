@@ -264,30 +264,25 @@ static __device__ void enter_banks(const gptq_view &view, const row_range &range
     select_banks(view, range);
 }
 
-static __device__ group_scales enter_group(const gptq_view &view, const row_range &range, uint32_t row)
+/* On entering a range, as gptq_enter: masks of its banks where they are chosen now, and of a group its scales, which
+ * go to memory too. */
+static __device__ void enter_range(const gptq_view &view, const row_range &range, uint32_t row, bool group,
+                                   group_scales &scales)
 {
-    if (!view.split && !view.prune) {
-        return choose_scales(view, range, PART_LOW);
-    }
-    if (view.prune) {
-        return choose_scales(view, range, PART_HIGH); /* covers what will be dropped too */
-    }
-    if (!view.masks_first) {
+    if (!group || (view.split && !view.masks_first)) {
         enter_banks(view, range, row);
     }
-    return choose_scales(view, range, PART_MASK);
-}
-
-static __device__ group_scales enter_and_store(const gptq_view &view, const row_range &range, uint32_t row)
-{
-    const group_scales scales = enter_group(view, range, row);
+    if (!group) {
+        return;
+    }
+    /* where weights will be dropped, the scale covers them too */
+    scales = choose_scales(view, range, view.prune ? PART_HIGH : view.split ? PART_MASK : PART_LOW);
     if (lane_index() == 0) {
         const size_t at = (size_t)row * view.groups + view.group[range.begin];
         view.scale_low[at] = scales.low;
         view.scale_high[at] = scales.high;
         view.shift[at] = (uint8_t)scales.shift;
     }
-    return scales;
 }
 
 #endif
