@@ -59,13 +59,28 @@ template <sqf_kv_type type, int dim, int keys, int threads>
 CUDA_DEVICE void attention_copy(uint8_t *to, const attention_source &from, int begin, int end, int thread)
 {
     typedef attention_tile<type, dim, keys> tile;
-    CUDA_UNROLL_FOUR
-    for (int i = thread; i < keys * tile::chunks; i += threads) {
-        const int row = i / tile::chunks, at = i % tile::chunks * 16;
-        const bool valid = begin + row < end && at < from.row_bytes;
-        const size_t offset = valid ? (size_t)(begin + row) * (size_t)from.row_bytes + (size_t)at : 0;
-        async_copy(to + row * tile::key_stride + at, from.key + offset, valid);
-        async_copy(to + tile::values + row * tile::value_stride + at, from.value + offset, valid);
+    constexpr int chunks = tile::chunks, rows = threads / chunks;
+    if constexpr (threads % chunks == 0 && keys % rows == 0) { /* a thread keeps its place in the rows */
+        const int first = thread / chunks, at = thread % chunks * 16;
+        const size_t step = (size_t)(rows * from.row_bytes);
+        size_t offset = (size_t)(begin + first) * (size_t)from.row_bytes + (size_t)at;
+        CUDA_UNROLL
+        for (int row = 0; row < keys; row += rows) {
+            const bool valid = begin + first + row < end && at < from.row_bytes;
+            const size_t place = valid ? offset : 0;
+            async_copy(to + (first + row) * tile::key_stride + at, from.key + place, valid);
+            async_copy(to + tile::values + (first + row) * tile::value_stride + at, from.value + place, valid);
+            offset += step;
+        }
+    } else {
+        CUDA_UNROLL_FOUR
+        for (int i = thread; i < keys * chunks; i += threads) {
+            const int row = i / chunks, at = i % chunks * 16;
+            const bool valid = begin + row < end && at < from.row_bytes;
+            const size_t offset = valid ? (size_t)(begin + row) * (size_t)from.row_bytes + (size_t)at : 0;
+            async_copy(to + row * tile::key_stride + at, from.key + offset, valid);
+            async_copy(to + tile::values + row * tile::value_stride + at, from.value + offset, valid);
+        }
     }
     if (type == SQF_KV_INT8) {
         for (int i = thread; i < 2 * keys; i += threads) {
@@ -96,7 +111,8 @@ template <int first, int second> CUDA_DEVICE uint32_t halves_of_codes(uint32_t i
 template <sqf_kv_type type, int dim, int tiles> struct attention_rows {
     static constexpr int depth = type == SQF_KV_F32 ? 8 : 16; /* of a matrix instruction */
     static constexpr int steps = dim / depth;
-    static constexpr bool kept = dim <= 128;                           /* queries in registers, else in shared memory */
+    static constexpr bool kept =
+        dim <= (type == SQF_KV_F32 ? 96 : 128);                        /* queries in registers, else in shared memory */
     static constexpr int query_bytes = kept ? 0 : tiles * steps * 512; /* [tiles][steps][lanes][16] */
 
     uint32_t query[kept ? tiles : 1][kept ? steps : 1][4];
@@ -128,11 +144,12 @@ CUDA_DEVICE float power_below(float x, float *inverse)
     return __uint_as_float(exponent << 23);
 }
 
-/* Queries of the rows g and g + 8 of tile m, [head_dim] each in global memory, as operands. `shared`: the warp's own
- * query_bytes. factor: of the scores, log2(e) included. */
+/* Queries of the rows g and g + 8 of tile m, [head_dim] each in global memory, as operands. `shared`: query_bytes,
+ * written if `writes` (warps of the same rows share them, and meet before they read). factor: of the scores, log2(e)
+ * included. */
 template <sqf_kv_type type, int dim, int tiles>
 CUDA_DEVICE void attention_begin(attention_rows<type, dim, tiles> &rows, int m, const float *const from[2],
-                                 int head_dim, float factor, uint4 *shared, int lane)
+                                 int head_dim, float factor, uint4 *shared, bool writes, int lane)
 {
     typedef attention_rows<type, dim, tiles> shape;
     const int t = lane % 4;
@@ -195,12 +212,11 @@ CUDA_DEVICE void attention_begin(attention_rows<type, dim, tiles> &rows, int m, 
                 for (int i = 0; i < 4; i++) {
                     rows.query[shape::kept ? m : 0][shape::kept ? step : 0][i] = a[s][i];
                 }
-            } else {
+            } else if (writes) {
                 shared[(m * shape::steps + step) * 32 + lane] = make_uint4(a[s][0], a[s][1], a[s][2], a[s][3]);
             }
         }
     }
-    __syncwarp();
 }
 
 /* ---- scores ---- */

@@ -50,7 +50,7 @@ template <sqf_kv_type type> CUDA_DEVICE attention_source source_of(const attenti
  * last. */
 template <sqf_kv_type type, int dim, int tiles>
 CUDA_DEVICE void begin_rows(attention_rows<type, dim, tiles> &rows, const attention_job &job,
-                            const sequence_rows &sequence, int head, int row, uint4 *shared,
+                            const sequence_rows &sequence, int head, int row, uint4 *shared, bool writes,
                             attention_span span[tiles][2], int lane)
 {
     CUDA_UNROLL
@@ -64,7 +64,7 @@ CUDA_DEVICE void begin_rows(attention_rows<type, dim, tiles> &rows, const attent
                                       (size_t)job.head_dim;
             span[m][h] = span_of(job, token);
         }
-        attention_begin<type, dim, tiles>(rows, m, from, job.head_dim, job.factor, shared, lane);
+        attention_begin<type, dim, tiles>(rows, m, from, job.head_dim, job.factor, shared, writes, lane);
     }
 }
 
@@ -81,7 +81,8 @@ CUDA_DEVICE span_bounds bounds_of(const attention_job &job, const sequence_rows 
 }
 
 template <sqf_kv_type type, int dim>
-__global__ void __launch_bounds__(attention_config<type, dim>::prefill_warps * 32) attention_prefill(attention_job job)
+__global__ void __launch_bounds__(attention_config<type, dim>::prefill_warps * 32, 1)
+    attention_prefill(attention_job job)
 {
     typedef attention_config<type, dim> config;
     constexpr int tiles = config::tiles, warps = config::prefill_warps, keys = config::prefill_keys;
@@ -106,7 +107,7 @@ __global__ void __launch_bounds__(attention_config<type, dim>::prefill_warps * 3
     attention_span span[tiles][2];
     begin_rows<type, dim, tiles>(rows, job, sequence, head, row,
                                  (uint4 *)(shared + 2 * stage + warp * attention_rows<type, dim, tiles>::query_bytes),
-                                 span, lane);
+                                 true, span, lane);
     for (int turn = 0; at < end; at += keys, turn ^= 1) {
         async_wait<0>();
         __syncthreads(); /* the tile is here, and nobody reads the one before */
@@ -203,9 +204,11 @@ __global__ void __launch_bounds__(attention_config<type, dim>::decode_warps * 32
     async_commit();
     attention_rows<type, dim, 1> rows;
     attention_span span[1][2];
-    begin_rows<type, dim, 1>(rows, job, sequence, head, row,
-                             (uint4 *)(shared + warps * 2 * stage + warp * attention_rows<type, dim, 1>::query_bytes),
-                             span, lane);
+    begin_rows<type, dim, 1>(rows, job, sequence, head, row, (uint4 *)(shared + warps * 2 * stage), warp == 0, span,
+                             lane);
+    if (!attention_rows<type, dim, 1>::kept) {
+        __syncthreads(); /* the queries are there */
+    }
     for (int turn = 0; at < end; at += warps * keys, turn ^= 1) {
         if (at + warps * keys < end) {
             attention_copy<type, dim, keys, 32>(stages + (turn ^ 1) * stage, source, at + warps * keys, end, lane);
@@ -240,7 +243,7 @@ cudaError_t launch_attention(cudaStream_t stream, const attention_job &job, cons
     if (grid.splits > 0) {
         constexpr int warps = config::decode_warps;
         constexpr size_t stages = 2 * attention_tile<type, dim, config::decode_keys>::bytes;
-        constexpr size_t bytes = warps * (stages + attention_rows<type, dim, 1>::query_bytes);
+        constexpr size_t bytes = warps * stages + attention_rows<type, dim, 1>::query_bytes;
         constexpr size_t merge = warps * 16 * (2 + dim) * sizeof(float);
         return cuda_launch(stream, attention_decode<type, dim>,
                            dim3(grid.splits, (grid.rows + 15) / 16 * (unsigned)job.kv_heads, grid.sequences),
