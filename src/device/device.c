@@ -187,7 +187,7 @@ sqf_status sqf_device_plan_check(const sqf_device *device, const sqf_device_plan
         return SQF_OK;
     }
     /* All in one unit, so that the sums can be checked by eye. */
-    const bool large = need >= 100000000;
+    const bool large = need >= 1000000000;
     const double unit = large ? 1e-9 : 1e-6;
     return sqf_fail(err, SQF_E_MEMORY,
                     "%s: needs %.1f %s (weights %.1f, KV cache %.1f, buffers %.1f), %.1f %s are free: %.1f %s short",
