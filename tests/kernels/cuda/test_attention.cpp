@@ -248,6 +248,27 @@ static void test_extremes(void **state)
     }
 }
 
+/* Weights far below the largest, which are all that counts where its value is 0: the smallest of them would have three
+ * bits in fp16 as they are. */
+static void test_small_weights(void **state)
+{
+    const fixture *f = (const fixture *)*state;
+    sqf_random random = {69};
+    for (sqf_kv_type type : {SQF_KV_F32, SQF_KV_F16}) {
+        problem p = make_problem(&random, type, 1, 1, 64, 0, {{1, 200}}, 1.0);
+        for (size_t d = 0; d < 64; d++) {
+            p.query[d] = d == 0 ? 8.0f : 0.0f;
+        }
+        for (size_t i = 0; i <= 200; i++) {
+            store(&p.caches[0].key, i * 64, type, i == 3 ? 14.0f : 0.001f * (float)i, 1.0f);
+            for (size_t d = 0; i == 3 && d < 64; d++) {
+                store(&p.caches[0].value, i * 64 + d, type, 0.0f, 1.0f);
+            }
+        }
+        check(f, p, "small weights");
+    }
+}
+
 /* NaN in what is seen is seen; beyond it, it is not (all caches here end in NaN). */
 static void test_nan(void **state)
 {
@@ -334,9 +355,9 @@ static void test_precision(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_shapes),    cmocka_unit_test(test_edges),
-                                       cmocka_unit_test(test_agreement), cmocka_unit_test(test_extremes),
-                                       cmocka_unit_test(test_nan),       cmocka_unit_test(test_other_heads),
-                                       cmocka_unit_test(test_graph),     cmocka_unit_test(test_precision)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_shapes),   cmocka_unit_test(test_edges),         cmocka_unit_test(test_agreement),
+        cmocka_unit_test(test_extremes), cmocka_unit_test(test_nan),           cmocka_unit_test(test_other_heads),
+        cmocka_unit_test(test_graph),    cmocka_unit_test(test_small_weights), cmocka_unit_test(test_precision)};
     return cmocka_run_group_tests(tests, open_fixture, close_fixture);
 }

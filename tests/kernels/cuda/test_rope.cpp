@@ -36,6 +36,8 @@ static void add_rarities(inputs *in)
     }
     for (size_t i = 0; i < in->spec.head_dim; i++) {
         in->value[in->value.size() - 1 - i] = 0.0f; /* a head of zeros has no scale */
+        /* halves between codes, of a scale of 1 */
+        in->value[20 * in->spec.head_dim + i] = i == 0 ? 127.0f : (float)(i % 9) - 4.5f;
     }
 }
 

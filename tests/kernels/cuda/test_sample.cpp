@@ -144,6 +144,16 @@ static void test_ends(void **state)
     assert_int_equal(ids[0], 1);
     assert_int_equal(ids[1], 0);
     assert_int_equal(ids[2], 2);
+    /* on the steps exactly: a point belongs to the token behind it, a share that is reached is enough */
+    const std::vector<float> equal(12, 1.0f);
+    const std::vector<uint32_t> steps = draw(f, {1.0f, 0, 0, 0, 0, 0}, 4, equal, {0.25, 0.5, 0.75}, seen);
+    assert_int_equal(steps[0], 1);
+    assert_int_equal(steps[1], 2);
+    assert_int_equal(steps[2], 3);
+    const std::vector<uint32_t> half = draw(f, {1.0f, 0, 0.5f, 0, 0, 0}, 4, equal, {0.4999, 0.5, 0.9999}, seen);
+    assert_int_equal(half[0], 0);
+    assert_int_equal(half[1], 1);
+    assert_int_equal(half[2], 1);
 }
 
 /* A logit that is no number is not drawn around. */
