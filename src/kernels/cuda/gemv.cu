@@ -96,7 +96,7 @@ bool decode_plan_make(const cuda_product *product, decode_plan *out)
     const uint32_t steps = (layout->units + DECODE_STEP - 1) / DECODE_STEP;
     out->splits = choose_splits(groups, steps, out->warps, (uint32_t)product->device->info.multiprocessors);
     /* Counters: groups of rows and tokens; the groups are at most twice as many, the chunks four. */
-    if (out->splits > 1 && groups * 8 > DECODE_COUNTERS) {
+    if (out->splits > 1 && groups * 8 > CUDA_COUNTERS) {
         out->splits = 1;
     }
     return true;
@@ -137,7 +137,8 @@ static void describe_segments(const cuda_input_layout *layout, decode_arguments 
     }
     out->act_step = is_act_rule(layout, 0, last) ? 0 : 1;
     out->act_high = out->act_step ? 0 : last;
-    out->listed = !is_act_rule(layout, out->act_step, out->act_high);
+    out->listed = !is_act_rule(layout, out->act_step, out->act_high) ||
+                  layout->segments[count - 1].units - 1 >> out->segment_shift > 0;
     for (uint32_t s = 1; s < count; s++) {
         out->listed = out->listed || layout->segments[s].unit != s << out->segment_shift;
     }
@@ -193,14 +194,13 @@ static size_t decode_workspace(const cuda_product *product)
     return decode_plan_make(product, &plan) ? decode_plan_workspace(product, &plan) : 0;
 }
 
-/* The counters of blocks that share rows: 0 now and, because the last block puts it back, after each product. */
-static sqf_status make_counters(sqf_cuda_device *device, sqf_error *err)
+sqf_status cuda_counters(sqf_cuda_device *device, sqf_error *err)
 {
     if (device->counters) {
         return SQF_OK;
     }
-    CUDA_TRY(cudaMalloc(&device->counters, DECODE_COUNTERS * sizeof(uint32_t)), "counters of products");
-    return cuda_check(cudaMemsetAsync(device->counters, 0, DECODE_COUNTERS * sizeof(uint32_t), device->stream),
+    CUDA_TRY(cudaMalloc(&device->counters, CUDA_COUNTERS * sizeof(uint32_t)), "counters of products");
+    return cuda_check(cudaMemsetAsync(device->counters, 0, CUDA_COUNTERS * sizeof(uint32_t), device->stream),
                       "counters of products", err);
 }
 
@@ -212,7 +212,7 @@ static sqf_status decode_run(const cuda_product *product, sqf_error *err)
         return sqf_fail(err, SQF_E_SUPPORT, "%s: no kernel for few tokens", product->linear->name);
     }
     if (plan.splits > 1) {
-        SQF_TRY(make_counters(product->device, err));
+        SQF_TRY(cuda_counters(product->device, err));
     }
     decode_plan_arguments(product, &plan, &arguments);
     for (size_t begin = 0; begin < product->input->tokens; begin += DECODE_TOKENS) {
