@@ -6,7 +6,9 @@
 #include <math.h>
 #include <string.h>
 
-enum { FIRST_POSITIONS = 256 }; /* of the rope angles */
+/* FIRST_POSITIONS: of the rope angles. INPUT_STEP: tokens that prepared inputs are padded to. SUM_PARTS: what kernels
+ * cut a sum into at most, about. */
+enum { FIRST_POSITIONS = 256, INPUT_STEP = 128, SUM_PARTS = 4 };
 
 /* Sequences one behind the other whose caches have the same type and capacity: what one call of attention serves. */
 typedef struct group {
@@ -112,12 +114,16 @@ uint64_t sqf_device_work_version(const sqf_device_work *w)
     return w->version;
 }
 
-/* Bytes of the buffers below for one token, and of a prepared input at most: floats and two planes of codes. */
-uint64_t sqf_device_work_token_bytes(const sqf_config *config)
+/* The buffers below; two prepared inputs, of four bytes a channel at most, the one of a recorded step for few tokens;
+ * and parts of sums that kernels add up for few tokens. */
+uint64_t sqf_device_work_bytes(const sqf_config *config, uint64_t tokens)
 {
     const uint64_t query = config->heads * config->head_dim, key = config->kv_heads * config->head_dim;
     const uint64_t widest = config->intermediate > query ? config->intermediate : query;
-    return 4 * (2 * query + 2 * key + 2 * (uint64_t)config->intermediate) + 4 * widest;
+    const uint64_t padded = (tokens + INPUT_STEP - 1) / INPUT_STEP * INPUT_STEP + INPUT_STEP;
+    const uint64_t split = tokens < INPUT_STEP ? tokens : INPUT_STEP;
+    const uint64_t floats = tokens * 2 * (query + key + config->intermediate) + (padded + SUM_PARTS * split) * widest;
+    return sizeof(float) * floats;
 }
 
 static sqf_status buffer(sqf_device_work *w, float **out, size_t width, size_t tokens, sqf_error *err)

@@ -91,8 +91,8 @@ sqf_status sqf_device_work_set(sqf_device_work *work, const sqf_device_sequence 
 
 /* Changes when a buffer moves: what was recorded before is of no use then. */
 uint64_t sqf_device_work_version(const sqf_device_work *work);
-/* Bytes of buffers for a token of a pass, about. */
-uint64_t sqf_device_work_token_bytes(const sqf_config *config);
+/* Bytes of buffers for passes of so many tokens, about. */
+uint64_t sqf_device_work_bytes(const sqf_config *config, uint64_t tokens);
 
 /* x [tokens, hidden] = the rows of the tokens' ids in a dense table, device memory. */
 sqf_status sqf_device_work_embed(sqf_device_work *work, const void *table, sqf_type dtype, float *x, sqf_error *err);

@@ -58,7 +58,7 @@ static void plan_use(const sqf_config *config, const sqf_model_use *use, sqf_dev
     const uint64_t all = positions * sessions, chunk = all < DEVICE_CHUNK ? all : DEVICE_CHUNK;
     const uint64_t rows = chunk < DEVICE_LOGITS ? chunk : DEVICE_LOGITS;
     plan->cache = sessions * sqf_device_cache_bytes(config, config->layers, positions, use->kv);
-    plan->buffers = chunk * (sqf_device_work_token_bytes(config) + 2 * sizeof(float) * config->hidden) +
+    plan->buffers = sqf_device_work_bytes(config, chunk) + chunk * 2 * sizeof(float) * config->hidden +
                     rows * sizeof(float) * config->vocabulary + positions * sizeof(float) * config->head_dim;
 }
 
