@@ -138,7 +138,7 @@ static void describe_segments(const cuda_input_layout *layout, decode_arguments 
     out->act_step = is_act_rule(layout, 0, last) ? 0 : 1;
     out->act_high = out->act_step ? 0 : last;
     out->listed = !is_act_rule(layout, out->act_step, out->act_high) ||
-                  layout->segments[count - 1].units - 1 >> out->segment_shift > 0;
+                  (layout->segments[count - 1].units - 1) >> out->segment_shift > 0;
     for (uint32_t s = 1; s < count; s++) {
         out->listed = out->listed || layout->segments[s].unit != s << out->segment_shift;
     }
