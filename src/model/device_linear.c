@@ -79,6 +79,20 @@ static size_t choose_parts(const sqf_linear_params *params, part parts[SQF_DEVIC
     return count;
 }
 
+/* Activations that the products of FP4 take, which GPUs of capability 12.0 have instructions for. */
+static bool fits_fp4(const sqf_device *device, const sqf_act_spec *spec)
+{
+    const sqf_type types[2] = {spec->low, spec->high};
+    for (int i = 0; i < 2; i++) {
+        const bool used = i == 0 || sqf_act_spec_is_split(spec);
+        if (used && types[i] != SQF_TYPE_FP4 && types[i] != SQF_TYPE_FP8 && types[i] != SQF_TYPE_FP6_E3M2 &&
+            types[i] != SQF_TYPE_BF16) {
+            return false;
+        }
+    }
+    return device->info.major == 12 && device->info.minor == 0;
+}
+
 /* High elements of each 64 columns of every segment, where they are as many everywhere; else 0. */
 static uint32_t unit_high(const sqf_matrix *matrix, const input_layout *layout)
 {
@@ -255,6 +269,10 @@ static sqf_status source_init(sqf_context *context, const sqf_linear_params *par
                                               .high = section_part(&out->layout, segment->begin) == HIGH};
     }
     out->count = choose_parts(params, out->parts);
+    if (out->count == 1 && out->parts[0].type == SQF_TYPE_FP4 && out->parts[0].take != TAKE_BOTH &&
+        fits_fp4(context->device, &params->activations)) {
+        out->parts[0].form = SQF_CUDA_FP4;
+    }
     for (size_t i = 0; i < out->count; i++) {
         out->parts[i].params = params;
         out->parts[i].layout = &out->layout;

@@ -220,6 +220,7 @@ CUDA_DEVICE uint32_t element_code(const quantizer_part &part, const quotient &by
     switch (part.element) {
     case CUDA_NIBBLE:
     case CUDA_BYTE: return __float_as_uint(value + (float)zero + QUANTIZER_ROUND);
+    case CUDA_FP4: return cuda_e2m1((int)value);
     case CUDA_FP8: return quantizer_e4m3(value);
     case CUDA_FP16: return grid_to_fp16(part.grid.type == SQF_TYPE_FP32 ? value * by.inverse : value + (float)zero);
     default: {
@@ -242,7 +243,8 @@ CUDA_DEVICE void store_octet(const quantizer_part &part, uint8_t *unit, unsigned
         code[j] = used ? element_code(part, by, zero, v[j]) : 0;
     }
     switch (part.element) {
-    case CUDA_NIBBLE: store_nibbles(unit, octet, code); break;
+    case CUDA_NIBBLE:
+    case CUDA_FP4: store_nibbles(unit, octet, code); break;
     case CUDA_BYTE:
     case CUDA_FP8: store_bytes(unit, octet, code); break;
     case CUDA_BF16:

@@ -10,6 +10,7 @@ CUDA_DEVICE float cuda_activation_code(const uint8_t *unit, cuda_element element
     switch (element) {
     case CUDA_NIBBLE: return (float)((int)((uint32_t)unit[column / 2] << (column % 2 ? 24 : 28)) >> 28);
     case CUDA_BYTE: return (float)(int8_t)unit[cuda_byte_unit_place(column)];
+    case CUDA_FP4: return cuda_e2m1_twice((uint32_t)unit[column / 2] >> column % 2 * 4);
     case CUDA_FP8: return quantizer_from_e4m3(unit[cuda_byte_unit_place(column)]);
     case CUDA_FP16: return grid_from_fp16(((const uint16_t *)unit)[cuda_half_unit_place(column)]);
     case CUDA_BF16: return __uint_as_float((uint32_t)((const uint16_t *)unit)[cuda_half_unit_place(column)] << 16);

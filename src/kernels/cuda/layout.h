@@ -107,4 +107,20 @@ SQF_BOTH unsigned cuda_half_unit_place(unsigned column)
     return column / 32 * 32 + cuda_half_place(column % 32);
 }
 
+/* Twice a number of the fp4 grid as e2m1. */
+SQF_BOTH uint32_t cuda_e2m1(int twice)
+{
+    const int magnitude = twice < 0 ? -twice : twice;
+    const int code = magnitude <= 4 ? magnitude : magnitude <= 6 ? 5 : magnitude <= 8 ? 6 : 7;
+    return (uint32_t)(twice < 0 ? 8 | code : code);
+}
+
+/* The inverse, of the lower four bits. */
+SQF_BOTH float cuda_e2m1_twice(uint32_t code)
+{
+    const uint32_t magnitude = code & 7;
+    const float twice = magnitude <= 4 ? (float)magnitude : magnitude == 7 ? 12.0f : (float)(2 * magnitude - 4);
+    return code & 8 ? -twice : twice;
+}
+
 #endif

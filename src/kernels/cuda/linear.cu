@@ -35,6 +35,9 @@ static sqf_type scale_type(const sqf_act_spec *spec)
  * the precision of dense weights; with quantized ones halves, whose ten bits of mantissa are finer than bfloat16. */
 static cuda_element element_of(const sqf_cuda_device *device, sqf_cuda_form form, sqf_type type)
 {
+    if (type == SQF_TYPE_FP4 && form == SQF_CUDA_FP4) {
+        return CUDA_FP4;
+    }
     if (is_integer(type)) {
         const bool nibbles = is_nibble(type) && form == SQF_CUDA_NIBBLES && device->info.native_int4;
         return nibbles ? CUDA_NIBBLE : CUDA_BYTE;
@@ -68,7 +71,7 @@ static void layout_clear(cuda_input_layout *layout)
 
 static bool is_half(cuda_element element)
 {
-    return element > CUDA_FP8;
+    return element > CUDA_FP8 && element != CUDA_FP4;
 }
 
 /* Most units of a chunk in a segment: a token's part of a chunk is at most 128 bytes. */
@@ -465,7 +468,7 @@ size_t cuda_linear_bytes(const sqf_cuda_linear *linear)
 /* In this order; a library may be built without some. */
 extern const cuda_family cuda_family_decode __attribute__((weak));
 extern const cuda_family cuda_family_hopper __attribute__((weak));
-extern const cuda_family cuda_family_blackwell __attribute__((weak));
+extern const cuda_family cuda_family_float8 __attribute__((weak));
 extern const cuda_family cuda_family_integer __attribute__((weak));
 extern const cuda_family cuda_family_split __attribute__((weak));
 extern const cuda_family cuda_family_half __attribute__((weak));
@@ -473,7 +476,7 @@ extern const cuda_family cuda_family_simple __attribute__((weak));
 
 static const cuda_family *family_for(const cuda_product *product)
 {
-    const cuda_family *const families[] = {&cuda_family_decode,  &cuda_family_hopper, &cuda_family_blackwell,
+    const cuda_family *const families[] = {&cuda_family_decode,  &cuda_family_hopper, &cuda_family_float8,
                                            &cuda_family_integer, &cuda_family_split,  &cuda_family_half,
                                            &cuda_family_simple};
     for (const cuda_family *family : families) {

@@ -26,8 +26,17 @@ typedef struct cuda_chunk {
 enum { CUDA_PLANES = 2 };
 #define CUDA_CHUNK_FIRST 0x80000000u
 
-/* How a unit of activations is held. Units of a plane are ordered: all nibbles, then all bytes, then all halves. */
-typedef enum cuda_element { CUDA_NIBBLE = 0, CUDA_BYTE, CUDA_FP8, CUDA_BF16, CUDA_FP16, CUDA_FP32 } cuda_element;
+/* How a unit of activations is held. Units of a plane are ordered: all nibbles, then all bytes, then all halves. FP4:
+ * nibbles of e2m1, which count half of what the scale is for. */
+typedef enum cuda_element {
+    CUDA_NIBBLE = 0,
+    CUDA_BYTE,
+    CUDA_FP8,
+    CUDA_BF16,
+    CUDA_FP16,
+    CUDA_FP32,
+    CUDA_FP4
+} cuda_element;
 
 /* What a layer demands of its input. Two layers whose layouts are equal share an input. Host memory but where said. */
 typedef struct cuda_input_layout {
@@ -105,10 +114,15 @@ bool cuda_linear_same_input(const sqf_cuda_linear *a, const sqf_cuda_linear *b);
 sqf_status cuda_linear_forward(sqf_cuda_device *device, const sqf_cuda_linear *linear, const sqf_cuda_input *input,
                                float *y, sqf_cuda_store store, sqf_error *err);
 
+/* device->counters: how many of the blocks that share an output have written their parts. 0 now and, because the last
+ * block puts it back, after each product; gemv.cu. */
+enum { CUDA_COUNTERS = 1 << 14 };
+sqf_status cuda_counters(sqf_cuda_device *device, sqf_error *err);
+
 /* Bytes of a unit of activations. */
 SQF_BOTH uint32_t cuda_unit_bytes(cuda_element element)
 {
-    return element == CUDA_NIBBLE                        ? (uint32_t)CUDA_NIBBLE_UNIT
+    return element == CUDA_NIBBLE || element == CUDA_FP4 ? (uint32_t)CUDA_NIBBLE_UNIT
            : element == CUDA_BYTE || element == CUDA_FP8 ? (uint32_t)CUDA_BYTE_UNIT
            : element == CUDA_FP32                        ? 4u * CUDA_UNIT
                                                          : (uint32_t)CUDA_HALF_UNIT;
@@ -138,9 +152,9 @@ typedef struct cuda_family {
     size_t (*workspace)(const cuda_product *product);
 } cuda_family;
 
-extern const cuda_family cuda_family_decode;    /* gemv.cu: up to 16 tokens, every integer form; A16 too */
-extern const cuda_family cuda_family_hopper;    /* wgmma.cu: sm_90a */
-extern const cuda_family cuda_family_blackwell; /* blackwell.cu: sm_100a, sm_120a */
+extern const cuda_family cuda_family_decode;  /* gemv.cu: up to 16 tokens, every integer form; A16 too */
+extern const cuda_family cuda_family_hopper;  /* wgmma.cu: sm_90a */
+extern const cuda_family cuda_family_float8;  /* gemm_float8.cu: FP8 sections, sm_89 and later; FP4, sm_120 */
 extern const cuda_family cuda_family_integer; /* gemm_integer.cu: mma.sync, INT4/INT8/BF16 sections, sm_80 and later */
 extern const cuda_family cuda_family_split;   /* gemm_split.cu: compact W(SQ), prefill */
 extern const cuda_family cuda_family_half;    /* gemm_half.cu: BF16/FP16 activations with any weights */

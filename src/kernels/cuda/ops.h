@@ -58,7 +58,9 @@ typedef enum sqf_cuda_form {
     SQF_CUDA_FP8,     /* e4m3 bit patterns, never NaN */
     SQF_CUDA_BF16,    /* 16 bits; a dense matrix has no scales (NULL) */
     SQF_CUDA_FP16,
-    SQF_CUDA_FP32
+    SQF_CUDA_FP32,
+    SQF_CUDA_FP4 /* fp4 * 2 as BYTES: 0, 1, 2, 3, 4, 6, 8, 12 and their negatives; held as e2m1. For devices of
+                    capability 12.0 and activations of fp4, fp8 and bf16 */
 } sqf_cuda_form;
 
 /* Rows `first` .. first + count - 1 of a layer's weights, columns in stored order. Buffers belong to the backend and

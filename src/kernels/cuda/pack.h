@@ -10,10 +10,10 @@ enum { CUDA_FLOAT_TILE = 4096, CUDA_SPLIT_MARK = 8 /* the nibble -8: the element
 /* Bytes of a tile. An FP32 tile is [16 rows][64 columns] floats in natural order. */
 SQF_BOTH unsigned cuda_tile_bytes(sqf_cuda_form form)
 {
-    return form == SQF_CUDA_NIBBLES || form == SQF_CUDA_SPLIT ? (unsigned)CUDA_NIBBLE_TILE
-           : form == SQF_CUDA_BYTES || form == SQF_CUDA_FP8   ? (unsigned)CUDA_BYTE_TILE
-           : form == SQF_CUDA_FP32                            ? (unsigned)CUDA_FLOAT_TILE
-                                                              : (unsigned)CUDA_HALF_TILE;
+    return form == SQF_CUDA_NIBBLES || form == SQF_CUDA_SPLIT || form == SQF_CUDA_FP4 ? (unsigned)CUDA_NIBBLE_TILE
+           : form == SQF_CUDA_BYTES || form == SQF_CUDA_FP8                           ? (unsigned)CUDA_BYTE_TILE
+           : form == SQF_CUDA_FP32                                                    ? (unsigned)CUDA_FLOAT_TILE
+                                                                                      : (unsigned)CUDA_HALF_TILE;
 }
 
 /* Bytes of an element in sqf_cuda_rows.codes. */
@@ -99,7 +99,8 @@ SQF_BOTH uint32_t cuda_source_bits(const cuda_pack_source *source, uint32_t row,
     if (source->form == SQF_CUDA_SPLIT && source->mask[at]) {
         return CUDA_SPLIT_MARK;
     }
-    return static_cast<const uint8_t *>(source->codes)[at];
+    const uint8_t code = static_cast<const uint8_t *>(source->codes)[at];
+    return source->form == SQF_CUDA_FP4 ? cuda_e2m1((int8_t)code) : code;
 }
 
 /* Word `word` of tile `tile` (16 rows) of unit `unit`. */

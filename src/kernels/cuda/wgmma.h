@@ -63,18 +63,13 @@ template <int N, cuda_element LOW, cuda_element HIGH, sqf_cuda_form FORM> struct
 
 /* ---- weights: from shared memory to the A operand of a step ---- */
 
-/* Four nibbles of two's complement in the lower halves of the bytes become e4m3: the lowest numbers of that format,
- * denormal and not, count in steps of 2^-9. 512 times too small. */
-CUDA_DEVICE uint32_t widen_nibbles_fp8(uint32_t nibbles)
-{
-    const uint32_t negative = nibbles & 0x08080808u, one = negative >> 3;
-    return ((nibbles ^ ((negative << 1) - one)) + one) | negative << 4;
-}
-
 /* What a sum of widened products is times the sum of the stored ones' products, inverted. */
 template <cuda_element E, sqf_cuda_form FORM> CUDA_DEVICE constexpr float wgmma_gain(void)
 {
-    return FORM != SQF_CUDA_NIBBLES ? 1.0f : E == CUDA_BYTE ? 1.0f / WIDEN_NIBBLE_GAIN : E == CUDA_FP8 ? 512.0f : 1.0f;
+    return FORM != SQF_CUDA_NIBBLES ? 1.0f
+           : E == CUDA_BYTE         ? 1.0f / WIDEN_NIBBLE_GAIN
+           : E == CUDA_FP8          ? WIDEN_NIBBLE_FP8_LOSS
+                                    : 1.0f;
 }
 
 CUDA_DEVICE void wgmma_load4(uint32_t *to, const uint8_t *shared)

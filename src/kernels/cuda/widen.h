@@ -17,6 +17,9 @@
 /* What the widened number is times the stored one. */
 #define WIDEN_NIBBLE_GAIN 16.0f       /* widen_even, widen_odd */
 #define WIDEN_FP8_GAIN    0.00390625f /* widen_fp8_fp16: 2^-8 */
+/* How many times smaller it is. */
+#define WIDEN_NIBBLE_FP8_LOSS 512.0f /* widen_nibbles_fp8 */
+#define WIDEN_FP4_FP8_LOSS    64.0f  /* widen_fp4_fp8_even, _odd */
 
 /* The start of an integer sum that is to be read as a float: 1.5 * 2^23. For |sum| < 2^22. */
 enum { WIDEN_SUM_START = 0x4B400000 };
@@ -95,6 +98,27 @@ template <int pair> CUDA_DEVICE uint32_t widen_fp8_bf16(uint32_t bytes)
 {
     const uint32_t at = pair ? bytes : bytes << 8;
     return fma_bf16x2((at & 0x80008000u) | (at >> 4 & 0x07f007f0u), 0x7b807b80u, 0x80008000u);
+}
+
+/* ---- to e4m3, exactly ---- */
+
+/* Four nibbles of two's complement in the lower halves of the bytes: the lowest numbers of that format, denormal and
+ * not, count in steps of 2^-9. */
+CUDA_DEVICE uint32_t widen_nibbles_fp8(uint32_t nibbles)
+{
+    const uint32_t negative = nibbles & 0x08080808u, one = negative >> 3;
+    return ((nibbles ^ ((negative << 1) - one)) + one) | negative << 4;
+}
+
+/* Even or odd columns of a register of e2m1: the fields lie in both alike, but for the bias of the exponent. */
+CUDA_DEVICE uint32_t widen_fp4_fp8_even(uint32_t nibbles)
+{
+    return (nibbles << 4 & 0x80808080u) | (nibbles << 2 & 0x1c1c1c1cu);
+}
+
+CUDA_DEVICE uint32_t widen_fp4_fp8_odd(uint32_t nibbles)
+{
+    return (nibbles & 0x80808080u) | (nibbles >> 2 & 0x1c1c1c1cu);
 }
 
 /* ---- SPLIT: a nibble tile in which -8 marks the places of high elements, and a row's high elements in ascending

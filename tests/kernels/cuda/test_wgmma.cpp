@@ -1,20 +1,8 @@
 /* Hopper's products of many tokens, executed on the host, against sums over the very codes that the kernels read: all
  * pairs of elements and forms, grouped and direct kernels, odd shapes, tails of segments, every order of threads. */
-#include <math.h>
+#include "float_layer.hpp"
 
-#include <string>
-#include <vector>
-
-#include "emulated.hpp"
-
-extern "C" {
-#include "format/type.h"
-}
-
-#include "kernels/cuda/operations.h"
 #include "kernels/cuda/wgmma.h"
-
-static sqf_cuda_device *device;
 
 static int open_device(void **)
 {
@@ -31,259 +19,55 @@ static int close_device(void **)
     return 0;
 }
 
-/* A layer of random weights. */
-struct layer_case {
-    const char *name;
-    sqf_cuda_form form;
-    sqf_type low, high;                          /* of the activations; high NONE: one section */
-    size_t rows, columns, border, group, tokens; /* group 0: the whole section */
-    bool grouped, bias;
-    sqf_cuda_store store;
-};
-
-struct layer {
-    layer_case c;
-    std::vector<sqf_cuda_segment> segments;
-    std::vector<double> weights; /* [rows][columns] */
-    std::vector<float> scales;   /* [rows][segments] */
-    std::vector<float> bias;
-    sqf_random random;
-    sqf_cuda_linear *linear;
-    sqf_cuda_input *input;
-};
-
-static unsigned code_bytes(sqf_cuda_form form)
+/* By the kernels that the case names. */
+static void run_wgmma(const layer_case &c, uint64_t seed)
 {
-    return form == SQF_CUDA_BF16 ? 2 : 1;
+    run_case(c, seed, [&](const cuda_product *product, sqf_error *err) { return wgmma_run(product, c.grouped, err); });
 }
 
-static void put_weight(layer *l, size_t i, uint8_t *to)
-{
-    const uint64_t draw = sqf_random_u64(&l->random);
-    if (l->c.form == SQF_CUDA_BF16) {
-        const uint16_t half = sqf_bf16_from_float((float)((int)(draw % 2001) - 1000) * 0.01f);
-        memcpy(to, &half, 2);
-        l->weights[i] = sqf_bf16_to_float(half);
-    } else if (l->c.form == SQF_CUDA_FP8) {
-        *to = (uint8_t)(draw % 255 % 128 == 127 ? 3 : draw % 255);
-        l->weights[i] = sqf_type_decode(SQF_TYPE_FP8, *to);
-    } else {
-        const int largest = l->c.form == SQF_CUDA_NIBBLES ? 7 : 127;
-        const int code = (int)(draw % (unsigned)(2 * largest + 1)) - largest;
-        *to = (uint8_t)code;
-        l->weights[i] = code;
-    }
-}
-
-static sqf_status fill(void *user, size_t first, size_t count, const sqf_cuda_rows *rows, sqf_error *)
-{
-    layer *l = (layer *)user;
-    for (size_t i = 0; i < count * l->c.columns; i++) {
-        put_weight(l, first * l->c.columns + i, (uint8_t *)rows->codes + i * code_bytes(l->c.form));
-    }
-    const size_t segments = l->segments.size();
-    for (size_t i = 0; rows->scales && i < count * segments; i++) {
-        const float scale = i % 37 == 5 ? 0.0f : 0.001f * (float)(1 + sqf_random_u64(&l->random) % 1000);
-        l->scales[first * segments + i] = l->c.form == SQF_CUDA_BF16 ? 1.0f : scale;
-        rows->scales[i] = l->scales[first * segments + i];
-        for (size_t k = l->segments[i % segments].begin; scale == 0.0f && k < l->segments[i % segments].end; k++) {
-            const size_t at = i / segments * l->c.columns + k;
-            memset((uint8_t *)rows->codes + at * code_bytes(l->c.form), 0, code_bytes(l->c.form));
-            l->weights[first * l->c.columns + at] = 0;
-        }
-    }
-    return SQF_OK;
-}
-
-static void make_segments(layer *l)
-{
-    for (size_t at = 0; at < l->c.columns;) {
-        const bool high = at >= l->c.border;
-        const size_t stop = high ? l->c.columns : l->c.border;
-        const size_t end = l->c.group && at + l->c.group < stop ? at + l->c.group : stop;
-        l->segments.push_back(sqf_cuda_segment{(uint32_t)at, (uint32_t)end, 0, high});
-        at = end;
-    }
-}
-
-static void make_layer(layer *l)
-{
-    sqf_error err;
-    make_segments(l);
-    l->weights.resize(l->c.rows * l->c.columns);
-    l->scales.assign(l->c.rows * l->segments.size(), 1.0f);
-    for (size_t i = 0; l->c.bias && i < l->c.rows; i++) {
-        l->bias.push_back((float)i * 0.25f - 3.0f);
-    }
-    sqf_cuda_linear_spec spec = {};
-    spec.name = l->c.name;
-    spec.rows = l->c.rows;
-    spec.columns = l->c.columns;
-    spec.form = l->c.form;
-    spec.segments = l->segments.data();
-    spec.segment_count = l->segments.size();
-    spec.activations.low = l->c.low;
-    spec.activations.high = l->c.high;
-    spec.activations.clip = 1.0f;
-    spec.activations.scale_type = SQF_TYPE_FP32;
-    if (l->c.high != SQF_TYPE_NONE) {
-        spec.activations.bank = 16;
-        spec.activations.high_per_bank = 8;
-        spec.activations.mask = SQF_MASK_STATIC;
-    }
-    spec.border = l->c.border;
-    spec.bias = l->c.bias ? l->bias.data() : NULL;
-    spec.fill = fill;
-    spec.user = l;
-    assert_ok(cuda_linear_create(device, &spec, &l->linear, &err), &err);
-    std::vector<float> x(l->c.tokens * l->c.columns);
-    for (size_t i = 0; i < x.size(); i++) {
-        x[i] = (float)((int)(sqf_random_u64(&l->random) % 4001) - 2000) * 0.001f;
-        if (i / l->c.columns == 3) {
-            x[i] = 0.0f; /* a token without a scale */
-        }
-    }
-    void *device_x;
-    assert_ok(cuda_allocate(device, x.size() * sizeof(float), &device_x, &err), &err);
-    assert_ok(cuda_upload(device, device_x, x.data(), x.size() * sizeof(float), &err), &err);
-    assert_ok(cuda_input_create(device, &l->input, &err), &err);
-    assert_ok(cuda_input_prepare(device, l->input, l->linear, (const float *)device_x, NULL, l->c.tokens, &err), &err);
-    cuda_release(device, device_x);
-}
-
-/* Element `column` of a segment of the token's codes. */
-static double activation(const layer *l, size_t token, const cuda_segment *segment, size_t column)
-{
-    const cuda_input_layout *layout = &l->linear->layout;
-    const unsigned unit = segment->unit + (unsigned)(column / 64), in = column % 64;
-    const cuda_element element = segment->high ? layout->high_element : layout->low_element;
-    const unsigned low = layout->low_units * cuda_unit_bytes(layout->low_element);
-    const uint8_t *row = l->input->planes[0].codes + token * layout->stride[0];
-    row +=
-        segment->high ? low + (unit - layout->low_units) * cuda_unit_bytes(element) : unit * cuda_unit_bytes(element);
-    if (element == CUDA_BF16) {
-        uint16_t half;
-        memcpy(&half, row + 2 * cuda_half_unit_place(in), 2);
-        return sqf_bf16_to_float(half);
-    }
-    const uint8_t code = row[cuda_byte_unit_place(in)];
-    return element == CUDA_FP8 ? (double)sqf_type_decode(SQF_TYPE_FP8, code) : (double)(int8_t)code;
-}
-
-static double act_scale(const layer *l, size_t token, const cuda_segment *segment)
-{
-    const cuda_input_layout *layout = &l->linear->layout;
-    const cuda_element element = segment->high ? layout->high_element : layout->low_element;
-    return element == CUDA_BF16 ? 1.0 : l->input->planes[0].scales[segment->act_scale * l->input->token_stride + token];
-}
-
-/* Compares y for all tokens and rows; every third row is enough of large ones. */
-static void check(const layer *l, const std::vector<float> &before, const float *y)
-{
-    const cuda_input_layout *layout = &l->linear->layout;
-    std::vector<double> x(l->c.columns);
-    for (size_t token = 0; token < l->c.tokens; token++) {
-        for (uint32_t s = 0; s < layout->segment_count; s++) {
-            const cuda_segment *segment = &layout->segments[s];
-            for (size_t k = segment->begin; k < segment->end; k++) {
-                x[k] = activation(l, token, segment, k - segment->begin) * act_scale(l, token, segment);
-            }
-        }
-        for (size_t row = token % 3; row < l->c.rows; row += 3) {
-            double sum = l->c.bias ? l->bias[row] : 0, magnitude = fabs(sum);
-            for (size_t s = 0; s < l->segments.size(); s++) {
-                for (size_t k = l->segments[s].begin; k < l->segments[s].end; k++) {
-                    const double term =
-                        x[k] * l->weights[row * l->c.columns + k] * l->scales[row * l->segments.size() + s];
-                    sum += term;
-                    magnitude += fabs(term);
-                }
-            }
-            const size_t at = token * l->c.rows + row;
-            double want = sum, room = 2e-6 * magnitude + 1e-30;
-            if (l->c.store == SQF_CUDA_ADD) {
-                want += before[at];
-                room += 2e-7 * fabs(before[at]);
-            } else if (l->c.store == SQF_CUDA_GATE) {
-                want = sum / (1 + exp(-sum)) * before[at];
-                room = (room + 2e-6 * fabs(sum)) * 1.2 * fabs(before[at]);
-            }
-            if (!(fabs(y[at] - want) <= room)) {
-                fail_msg("%s: token %zu, row %zu: %.9g, expected %.9g, room %.3g", l->c.name, token, row, (double)y[at],
-                         want, room);
-            }
-        }
-    }
-}
-
-static void run_case(const layer_case &c, uint64_t seed)
-{
-    sqf_error err;
-    layer l = {};
-    l.c = c;
-    l.random.state = seed;
-    make_layer(&l);
-    void *memory;
-    std::vector<float> before(c.tokens * c.rows + 16, 777.0f), y(before.size());
-    for (size_t i = 0; i < c.tokens * c.rows; i++) {
-        before[i] = (float)(i % 19) - 9.0f;
-    }
-    assert_ok(cuda_allocate(device, before.size() * sizeof(float), &memory, &err), &err);
-    assert_ok(cuda_upload(device, memory, before.data(), before.size() * sizeof(float), &err), &err);
-    const cuda_product product = {device, l.linear,        &l.linear->weights, l.input,
-                                  0,      (float *)memory, l.linear->bias,     c.store};
-    assert_ok(wgmma_run(&product, c.grouped, &err), &err);
-    assert_ok(cuda_download(device, y.data(), memory, y.size() * sizeof(float), &err), &err);
-    check(&l, before, y.data());
-    for (size_t i = c.tokens * c.rows; i < y.size(); i++) {
-        assert_true(y[i] == 777.0f);
-    }
-    cuda_release(device, memory);
-    cuda_input_destroy(device, l.input);
-    cuda_linear_destroy(device, l.linear);
-}
-
-#define NONE SQF_TYPE_NONE
 static const layer_case cases[] = {
-    {"W4A8 groups", SQF_CUDA_NIBBLES, SQF_TYPE_INT8, NONE, 131, 768, 768, 128, 65, true, true, SQF_CUDA_SET},
-    {"W4A8 tail", SQF_CUDA_NIBBLES, SQF_TYPE_INT8, NONE, 64, 475, 475, 128, 64, true, false, SQF_CUDA_ADD},
-    {"W4A8 long groups", SQF_CUDA_NIBBLES, SQF_TYPE_INT8, NONE, 100, 900, 900, 256, 128, true, false, SQF_CUDA_GATE},
-    {"W4A8 rows", SQF_CUDA_NIBBLES, SQF_TYPE_INT8, NONE, 129, 700, 700, 0, 300, false, true, SQF_CUDA_SET},
-    {"W8A8 groups", SQF_CUDA_BYTES, SQF_TYPE_INT8, NONE, 130, 640, 640, 128, 200, true, false, SQF_CUDA_SET},
-    {"W8A8 rows", SQF_CUDA_BYTES, SQF_TYPE_INT8, NONE, 65, 450, 450, 0, 65, false, false, SQF_CUDA_GATE},
-    {"FP8 groups", SQF_CUDA_FP8, SQF_TYPE_FP8, NONE, 70, 576, 576, 128, 70, true, false, SQF_CUDA_SET},
-    {"FP8 rows", SQF_CUDA_FP8, SQF_TYPE_FP8, NONE, 33, 320, 320, 0, 257, false, true, SQF_CUDA_ADD},
-    {"W4 FP8 groups", SQF_CUDA_NIBBLES, SQF_TYPE_FP8, NONE, 70, 576, 576, 128, 70, true, false, SQF_CUDA_SET},
-    {"W4 FP8 rows", SQF_CUDA_NIBBLES, SQF_TYPE_FP8, NONE, 70, 130, 130, 0, 70, false, false, SQF_CUDA_SET},
-    {"W4 BF16 groups", SQF_CUDA_NIBBLES, SQF_TYPE_BF16, NONE, 70, 300, 300, 128, 70, true, false, SQF_CUDA_SET},
-    {"W4 BF16 rows", SQF_CUDA_NIBBLES, SQF_TYPE_BF16, NONE, 70, 300, 300, 0, 70, false, false, SQF_CUDA_SET},
-    {"W8 BF16 groups", SQF_CUDA_BYTES, SQF_TYPE_BF16, NONE, 70, 300, 300, 64, 70, true, false, SQF_CUDA_SET},
-    {"W8 BF16 rows", SQF_CUDA_BYTES, SQF_TYPE_BF16, NONE, 70, 300, 300, 0, 70, false, false, SQF_CUDA_SET},
-    {"FP8 BF16 groups", SQF_CUDA_FP8, SQF_TYPE_BF16, NONE, 70, 300, 300, 64, 70, true, false, SQF_CUDA_SET},
-    {"FP8 BF16 rows", SQF_CUDA_FP8, SQF_TYPE_BF16, NONE, 70, 300, 300, 0, 70, false, false, SQF_CUDA_SET},
-    {"BF16", SQF_CUDA_BF16, SQF_TYPE_FP32, NONE, 131, 333, 333, 0, 300, false, true, SQF_CUDA_SET},
-    {"two of bytes", SQF_CUDA_NIBBLES, SQF_TYPE_INT6, SQF_TYPE_INT8, 90, 500, 250, 128, 100, true, true, SQF_CUDA_SET},
+    {"W4A8 groups", SQF_CUDA_NIBBLES, SQF_TYPE_INT8, NONE, 131, 768, 768, 128, 65, true, true, SQF_CUDA_SET, false},
+    {"W4A8 tail", SQF_CUDA_NIBBLES, SQF_TYPE_INT8, NONE, 64, 475, 475, 128, 64, true, false, SQF_CUDA_ADD, false},
+    {"W4A8 long groups", SQF_CUDA_NIBBLES, SQF_TYPE_INT8, NONE, 100, 900, 900, 256, 128, true, false, SQF_CUDA_GATE,
+     false},
+    {"W4A8 rows", SQF_CUDA_NIBBLES, SQF_TYPE_INT8, NONE, 129, 700, 700, 0, 300, false, true, SQF_CUDA_SET, false},
+    {"W8A8 groups", SQF_CUDA_BYTES, SQF_TYPE_INT8, NONE, 130, 640, 640, 128, 200, true, false, SQF_CUDA_SET, false},
+    {"W8A8 rows", SQF_CUDA_BYTES, SQF_TYPE_INT8, NONE, 65, 450, 450, 0, 65, false, false, SQF_CUDA_GATE, false},
+    {"FP8 groups", SQF_CUDA_FP8, SQF_TYPE_FP8, NONE, 70, 576, 576, 128, 70, true, false, SQF_CUDA_SET, false},
+    {"FP8 rows", SQF_CUDA_FP8, SQF_TYPE_FP8, NONE, 33, 320, 320, 0, 257, false, true, SQF_CUDA_ADD, false},
+    {"W4 FP8 groups", SQF_CUDA_NIBBLES, SQF_TYPE_FP8, NONE, 70, 576, 576, 128, 70, true, false, SQF_CUDA_SET, false},
+    {"W4 FP8 rows", SQF_CUDA_NIBBLES, SQF_TYPE_FP8, NONE, 70, 130, 130, 0, 70, false, false, SQF_CUDA_SET, false},
+    {"W4 BF16 groups", SQF_CUDA_NIBBLES, SQF_TYPE_BF16, NONE, 70, 300, 300, 128, 70, true, false, SQF_CUDA_SET, false},
+    {"W4 BF16 rows", SQF_CUDA_NIBBLES, SQF_TYPE_BF16, NONE, 70, 300, 300, 0, 70, false, false, SQF_CUDA_SET, false},
+    {"W8 BF16 groups", SQF_CUDA_BYTES, SQF_TYPE_BF16, NONE, 70, 300, 300, 64, 70, true, false, SQF_CUDA_SET, false},
+    {"W8 BF16 rows", SQF_CUDA_BYTES, SQF_TYPE_BF16, NONE, 70, 300, 300, 0, 70, false, false, SQF_CUDA_SET, false},
+    {"FP8 BF16 groups", SQF_CUDA_FP8, SQF_TYPE_BF16, NONE, 70, 300, 300, 64, 70, true, false, SQF_CUDA_SET, false},
+    {"FP8 BF16 rows", SQF_CUDA_FP8, SQF_TYPE_BF16, NONE, 70, 300, 300, 0, 70, false, false, SQF_CUDA_SET, false},
+    {"BF16", SQF_CUDA_BF16, SQF_TYPE_FP32, NONE, 131, 333, 333, 0, 300, false, true, SQF_CUDA_SET, false},
+    {"two of bytes", SQF_CUDA_NIBBLES, SQF_TYPE_INT6, SQF_TYPE_INT8, 90, 500, 250, 128, 100, true, true, SQF_CUDA_SET,
+     false},
     {"INT8 BF16 groups", SQF_CUDA_NIBBLES, SQF_TYPE_INT8, SQF_TYPE_BF16, 131, 900, 450, 128, 65, true, true,
-     SQF_CUDA_SET},
-    {"INT8 BF16 rows", SQF_CUDA_NIBBLES, SQF_TYPE_INT8, SQF_TYPE_BF16, 131, 900, 600, 0, 300, false, true,
-     SQF_CUDA_ADD},
+     SQF_CUDA_SET, false},
+    {"INT8 BF16 rows", SQF_CUDA_NIBBLES, SQF_TYPE_INT8, SQF_TYPE_BF16, 131, 900, 600, 0, 300, false, true, SQF_CUDA_ADD,
+     false},
     {"W8 INT8 BF16 groups", SQF_CUDA_BYTES, SQF_TYPE_INT8, SQF_TYPE_BF16, 40, 700, 400, 128, 65, true, false,
-     SQF_CUDA_SET},
+     SQF_CUDA_SET, false},
     {"W8 INT8 BF16 rows", SQF_CUDA_BYTES, SQF_TYPE_INT8, SQF_TYPE_BF16, 40, 700, 400, 0, 65, false, false,
-     SQF_CUDA_GATE},
-    {"FP8 and BF16 groups", SQF_CUDA_FP8, SQF_TYPE_FP8, SQF_TYPE_BF16, 40, 700, 330, 128, 65, true, false,
-     SQF_CUDA_SET},
-    {"FP8 and BF16 rows", SQF_CUDA_FP8, SQF_TYPE_FP8, SQF_TYPE_BF16, 40, 700, 330, 0, 65, false, false, SQF_CUDA_SET},
+     SQF_CUDA_GATE, false},
+    {"FP8 and BF16 groups", SQF_CUDA_FP8, SQF_TYPE_FP8, SQF_TYPE_BF16, 40, 700, 330, 128, 65, true, false, SQF_CUDA_SET,
+     false},
+    {"FP8 and BF16 rows", SQF_CUDA_FP8, SQF_TYPE_FP8, SQF_TYPE_BF16, 40, 700, 330, 0, 65, false, false, SQF_CUDA_SET,
+     false},
     {"W4 FP8 and BF16 groups", SQF_CUDA_NIBBLES, SQF_TYPE_FP8, SQF_TYPE_BF16, 40, 700, 330, 128, 65, true, false,
-     SQF_CUDA_SET},
+     SQF_CUDA_SET, false},
     {"W4 FP8 and BF16 rows", SQF_CUDA_NIBBLES, SQF_TYPE_FP8, SQF_TYPE_BF16, 40, 700, 330, 0, 65, false, false,
-     SQF_CUDA_SET},
+     SQF_CUDA_SET, false},
 };
 
 static void test_all_schemes(void **)
 {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        run_case(cases[i], 100 + i);
+        run_wgmma(cases[i], 100 + i);
     }
 }
 
@@ -291,14 +75,14 @@ static void test_all_schemes(void **)
 static void test_orders(void **)
 {
     layer_case grouped = {"orders", SQF_CUDA_NIBBLES, SQF_TYPE_INT8, SQF_TYPE_BF16, 130, 1500, 1100, 128, 140, true,
-                          false,    SQF_CUDA_SET};
-    in_all_orders([&]() { run_case(grouped, 7); });
+                          false,    SQF_CUDA_SET,     false};
+    in_all_orders([&]() { run_wgmma(grouped, 7); });
     choose_copies("early");
-    run_case(grouped, 8);
+    run_wgmma(grouped, 8);
     choose_default();
     grouped.grouped = false;
     grouped.group = 0;
-    in_all_orders([&]() { run_case(grouped, 9); });
+    in_all_orders([&]() { run_wgmma(grouped, 9); });
 }
 
 /* Who is served: not few tokens, not zero points, not groups of the activations, not other devices. */
