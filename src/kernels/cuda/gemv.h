@@ -22,12 +22,11 @@
 enum {
     DECODE_WARPS = 8, /* of a block at most */
     DECODE_THREADS = 32 * DECODE_WARPS,
-    DECODE_STEP = 2,           /* units */
-    DECODE_UNITS_MAX = 4096,   /* of a layer: what the table of segments has room for */
-    DECODE_SPLITS_MAX = 16,    /* blocks that share rows */
-    DECODE_COUNTERS = 1 << 14, /* of device->counters */
-    DECODE_TOKENS = 32,        /* tokens that the kernels of integers serve; */
-    DECODE_HALF_TOKENS = 16    /* those of floats: more go through matrix kernels that share a tile among more */
+    DECODE_STEP = 2,         /* units */
+    DECODE_UNITS_MAX = 4096, /* of a layer: what the table of segments has room for */
+    DECODE_SPLITS_MAX = 16,  /* blocks that share rows */
+    DECODE_TOKENS = 32,      /* tokens that the kernels of integers serve; */
+    DECODE_HALF_TOKENS = 16  /* those of floats: more go through matrix kernels that share a tile among more */
 };
 
 /* What is multiplied: bytes, or what both operands are widened to. */
