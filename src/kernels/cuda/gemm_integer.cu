@@ -76,14 +76,15 @@ template <int tokens> static integer_function kernel_for(sqf_cuda_form form, con
 
 typedef struct integer_shape {
     uint32_t tokens; /* of a block */
-    uint32_t row_blocks, token_blocks, splits;
+    uint32_t row_blocks, token_blocks;
+    uint32_t split_bits, share; /* 2^split_bits parts of `share` chunks */
 } integer_shape;
 
 enum {
     SPLIT_CHUNKS = 4, /* a part has at least so many chunks */
     SPLIT_BLOCKS = 2, /* parts are made until there are so many blocks a multiprocessor */
-    SPLIT_LIMIT = 16,
-    WIDE_FROM = 65 /* tokens from which blocks of 128 are considered */
+    SPLIT_LIMIT = 4,  /* so many bits */
+    WIDE_FROM = 65    /* tokens from which blocks of 128 are considered */
 };
 
 /* Blocks of 128 tokens read the weights least often; narrower ones where half of the wide ones would be padding or
@@ -93,17 +94,18 @@ static integer_shape shape_of(const cuda_product *product)
     const uint32_t tokens = (uint32_t)product->input->tokens;
     const uint32_t processors = (uint32_t)product->device->info.multiprocessors;
     const uint32_t chunks = product->linear->layout.chunk_count;
-    integer_shape shape = {tokens <= 32 ? 32u : 64u, product->linear->padded_rows / INTEGER_ROWS, 0, 1};
+    integer_shape shape = {tokens <= 32 ? 32u : 64u, product->linear->padded_rows / INTEGER_ROWS, 0, 0, 0};
     const uint32_t wide = (tokens + 127) / 128;
     if (tokens >= WIDE_FROM && wide * shape.row_blocks >= processors && wide * 128 <= tokens + tokens / 4) {
         shape.tokens = 128;
     }
     shape.token_blocks = (tokens + shape.tokens - 1) / shape.tokens;
     const uint32_t blocks = shape.row_blocks * shape.token_blocks;
-    while (shape.splits < SPLIT_LIMIT && blocks * shape.splits < SPLIT_BLOCKS * processors &&
-           chunks / (shape.splits * 2) >= SPLIT_CHUNKS) {
-        shape.splits *= 2;
+    while (shape.split_bits < SPLIT_LIMIT && blocks << shape.split_bits < SPLIT_BLOCKS * processors &&
+           chunks >> (shape.split_bits + 1) >= SPLIT_CHUNKS) {
+        shape.split_bits++;
     }
+    shape.share = (chunks + (1u << shape.split_bits) - 1) >> shape.split_bits;
     return shape;
 }
 
@@ -115,7 +117,8 @@ static bool serves(const cuda_product *product)
 static size_t workspace(const cuda_product *product)
 {
     const integer_shape shape = shape_of(product);
-    return shape.splits == 1 ? 0 : sizeof(float) * shape.splits * product->input->tokens * product->linear->rows;
+    return shape.split_bits == 0 ? 0
+                                 : sizeof(float) * (product->input->tokens << shape.split_bits) * product->linear->rows;
 }
 
 /* ---- the run ---- */
@@ -146,9 +149,8 @@ static integer_job make_job(const cuda_product *product, const integer_paths &pa
     job.segments = layout->segment_count;
     job.rows = linear->rows;
     job.tokens = (uint32_t)product->input->tokens;
-    job.row_blocks = shape.row_blocks;
-    job.token_blocks = shape.token_blocks;
-    job.splits = shape.splits;
+    job.split_bits = shape.split_bits;
+    job.share = shape.share;
     job.grouped = layout->spec.scale == SQF_ACT_GROUP;
     job.high_scale = layout->scale_count - 1;
     job.y = product->y;
@@ -184,13 +186,15 @@ static sqf_status run(const cuda_product *product, sqf_error *err)
                                                          : kernel_for<32>(form, paths);
     const bool scaled = paths.scaled;
     const size_t shared = integer_shared_bytes(shape.tokens, scaled && job.grouped, scaled && job.act_zeros != NULL);
-    CUDA_TRY(cuda_launch(product->device->stream, kernel, dim3(shape.row_blocks * shape.token_blocks, shape.splits),
-                         dim3(INTEGER_THREADS), shared, job),
-             "integer product");
-    if (shape.splits > 1) {
+    const uint32_t groups = (shape.row_blocks + INTEGER_BANDS - 1) / INTEGER_BANDS;
+    const dim3 grid(shape.row_blocks < INTEGER_BANDS ? shape.row_blocks : (uint32_t)INTEGER_BANDS, shape.token_blocks,
+                    groups << shape.split_bits);
+    CUDA_TRY(cuda_launch(product->device->stream, kernel, grid, dim3(INTEGER_THREADS), shared, job), "integer product");
+    if (shape.split_bits > 0) {
         const size_t blocks = ((size_t)job.tokens * job.rows + 255) / 256;
         CUDA_TRY(cuda_launch(product->device->stream, integer_reduce, dim3((unsigned)(blocks < 4096 ? blocks : 4096)),
-                             dim3(256), 0, job.partial, job.splits, job.tokens, job.rows, job.bias, job.store, job.y),
+                             dim3(256), 0, job.partial, 1u << job.split_bits, job.tokens, job.rows, job.bias, job.store,
+                             job.y),
                  "sum of a split product");
     }
     return SQF_OK;

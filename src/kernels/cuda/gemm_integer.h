@@ -31,6 +31,7 @@ enum {
     INTEGER_THREADS = 128,
     INTEGER_ROWS = 128,  /* of a block */
     INTEGER_STAGES = 3,  /* of shared memory */
+    INTEGER_BANDS = 16,  /* of INTEGER_ROWS rows that are taken together */
     INTEGER_PITCH = 128, /* bytes of a token in a stage; two units of nibbles take half */
     INTEGER_FLUSH = 36   /* floats from token to token where sums change places: 8 t + g are all banks */
 };
@@ -39,9 +40,10 @@ enum {
 typedef enum integer_path { PATH_INT4, PATH_INT8, PATH_BF16, PATH_NONE } integer_path;
 
 /* Blocks that share a multiprocessor: its 64 Ki registers are what counts. */
-SQF_BOTH constexpr int integer_blocks(int tokens, sqf_cuda_form form)
+SQF_BOTH constexpr int integer_blocks(int tokens, sqf_cuda_form form, bool scaled)
 {
-    return tokens == 128 ? 2 : form == SQF_CUDA_BYTES ? tokens == 64 ? 2 : 3 : tokens == 64 ? 3 : 4;
+    const int fewer = form == SQF_CUDA_BYTES || scaled;
+    return tokens == 128 ? 2 : tokens == 64 ? 3 - fewer : 4 - fewer;
 }
 
 /* One product as the kernel sees it. */
@@ -58,13 +60,13 @@ typedef struct integer_job {
     uint32_t chunk_count, low_chunks;
     uint32_t units, low_units, segments;
     uint32_t rows, tokens;
-    uint32_t row_blocks, token_blocks, splits;
-    bool grouped;        /* the activations' scales change from segment to segment */
-    uint32_t high_scale; /* else: the row of the high section's scales; the low one's is 0 */
+    uint32_t split_bits, share; /* 2^split_bits parts of `share` chunks */
+    bool grouped;               /* the activations' scales change from segment to segment */
+    uint32_t high_scale;        /* else: the row of the high section's scales; the low one's is 0 */
     float *y;
     const float *bias;
     sqf_cuda_store store;
-    float *partial; /* [splits][tokens][rows] in place of y if splits > 1 */
+    float *partial; /* [parts][tokens][rows] in place of y if there are several */
 } integer_job;
 
 /* Bytes of a stage, and of all shared memory: stages, then the scales and zero points of a token's two sections. */
@@ -81,18 +83,24 @@ SQF_BOTH size_t integer_shared_bytes(unsigned tokens, bool grouped, bool zero)
 /* The block's place and its shared memory. */
 typedef struct integer_block {
     uint32_t first_row, first_token;
+    uint32_t split, begin, end; /* part, and its chunks */
     uint8_t *shared;
     size_t stage_bytes;
 } integer_block;
 
-/* Blocks of up to 16 bands of rows are taken together, so that those which run at once share weights and tokens in
- * the L2 cache. */
-SQF_BOTH integer_block integer_place(const integer_job &job, uint32_t index, unsigned tokens, uint8_t *shared)
+/* Sixteen bands of rows are taken together, so that the blocks that run at once share weights and tokens in the L2
+ * cache: x is the band, y the block of tokens, z sixteen bands times the parts of a split product. Places beyond the
+ * last band stay empty. It costs little to compute, so that it need not be kept. */
+SQF_BOTH integer_block integer_place(const integer_job &job, const uint3 &index, unsigned tokens, uint8_t *shared)
 {
-    const uint32_t bands = 16, group = index / (bands * job.token_blocks), first = group * bands;
-    const uint32_t width = job.row_blocks - first < bands ? job.row_blocks - first : bands;
-    const uint32_t local = index - first * job.token_blocks;
-    return integer_block{(first + local % width) * INTEGER_ROWS, local / width * tokens, shared,
+    const uint32_t split = index.z & ((1u << job.split_bits) - 1);
+    const uint32_t begin = split * job.share, end = begin + job.share;
+    return integer_block{((index.z >> job.split_bits) * INTEGER_BANDS + index.x) * INTEGER_ROWS,
+                         index.y * tokens,
+                         split,
+                         begin,
+                         end < job.chunk_count ? end : job.chunk_count,
+                         shared,
                          integer_stage_bytes(tokens, job.grouped, job.act_zeros != NULL)};
 }
 
@@ -170,12 +178,10 @@ template <int tokens> CUDA_DEVICE void integer_keep_scales(const integer_job &jo
 
 /* ---- weights ---- */
 
-/* The weights of a chunk as they are stored, for the lane: [unit][tile of 16 rows], bytes in two halves, and the
- * scales of its rows g and g + 8. */
+/* The weights of a chunk as they are stored, for the lane: [unit][tile of 16 rows], bytes in two halves. */
 template <sqf_cuda_form form> struct integer_weights {
     static constexpr int quads = form == SQF_CUDA_NIBBLES ? 1 : 2;
     uint4 raw[2][2][quads];
-    float scales[2][2];
 };
 
 template <sqf_cuda_form form>
@@ -183,10 +189,8 @@ CUDA_DEVICE void integer_load(const integer_job &job, const integer_block &block
                               const cuda_chunk &chunk, integer_weights<form> *out)
 {
     constexpr unsigned bytes = form == SQF_CUDA_NIBBLES ? (unsigned)CUDA_NIBBLE_TILE : (unsigned)CUDA_BYTE_TILE;
-    const unsigned lane = thread % 32;
     const uint32_t first_tile = block.first_row / CUDA_TILE_ROWS + thread / 32 * 2;
-    const uint8_t *tile = job.tiles + ((size_t)first_tile * job.units + chunk.unit) * bytes + lane * 16;
-    const float *scales = job.scales + ((size_t)first_tile * job.segments + chunk.segment) * CUDA_TILE_ROWS + lane / 4;
+    const uint8_t *tile = job.tiles + ((size_t)first_tile * job.units + chunk.unit) * bytes + thread % 32 * 16;
 #pragma unroll
     for (int m = 0; m < 2; m++) {
 #pragma unroll
@@ -198,10 +202,23 @@ CUDA_DEVICE void integer_load(const integer_job &job, const integer_block &block
                                         : uint4{0, 0, 0, 0};
             }
         }
-        out->scales[m][0] = scales[0];
-        out->scales[m][1] = scales[8];
         tile += (size_t)job.units * bytes;
-        scales += (size_t)job.segments * CUDA_TILE_ROWS;
+    }
+}
+
+/* The scales of the lane's rows g and g + 8 of both tiles, or the sums of their weights. They are read when a chunk
+ * begins and not a chunk ahead, for which there are no registers: the way to the barrier hides some of the wait. */
+template <typename T>
+CUDA_DEVICE void integer_load_rows(const T *array, const integer_job &job, const integer_block &block, unsigned thread,
+                                   uint32_t segment, T out[2][2])
+{
+    const uint32_t first_tile = block.first_row / CUDA_TILE_ROWS + thread / 32 * 2;
+    const T *from = array + ((size_t)first_tile * job.segments + segment) * CUDA_TILE_ROWS + thread % 32 / 4;
+#pragma unroll
+    for (int m = 0; m < 2; m++) {
+        out[m][0] = from[0];
+        out[m][1] = from[8];
+        from += (size_t)job.segments * CUDA_TILE_ROWS;
     }
 }
 
@@ -293,10 +310,10 @@ CUDA_DEVICE void integer_flush(const int32_t c[2][4], const float scales[2][2], 
 }
 
 /* A chunk of integers. Where it is one unit the weights of the second are 0, and what the stage holds does not count.
- * The meeting of the warp at the end of a step has nothing to protect: it keeps the assembler from moving the loads of
- * many steps to the front, for which there are no registers. */
+ * Sixteen tokens beyond the `present` ones are left out. That question has a second use: the assembler moves no loads
+ * across it, which it would otherwise do for as many tokens as there are registers, and more. */
 template <int tokens, integer_path path, bool scaled>
-CUDA_DEVICE void integer_multiply(const uint8_t *stage, unsigned thread, const uint32_t a[2][4][4],
+CUDA_DEVICE void integer_multiply(const uint8_t *stage, unsigned thread, uint32_t present, const uint32_t a[2][4][4],
                                   const float scales[2][2], const float *token_scales, float sums[tokens / 8][2][4])
 {
     constexpr int steps = path == PATH_INT4 ? 2 : 4;
@@ -309,6 +326,9 @@ CUDA_DEVICE void integer_multiply(const uint8_t *stage, unsigned thread, const u
     load_matrix_x4(b[0], from);
 #pragma unroll
     for (int j = 0; j < tokens / 8; j++) {
+        if (j > 0 && j % 2 == 0 && 8u * j >= present) {
+            break;
+        }
         int32_t c[2][4];
         if (wide) {
             load_matrix_x4(late, next + j * 1024);
@@ -336,14 +356,14 @@ CUDA_DEVICE void integer_multiply(const uint8_t *stage, unsigned thread, const u
             }
         }
         integer_flush<scaled>(c, scales, token_scales + 8 * j, sums[j]);
-        __syncwarp();
     }
 }
 
 /* A chunk of bfloat16, one unit. */
 template <int tokens>
-CUDA_DEVICE void integer_multiply_bf16(const uint8_t *stage, unsigned thread, const uint32_t a[2][4][4],
-                                       const float scales[2][2], float sums[tokens / 8][2][4])
+CUDA_DEVICE void integer_multiply_bf16(const uint8_t *stage, unsigned thread, uint32_t present,
+                                       const uint32_t a[2][4][4], const float scales[2][2],
+                                       float sums[tokens / 8][2][4])
 {
     const unsigned row = thread % 8, piece = thread % 32 / 8;
     const uint8_t *from = stage + swizzle_wide(row, piece), *next = stage + swizzle_wide(row, piece + 4);
@@ -351,6 +371,9 @@ CUDA_DEVICE void integer_multiply_bf16(const uint8_t *stage, unsigned thread, co
     load_matrix_x4(b[0], from);
 #pragma unroll
     for (int j = 0; j < tokens / 8; j++) {
+        if (j > 0 && j % 2 == 0 && 8u * j >= present) {
+            break;
+        }
         float c[2][4] = {{0.0f, 0.0f, 0.0f, 0.0f}, {0.0f, 0.0f, 0.0f, 0.0f}};
         load_matrix_x4(late, next + j * 1024);
         if (j + 1 < tokens / 8) {
@@ -370,7 +393,6 @@ CUDA_DEVICE void integer_multiply_bf16(const uint8_t *stage, unsigned thread, co
                 sums[j][m][i] = __fmaf_rn(c[m][i], scales[m][i / 2], sums[j][m][i]);
             }
         }
-        __syncwarp();
     }
 }
 
@@ -381,24 +403,18 @@ CUDA_DEVICE void integer_correct(const integer_job &job, const integer_block &bl
                                  float sums[tokens / 8][2][4])
 {
     const int32_t *zeros = reinterpret_cast<const int32_t *>(token_scales) + (job.grouped ? 1 : 2) * tokens;
-    const uint32_t first_tile = block.first_row / CUDA_TILE_ROWS + thread / 32 * 2;
-    const unsigned g = thread % 32 / 4, t = thread % 4;
-    float column[2][2];
-#pragma unroll
-    for (int m = 0; m < 2; m++) {
-        const int32_t *from = job.sums + ((size_t)(first_tile + m) * job.segments + segment) * CUDA_TILE_ROWS + g;
-        column[m][0] = (float)from[0] * gain;
-        column[m][1] = (float)from[8] * gain;
-    }
+    int32_t column[2][2];
+    integer_load_rows(job.sums, job, block, thread, segment, column);
 #pragma unroll
     for (int j = 0; j < tokens / 8; j++) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const unsigned token = 8 * j + 2 * t + i % 2;
+            const unsigned token = 8 * j + thread % 4 * 2 + i % 2;
             const float zero = (float)zeros[token], scale = token_scales[token];
 #pragma unroll
             for (int m = 0; m < 2; m++) {
-                sums[j][m][i] = __fmaf_rn(-(zero * column[m][i / 2]), scales[m][i / 2] * scale, sums[j][m][i]);
+                sums[j][m][i] =
+                    __fmaf_rn(-(zero * (float)column[m][i / 2] * gain), scales[m][i / 2] * scale, sums[j][m][i]);
             }
         }
     }
@@ -432,7 +448,7 @@ CUDA_DEVICE void integer_store(const integer_job &job, const integer_block &bloc
     float *place = reinterpret_cast<float *>(block.shared) + warp * 16 * INTEGER_FLUSH;
     const uint32_t row = block.first_row + warp * 32 + lane;
     const bool mine = row < job.rows;
-    const float bias = job.bias && mine && job.splits == 1 ? job.bias[row] : 0.0f;
+    const float bias = job.bias && mine && job.split_bits == 0 ? job.bias[row] : 0.0f;
 #pragma unroll
     for (int p = 0; p < tokens / 16; p++) {
 #pragma unroll
@@ -450,8 +466,8 @@ CUDA_DEVICE void integer_store(const integer_job &job, const integer_block &bloc
             const uint32_t token = block.first_token + 16 * p + k;
             if (mine && token < job.tokens) {
                 const float sum = place[k * INTEGER_FLUSH + lane] + bias;
-                if (job.splits > 1) {
-                    job.partial[((size_t)blockIdx.y * job.tokens + token) * job.rows + row] = sum;
+                if (job.split_bits > 0) {
+                    job.partial[((size_t)block.split * job.tokens + token) * job.rows + row] = sum;
                 } else {
                     store_product(job.y + (size_t)token * job.rows + row, sum, job.store);
                 }
@@ -467,22 +483,23 @@ CUDA_DEVICE void integer_store(const integer_job &job, const integer_block &bloc
  * chunk `next` are fetched in their place. */
 template <int tokens, sqf_cuda_form form, integer_path path, bool scaled>
 CUDA_DEVICE void integer_chunk(const integer_job &job, const integer_block &block, unsigned thread, uint32_t index,
-                               uint32_t next, integer_weights<form> *weights, float sums[tokens / 8][2][4])
+                               uint32_t next, float scales[2][2], integer_weights<form> *weights,
+                               float sums[tokens / 8][2][4])
 {
     constexpr float gain = path == PATH_INT8 && form == SQF_CUDA_NIBBLES ? 1.0f / WIDEN_NIBBLE_GAIN : 1.0f;
     constexpr integer_path integers = path == PATH_INT4 ? PATH_INT4 : PATH_INT8;
     const uint8_t *stage = block.shared + index % INTEGER_STAGES * block.stage_bytes;
-    const float scales[2][2] = {{weights->scales[0][0] * gain, weights->scales[0][1] * gain},
-                                {weights->scales[1][0] * gain, weights->scales[1][1] * gain}};
+    scales[0][0] *= gain, scales[0][1] *= gain, scales[1][0] *= gain, scales[1][1] *= gain;
     uint32_t a[2][4][4];
     integer_widen<form, path>(*weights, a);
     integer_load<form>(job, block, thread, job.chunks[next], weights);
     if (path == PATH_BF16) {
-        integer_multiply_bf16<tokens>(stage, thread, a, scales, sums);
+        integer_multiply_bf16<tokens>(stage, thread, job.tokens - block.first_token, a, scales, sums);
         return;
     }
     const float *token_scales = integer_token_scales<tokens>(job, block, index, index >= job.low_chunks);
-    integer_multiply<tokens, integers, scaled>(stage, thread, a, scales, token_scales, sums);
+    integer_multiply<tokens, integers, scaled>(stage, thread, job.tokens - block.first_token, a, scales, token_scales,
+                                               sums);
     if (scaled && job.act_zeros) {
         const cuda_chunk chunk = job.chunks[index];
         if (chunk.act_scale & CUDA_CHUNK_FIRST) {
@@ -494,50 +511,68 @@ CUDA_DEVICE void integer_chunk(const integer_job &job, const integer_block &bloc
 /* high_path PATH_NONE: both sections are of low_path. scaled: the low section too takes the scales of the tokens chunk
  * by chunk: those that change from segment to segment, and zero points. */
 template <int tokens, sqf_cuda_form form, integer_path low_path, integer_path high_path, bool scaled>
-__global__ void __launch_bounds__(INTEGER_THREADS, integer_blocks(tokens, form)) integer_kernel(const integer_job given)
+__global__ void __launch_bounds__(INTEGER_THREADS, integer_blocks(tokens, form, scaled))
+    integer_kernel(const integer_job given)
 {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    if (low_path == PATH_INT4) { /* linear.cu keeps bytes where there are no such instructions */
+        __trap();
+        return;
+    }
+    constexpr integer_path low = low_path == PATH_INT4 ? PATH_INT8 : low_path;
+#else
+    constexpr integer_path low = low_path;
+#endif
     CUDA_SHARED(shared);
     integer_job job = given;
     job.grouped = scaled && given.grouped;
     job.act_zeros = scaled ? given.act_zeros : NULL;
-    const uint32_t begin = (uint32_t)((uint64_t)job.chunk_count * blockIdx.y / job.splits);
-    const uint32_t end = (uint32_t)((uint64_t)job.chunk_count * (blockIdx.y + 1) / job.splits);
-    const integer_block block = integer_place(job, blockIdx.x, tokens, shared);
+    const integer_block first = integer_place(job, blockIdx, tokens, shared);
+    if (first.first_row >= job.rows) {
+        return;
+    }
     float sums[tokens / 8][2][4];
 #pragma unroll
     for (int i = 0; i < tokens; i++) {
         sums[i / 8][i / 4 % 2][i % 4] = 0.0f;
     }
-    integer_keep_scales<tokens>(job, block);
-    for (uint32_t i = begin; i < begin + INTEGER_STAGES - 1; i++) {
-        if (i < end) {
-            integer_copy<tokens, low_path, high_path>(job, block, threadIdx.x, i);
+    integer_keep_scales<tokens>(job, first);
+    for (uint32_t i = 0; i < INTEGER_STAGES - 1; i++) {
+        if (first.begin + i < first.end) {
+            integer_copy<tokens, low, high_path>(job, first, threadIdx.x, first.begin + i);
         }
         async_commit();
     }
     integer_weights<form> weights;
-    integer_load<form>(job, block, threadIdx.x, job.chunks[begin], &weights);
-    for (uint32_t index = begin; index < end; index++) {
+    if (first.begin < first.end) {
+        integer_load<form>(job, first, threadIdx.x, job.chunks[first.begin], &weights);
+    }
+    for (uint32_t index = first.begin; index < first.end; index++) {
         const unsigned thread = opaque(threadIdx.x);
-        const uint32_t next = index + 1 < end ? index + 1 : index;
+        const uint3 place = {opaque(blockIdx.x), opaque(blockIdx.y), opaque(blockIdx.z)};
+        const integer_block block = integer_place(job, place, tokens, shared);
+        const uint32_t next = index + 1 < block.end ? index + 1 : index;
+        float scales[2][2];
+        integer_load_rows(job.scales, job, block, thread, job.chunks[index].segment, scales);
         async_wait<INTEGER_STAGES - 2>();
         __syncthreads();
-        if (index + INTEGER_STAGES - 1 < end) {
-            integer_copy<tokens, low_path, high_path>(job, block, thread, index + INTEGER_STAGES - 1);
+        if (index + INTEGER_STAGES - 1 < block.end) {
+            integer_copy<tokens, low, high_path>(job, block, thread, index + INTEGER_STAGES - 1);
         }
         async_commit();
         if (high_path == PATH_NONE || index < job.low_chunks) {
-            integer_chunk<tokens, form, low_path, scaled>(job, block, thread, index, next, &weights, sums);
-            if (!scaled && (index + 1 == job.low_chunks || index + 1 == end)) {
+            integer_chunk<tokens, form, low, scaled>(job, block, thread, index, next, scales, &weights, sums);
+            if (!scaled && (index + 1 == job.low_chunks || index + 1 == block.end)) {
                 integer_scale_tokens<tokens>(integer_token_scales<tokens>(job, block, index, false), thread, sums);
             }
         } else {
-            integer_chunk<tokens, form, high_path, true>(job, block, thread, index, next, &weights, sums);
+            integer_chunk<tokens, form, high_path, true>(job, block, thread, index, next, scales, &weights, sums);
         }
     }
     async_wait<0>();
     __syncthreads();
-    integer_store<tokens>(job, integer_place(job, opaque(blockIdx.x), tokens, shared), sums);
+    const uint3 place = {opaque(blockIdx.x), opaque(blockIdx.y), opaque(blockIdx.z)};
+    integer_store<tokens>(job, integer_place(job, place, tokens, shared), sums);
 }
 
 #endif

@@ -2,6 +2,7 @@
  * and its inverse agree, operands of the matrix instructions meet column by column, and no access to swizzled shared
  * memory meets a bank twice. */
 #include <algorithm>
+#include <map>
 #include <set>
 
 #include "emulated.hpp"
@@ -343,21 +344,33 @@ static void test_flush_banks(void **)
     }
 }
 
-/* Every block of a grid has a place of its own. */
+/* Every block of a grid has a place and a part of its own, and the parts are all chunks. */
 static void test_blocks(void **)
 {
     for (uint32_t row_blocks : {1u, 2u, 15u, 16u, 17u, 33u, 48u}) {
-        for (uint32_t token_blocks : {1u, 2u, 7u}) {
+        for (uint32_t bits : {0u, 1u, 3u}) {
             integer_job job = integer_job();
-            job.row_blocks = row_blocks;
-            job.token_blocks = token_blocks;
-            std::set<std::pair<uint32_t, uint32_t>> found;
-            for (uint32_t index = 0; index < row_blocks * token_blocks; index++) {
-                const integer_block block = integer_place(job, index, 64, NULL);
-                assert_true(block.first_row < row_blocks * INTEGER_ROWS && block.first_token < token_blocks * 64);
-                found.insert({block.first_row, block.first_token});
+            job.split_bits = bits;
+            job.chunk_count = 33;
+            job.share = (33 + (1u << bits) - 1) >> bits;
+            std::map<std::pair<uint32_t, uint32_t>, uint32_t> chunks;
+            const uint32_t groups = (row_blocks + INTEGER_BANDS - 1) / INTEGER_BANDS;
+            for (uint3 index = {0, 0, 0}; index.z < groups << bits; index.z++) {
+                for (index.y = 0; index.y < 3; index.y++) {
+                    for (index.x = 0; index.x < INTEGER_BANDS; index.x++) {
+                        const integer_block block = integer_place(job, index, 64, NULL);
+                        uint32_t *found = &chunks[{block.first_row, block.first_token}];
+                        assert_true(block.begin >= block.end || block.begin == *found);
+                        *found += block.begin < block.end ? block.end - block.begin : 0;
+                    }
+                }
             }
-            assert_int_equal(found.size(), row_blocks * token_blocks);
+            for (uint32_t r = 0; r < row_blocks; r++) {
+                for (uint32_t m = 0; m < 3; m++) {
+                    const uint32_t found = chunks[{r * (uint32_t)INTEGER_ROWS, m * 64}];
+                    assert_int_equal(found, 33);
+                }
+            }
         }
     }
 }
