@@ -202,7 +202,9 @@ static sqf_status run_plane(const cuda_product *product, const cuda_weights &wei
     job.scales = weights.scales;
     job.stride = layout->stride[product->plane];
     job.codes = plane->codes + first * job.stride;
-    job.act_scales = element_of(product) == CUDA_FP16 ? plane->scales + first : NULL;
+    job.act_scales = element_of(product) == CUDA_FP16
+                         ? plane->scales + layout->segments[0].act_scale * product->input->token_stride + first
+                         : NULL;
     job.chunks = layout->device_chunks;
     job.units = layout->units;
     job.segments = layout->segment_count;
