@@ -25,7 +25,7 @@ enum {
 /* ---- octets ---- */
 
 /* The values of an octet, 0 beyond the unit's columns. */
-CUDA_DEVICE void load_octet(const row_job &job, const float *row, const row_unit &unit, unsigned octet, float v[OCTET])
+CUDA_DEVICE void load_octet(const row_job &job, const float *row, const cuda_unit &unit, unsigned octet, float v[OCTET])
 {
     const unsigned first = octet * OCTET, columns = unit_columns(unit), column = unit.begin + first;
     if (!job.channels && first + OCTET <= columns && column % 4 == 0) {
@@ -42,7 +42,7 @@ CUDA_DEVICE void load_octet(const row_job &job, const float *row, const row_unit
 }
 
 /* Bit j: column j of the octet is high. */
-CUDA_DEVICE uint32_t octet_mask(const uint32_t *mask, const row_unit &unit, unsigned octet)
+CUDA_DEVICE uint32_t octet_mask(const uint32_t *mask, const cuda_unit &unit, unsigned octet)
 {
     const unsigned column = unit.begin + octet * OCTET;
     return octet * OCTET < unit_columns(unit)
@@ -296,7 +296,7 @@ CUDA_DEVICE void find_ranges(const row_job &job, const row_memory &memory, const
     const unsigned octets = job.units * UNIT_OCTETS;
     for (unsigned i = 0; i < (held ? 1 : rounds); i++) {
         const unsigned at = i * blockDim.x + threadIdx.x, last = at < octets ? at : octets - 1;
-        const row_unit unit = memory.units[last / UNIT_OCTETS];
+        const cuda_unit unit = memory.units[last / UNIT_OCTETS];
         load_octet(job, row, unit, last % UNIT_OCTETS, v);
         if (!dynamic) {
             octet_range(job, memory, 0, unit_part(unit), unit_scale(unit), v);
@@ -317,7 +317,7 @@ CUDA_DEVICE void quantize_octet(const row_job &job, const row_memory &memory, si
                                 const row_range *one, uint32_t peak, const float v[OCTET])
 {
     const unsigned u = at / UNIT_OCTETS, octet = at % UNIT_OCTETS, first = octet * OCTET;
-    const row_unit unit = memory.units[u];
+    const cuda_unit unit = memory.units[u];
     const unsigned columns = unit_columns(unit) > first ? unit_columns(unit) - first : 0;
     const uint32_t high = dynamic ? octet_mask(memory.mask, unit, octet) : 0;
     for (unsigned plane = 0; plane < (dynamic ? 2 : 1); plane++) {
@@ -395,7 +395,7 @@ __global__ void __launch_bounds__(threads, 1024 / threads) input_kernel(row_job 
     row_memory memory;
     row_memory_place(job, shared, &memory);
     float *room = job.spill ? job.spill + (size_t)blockIdx.x * job.steps.stride : memory.row;
-    fill_units(job, memory.units);
+    fetch_lists(job, memory.units);
     for (size_t token = blockIdx.x; token < job.padded_tokens; token += gridDim.x) {
         if (token >= job.tokens) {
             clear_token(job, token);
@@ -554,8 +554,7 @@ static void job_quantizes(row_job *job, const cuda_input_layout *layout, const s
     const sqf_act_spec *spec = &layout->spec;
     job->channels = layout->channels;
     job->column_norm = layout->column_norm;
-    job->segments = layout->device_segments;
-    job->segment_count = layout->segment_count;
+    job->unit_list = layout->device_units;
     job->units = layout->units;
     job->low_units = layout->low_units;
     job->scale_rows = layout->scale_count;

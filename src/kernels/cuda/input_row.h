@@ -5,12 +5,6 @@
 
 #include "kernels/cuda/rows.h"
 
-/* A unit: its first stored column; columns (0..64), part and row of scales. In shared memory. */
-typedef struct row_unit {
-    uint32_t begin;
-    uint32_t packed; /* columns | high << 7 | act_scale << 8 */
-} row_unit;
-
 /* Largest magnitudes above and below 0 (without a zero point: of both, in `above`); then the scale and the zero point
  * that follow from them. */
 typedef struct row_range {
@@ -22,8 +16,8 @@ typedef struct row_job {
     row_steps steps;
     const int32_t *channels;
     const float *column_norm;
-    const cuda_segment *segments;
-    uint32_t segment_count, units, low_units, scale_rows, planes;
+    const cuda_unit *unit_list;
+    uint32_t units, low_units, scale_rows, planes;
     quantizer_part parts[2];
     sqf_act_scale scale;
     sqf_type scale_type;
@@ -44,7 +38,7 @@ typedef struct row_job {
 /* The block's shared memory; pointers as functions of the job. */
 typedef struct row_memory {
     row_control *control;
-    row_unit *units;
+    cuda_unit *units;
     row_range *ranges;  /* [planes][scale_rows] */
     uint32_t *part_top; /* [2] largest magnitude of a part in the token */
     uint32_t *mask;     /* one bit a column and one word more */
@@ -72,8 +66,8 @@ SQF_BOTH size_t row_memory_place(const row_job &job, uint8_t *base, row_memory *
     size_t used = 0;
     out->control = (row_control *)row_place(base, used);
     used += to_16(sizeof(row_control));
-    out->units = (row_unit *)row_place(base, used);
-    used += to_16(job.units * sizeof(row_unit));
+    out->units = (cuda_unit *)row_place(base, used);
+    used += to_16(job.units * sizeof(cuda_unit));
     out->ranges = (row_range *)row_place(base, used);
     used += to_16(job.planes * job.scale_rows * sizeof(row_range));
     out->part_top = (uint32_t *)row_place(base, used);
@@ -85,38 +79,35 @@ SQF_BOTH size_t row_memory_place(const row_job &job, uint8_t *base, row_memory *
     return used;
 }
 
-CUDA_DEVICE unsigned unit_columns(const row_unit &unit)
+CUDA_DEVICE unsigned unit_columns(const cuda_unit &unit)
 {
     return unit.packed & 127u;
 }
 
-CUDA_DEVICE unsigned unit_part(const row_unit &unit)
+CUDA_DEVICE unsigned unit_part(const cuda_unit &unit)
 {
     return unit.packed >> 7 & 1u;
 }
 
-CUDA_DEVICE unsigned unit_scale(const row_unit &unit)
+CUDA_DEVICE unsigned unit_scale(const cuda_unit &unit)
 {
     return unit.packed >> 8;
 }
 
-/* Segments as units: each thread finds the segments of its units by halving. */
-CUDA_DEVICE void fill_units(const row_job &job, row_unit *units)
+/* Starts to fetch what the kernel reads later: the units go to shared memory, and lists of the columns nearer. */
+CUDA_DEVICE void fetch_lists(const row_job &job, cuda_unit *units)
 {
-    for (unsigned u = threadIdx.x; u < job.units; u += blockDim.x) {
-        unsigned low = 0, high = job.segment_count;
-        while (high - low > 1) {
-            const unsigned middle = (low + high) / 2;
-            if (job.segments[middle].unit <= u) {
-                low = middle;
-            } else {
-                high = middle;
-            }
+    enum { LINE = 32 /* elements */ };
+    for (unsigned u = 2 * threadIdx.x; u < job.units; u += 2 * blockDim.x) {
+        async_copy(units + u, job.unit_list + u, true);
+    }
+    async_commit();
+    const void *const lists[] = {job.steps.gain, job.channels, job.column_norm};
+#pragma unroll
+    for (int i = 0; i < 3; i++) {
+        for (unsigned k = LINE * threadIdx.x; lists[i] && k < job.steps.columns; k += LINE * blockDim.x) {
+            prefetch((const float *)lists[i] + k);
         }
-        const cuda_segment segment = job.segments[low];
-        const unsigned begin = segment.begin + (u - segment.unit) * CUDA_UNIT, left = segment.end - begin;
-        units[u] = row_unit{begin, (left < CUDA_UNIT ? left : (unsigned)CUDA_UNIT) | segment.high << 7 |
-                                       segment.act_scale << 8};
     }
 }
 

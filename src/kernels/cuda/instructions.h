@@ -166,6 +166,12 @@ CUDA_DEVICE void load_matrix_x4_transposed(uint32_t r[4], const void *shared)
                  : "memory");
 }
 
+/* Brings the line of an address nearer, and waits for nothing. */
+CUDA_DEVICE void prefetch(const void *global)
+{
+    asm volatile("prefetch.global.L1 [%0];" ::"l"(global));
+}
+
 /* 16 bytes from global to shared memory behind the thread's back; zeros where `valid` is false. Both aligned to 16. */
 CUDA_DEVICE void async_copy(void *shared, const void *global, bool valid)
 {
@@ -207,6 +213,22 @@ CUDA_DEVICE uint4 load_streaming(const void *global)
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                  : "l"(global));
     return v;
+}
+
+/* Until the kernel before in the stream has finished and what it wrote can be seen: cuda_launch_early. */
+CUDA_DEVICE void await_previous_kernel(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/* The kernel behind may start early once every block has called this or has ended. */
+CUDA_DEVICE void release_next_kernel(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
 }
 
 /* ---- 9.0 and later: transaction barriers in shared memory, bulk copies ---- */

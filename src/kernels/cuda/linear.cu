@@ -250,6 +250,7 @@ static size_t place_layer(const sqf_cuda_linear_spec *spec, sqf_cuda_linear *lin
     linear->bytes = memory.used;
     take(&memory, &layout->device_segments, layout->segment_count);
     take(&memory, &layout->device_chunks, layout->chunk_count);
+    take(&memory, &layout->device_units, (layout->units + 1) / 2 * 2);
     if (layout->host_channels) {
         take(&memory, &layout->channels, layout->columns);
     }
@@ -365,6 +366,19 @@ static sqf_status fetch_rows(sqf_cuda_device *device, const sqf_cuda_linear_spec
     return SQF_OK;
 }
 
+/* [units] */
+static void build_units(const cuda_input_layout *layout, cuda_unit *out)
+{
+    for (uint32_t s = 0; s < layout->segment_count; s++) {
+        const cuda_segment *segment = &layout->segments[s];
+        for (uint32_t u = 0; u < segment->units; u++) {
+            const uint32_t begin = segment->begin + u * CUDA_UNIT, left = segment->end - begin;
+            const uint32_t columns = left < CUDA_UNIT ? left : (uint32_t)CUDA_UNIT;
+            out[segment->unit + u] = cuda_unit{begin, columns | segment->high << 7 | segment->act_scale << 8};
+        }
+    }
+}
+
 /* Copies what is not weights. */
 static sqf_status upload_small(sqf_cuda_device *device, const sqf_cuda_linear_spec *spec, sqf_cuda_linear *linear,
                                sqf_error *err)
@@ -373,16 +387,21 @@ static sqf_status upload_small(sqf_cuda_device *device, const sqf_cuda_linear_sp
     cuda_chunk *chunks;
     SQF_TRY(host_array(&chunks, layout->chunk_count, spec->name, err));
     build_chunks(layout, chunks);
+    cuda_unit *units;
+    sqf_status status = host_array(&units, layout->units, spec->name, err);
+    if (status == SQF_OK) {
+        build_units(layout, units);
+    }
     const struct {
         void *to;
         const void *from;
         size_t bytes;
     } copies[] = {{layout->device_segments, layout->segments, layout->segment_count * sizeof *layout->segments},
                   {layout->device_chunks, chunks, layout->chunk_count * sizeof *chunks},
+                  {layout->device_units, units, layout->units * sizeof *units},
                   {layout->channels, layout->host_channels, layout->columns * sizeof(int32_t)},
                   {layout->column_norm, layout->host_column_norm, layout->columns * sizeof(float)},
                   {linear->bias, spec->bias, linear->rows * sizeof(float)}};
-    sqf_status status = SQF_OK;
     for (size_t i = 0; i < sizeof copies / sizeof copies[0] && status == SQF_OK; i++) {
         if (copies[i].to) {
             status = cuda_check(
@@ -390,6 +409,7 @@ static sqf_status upload_small(sqf_cuda_device *device, const sqf_cuda_linear_sp
                 "copying a layer", err);
         }
     }
+    free(units);
     free(chunks);
     return status;
 }
@@ -472,13 +492,14 @@ extern const cuda_family cuda_family_float8 __attribute__((weak));
 extern const cuda_family cuda_family_integer __attribute__((weak));
 extern const cuda_family cuda_family_split __attribute__((weak));
 extern const cuda_family cuda_family_half __attribute__((weak));
+extern const cuda_family cuda_family_dense __attribute__((weak));
 extern const cuda_family cuda_family_simple __attribute__((weak));
 
 static const cuda_family *family_for(const cuda_product *product)
 {
     const cuda_family *const families[] = {&cuda_family_decode,  &cuda_family_hopper, &cuda_family_float8,
                                            &cuda_family_integer, &cuda_family_split,  &cuda_family_half,
-                                           &cuda_family_simple};
+                                           &cuda_family_dense,   &cuda_family_simple};
     for (const cuda_family *family : families) {
         if (family && family->serves(product)) {
             return family;

@@ -15,6 +15,11 @@ typedef struct cuda_segment {
     uint32_t high;        /* section of a static mask */
 } cuda_segment;
 
+/* A unit of activations: its first stored column; columns (0..64) | high << 7 | act_scale << 8. */
+typedef struct cuda_unit {
+    uint32_t begin, packed;
+} cuda_unit;
+
 /* One or two units of a segment that the prefill kernel takes in one step: two where a unit of activations is nibbles
  * or bytes, one of halves. */
 typedef struct cuda_chunk {
@@ -52,6 +57,7 @@ typedef struct cuda_input_layout {
     cuda_segment *segments;                 /* [segment_count] host */
     cuda_segment *device_segments;          /* the same on the device */
     cuda_chunk *device_chunks;              /* [chunk_count] device, ascending */
+    cuda_unit *device_units;                /* [units, rounded up to even] device */
     uint32_t chunk_count, low_chunks;       /* low_chunks: those of the first low_units units */
     int32_t *channels;                      /* device [columns] or NULL */
     int32_t *host_channels;                 /* for comparing */
@@ -158,6 +164,7 @@ extern const cuda_family cuda_family_float8;  /* gemm_float8.cu: FP8 sections, s
 extern const cuda_family cuda_family_integer; /* gemm_integer.cu: mma.sync, INT4/INT8/BF16 sections, sm_80 and later */
 extern const cuda_family cuda_family_split;   /* gemm_split.cu: compact W(SQ), prefill */
 extern const cuda_family cuda_family_half;    /* gemm_half.cu: BF16/FP16 activations with any weights */
+extern const cuda_family cuda_family_dense;   /* gemm_dense.cu: float32 by float32, many tokens, by cuBLAS */
 extern const cuda_family cuda_family_simple;  /* gemm_simple.cu: everything, slowly, in float32: the reference on the
                                                  device */
 

@@ -253,6 +253,7 @@ CUDA_DEVICE float *row_prepare(const row_steps &steps, size_t token, float *room
     if (threadIdx.x % 32 == 0) {
         control->peak[threadIdx.x / 32] = most;
     }
+    async_wait<0>(); /* what the kernel began to copy */
     __syncthreads();
     const unsigned lane = threadIdx.x % 32;
     *peak = __reduce_max_sync(0xffffffffu, lane < blockDim.x / 32 ? control->peak[lane] : 0u);

@@ -76,6 +76,10 @@ static inline void mma_fp8(float c[4], const uint32_t a[4], const uint32_t b[2])
     emulated_warp_meet("mma_fp8", EMULATED_ALL, &operand, emulated_mma_fp8);
 }
 
+static inline void prefetch(const void *)
+{
+}
+
 /* ---- ldmatrix ---- */
 
 struct emulated_load {
@@ -145,6 +149,14 @@ static inline void load_matrix_x4_transposed(uint32_t r[4], const void *shared)
 static inline void async_copy(void *shared, const void *global, bool valid)
 {
     emulated_async_copy(shared, global, 16, valid);
+}
+
+static inline void await_previous_kernel(void)
+{
+}
+
+static inline void release_next_kernel(void)
+{
 }
 
 static inline void async_commit(void)
