@@ -123,6 +123,8 @@ template <class S> struct decode_place {
     uint32_t stage_bytes;
     const uint8_t *tile_from;  /* this lane's 16 bytes of the first tile of the next step to be copied */
     size_t tile_stride;        /* to the next row tile */
+    const uint8_t *high_from;  /* SPLIT: high elements of the first tile of the next step, */
+    size_t high_stride;        /* to those of the next row tile */
     const uint8_t *scale_from; /* what this lane copies of scales and zero points: those of segment or act scale 0; */
     uint32_t scale_stride;     /* bytes to those of the next; */
     uint8_t scale_kind;        /* 0 nothing, 1 by segment, 2 by act scale */
@@ -225,20 +227,20 @@ CUDA_DEVICE void decode_stage_scales(const decode_arguments &p, const decode_pla
 
 /* High elements of SPLIT: both units of a row tile lie together. */
 template <class S>
-CUDA_DEVICE void decode_stage_high(const decode_arguments &p, const decode_place<S> &place, uint32_t step,
-                                   uint8_t *stage)
+CUDA_DEVICE void decode_stage_high(const decode_arguments &p, decode_place<S> *place, uint32_t step, uint8_t *stage)
 {
-    const uint32_t unit = step * DECODE_STEP, unit_pieces = p.unit_high; /* 16 rows of unit_high bytes */
-    const uint32_t units = unit + DECODE_STEP <= p.units ? (uint32_t)DECODE_STEP : 1;
-    uint8_t *to = stage + S::codes_at + place.tokens * S::token_row;
-#pragma unroll
-    for (uint32_t r = 0; r < S::tiles; r++) {
-        const uint8_t *from = p.high + ((size_t)(place.tile + r) * p.units + unit) * CUDA_TILE_ROWS * p.unit_high;
+    const uint32_t pieces = p.unit_high; /* of a unit: 16 rows of unit_high bytes */
+    const uint32_t wanted = (!S::general || step * DECODE_STEP + 1 < p.units ? DECODE_STEP : 1) * pieces;
+    uint8_t *to = stage + S::codes_at + place->tokens * S::token_row;
 #pragma unroll 1
-        for (uint32_t i = place.lane; i < units * unit_pieces; i += 32) {
-            async_copy(to + (r * DECODE_STEP * unit_pieces + i) * 16, from + i * 16, true);
+    for (uint32_t i = place->lane; i < wanted; i += 32) {
+#pragma unroll
+        for (int r = 0; r < S::tiles; r++) {
+            async_copy(to + (r * DECODE_STEP * pieces + i) * 16, place->high_from + r * place->high_stride + i * 16,
+                       true);
         }
     }
+    place->high_from += DECODE_STEP * CUDA_TILE_ROWS * p.unit_high;
 }
 
 /* Tiles of a step; steps follow one another. The second unit of a last step may be missing. */
@@ -262,11 +264,10 @@ CUDA_DEVICE void decode_stage_tiles(const decode_arguments &p, decode_place<S> *
 
 /* What a step needs besides its tiles. */
 template <class S>
-CUDA_DEVICE void decode_stage_rest(const decode_arguments &p, const decode_place<S> &place, uint32_t step,
-                                   uint8_t *stage)
+CUDA_DEVICE void decode_stage_rest(const decode_arguments &p, decode_place<S> *place, uint32_t step, uint8_t *stage)
 {
-    decode_stage_scales(p, place, step, stage);
-    decode_stage_codes(p, place, step, stage);
+    decode_stage_scales(p, *place, step, stage);
+    decode_stage_codes(p, *place, step, stage);
     if (S::split) {
         decode_stage_high(p, place, step, stage);
     }
@@ -743,27 +744,34 @@ template <class S> __global__ void __launch_bounds__(DECODE_THREADS, 2) decode_k
     place.tile_stride = (size_t)p.units * S::tile_bytes;
     place.tile_from =
         p.tiles + place.tile * place.tile_stride + (size_t)place.begin * DECODE_STEP * S::tile_bytes + place.lane * 16;
+    place.high_stride = (size_t)p.units * CUDA_TILE_ROWS * p.unit_high;
+    place.high_from =
+        p.high + place.tile * place.high_stride + (size_t)place.begin * DECODE_STEP * CUDA_TILE_ROWS * p.unit_high;
     decode_place_scales(p, &place);
 
     float sum[S::tiles][S::blocks][4] = {};
-    if (place.begin < place.end) {
-        decode_stage_tiles(p, &place, place.begin, place.stages);
+    release_next_kernel();
+    for (uint32_t step = place.begin; step < place.end && step < place.begin + 2; step++) {
+        decode_stage_tiles(p, &place, step, place.stages + (step - place.begin) * place.stage_bytes);
     }
+    await_previous_kernel();
     uint32_t *table = (uint32_t *)(shared + decode_shared_bytes<S>(blockDim.x / 32, place.tokens, p.unit_high));
     place.table = table;
     if (p.listed) {
         decode_list(p, place.first * DECODE_STEP, min((place.first + count) * DECODE_STEP, p.units), table);
     }
     if (place.begin < place.end) {
-        decode_stage_rest(p, place, place.begin, place.stages);
+        decode_stage_rest(p, &place, place.begin, place.stages);
     }
     async_commit();
     for (uint32_t step = place.begin; step < place.end; step++) {
         const uint32_t odd = (step - place.begin) & 1;
         if (step + 1 < place.end) {
             uint8_t *next = place.stages + (odd ^ 1) * place.stage_bytes;
-            decode_stage_tiles(p, &place, step + 1, next);
-            decode_stage_rest(p, place, step + 1, next);
+            if (step > place.begin) {
+                decode_stage_tiles(p, &place, step + 1, next);
+            }
+            decode_stage_rest(p, &place, step + 1, next);
         }
         async_commit();
         async_wait<1>();

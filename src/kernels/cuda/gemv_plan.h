@@ -38,9 +38,10 @@ sqf_status decode_launch(const cuda_product *product, const decode_plan *plan, c
     CUDA_TRY(cudaFuncSetAttribute(reinterpret_cast<const void *>(decode_kernel<S>),
                                   cudaFuncAttributePreferredSharedMemoryCarveout, 100),
              "shared memory of a product");
-    return cuda_check(cuda_launch(product->device->stream, decode_kernel<S>, grid, dim3(32 * plan->warps),
-                                  decode_shared_bytes<S>(plan->warps, tokens, arguments->unit_high) + table,
-                                  *arguments),
+    return cuda_check(cuda_launch_early(product->device->arch >= 90, product->device->stream, decode_kernel<S>, grid,
+                                        dim3(32 * plan->warps),
+                                        decode_shared_bytes<S>(plan->warps, tokens, arguments->unit_high) + table,
+                                        *arguments),
                       "product of few tokens", err);
 }
 

@@ -16,6 +16,9 @@
 /* The source text of the kernel stands in messages. */
 #define cuda_launch(stream, ...) emulated_launch(#__VA_ARGS__, stream, __VA_ARGS__)
 
+/* Kernels run one after the other here. */
+#define cuda_launch_early(early, stream, ...) ((void)(early), cuda_launch(stream, __VA_ARGS__))
+
 template <typename... Parameters> struct emulated_call {
     void (*kernel)(Parameters...);
     std::tuple<std::decay_t<Parameters>...> arguments;
