@@ -7,6 +7,7 @@
 
 #include "emulated.hpp"
 
+#pragma GCC diagnostic ignored "-Wunknown-pragmas"
 #include "kernels/cuda/gemm_integer.h"
 #include "kernels/cuda/operations.h"
 #include "kernels/cuda/pack.h"
