@@ -1,5 +1,5 @@
 /* Products of many tokens on Hopper: which layers wgmma.h's kernels serve, and by which of them. */
-#include "kernels/cuda/wgmma.h"
+#include "kernels/cuda/wgmma_call.h"
 
 /* The sections of a product as the kernels see them. */
 struct wgmma_sections {

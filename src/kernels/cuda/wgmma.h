@@ -22,29 +22,13 @@
 #ifndef SQF_KERNELS_CUDA_WGMMA_H
 #define SQF_KERNELS_CUDA_WGMMA_H
 
-#include "kernels/cuda/instructions_hopper.h"
-#include "kernels/cuda/linear.h"
+#include "kernels/cuda/wgmma_call.h"
 #include "kernels/cuda/widen.h"
 
 enum {
-    WGMMA_ROWS = 128, /* of a block */
     WGMMA_THREADS = 384,
     WGMMA_STEP = 64,          /* bytes of a token */
     WGMMA_SHARED = 227 * 1024 /* of a block at most */
-};
-
-struct wgmma_job {
-    const uint8_t *tiles;
-    const float *scales;          /* [row tiles][segments][16], or NULL: 1 */
-    const cuda_segment *segments; /* [segment_count], of section 0, then of section 1 */
-    const float *act_scales[2];   /* of a section, [tokens]; not read for halves */
-    const float *bias;            /* [rows] or NULL */
-    float *y;                     /* [tokens][rows] */
-    uint32_t rows, tokens;
-    uint32_t row_blocks, token_blocks;
-    uint32_t units, low_units;
-    uint32_t segment_count, low_segments;
-    sqf_cuda_store store;
 };
 
 /* What the template's parameters give. */
@@ -557,16 +541,6 @@ __global__ void __launch_bounds__(WGMMA_THREADS, 1)
 
 /* ---- for the host ---- */
 
-/* A product as wgmma.cu hands it to the files that hold the kernels. */
-struct wgmma_call {
-    cudaStream_t stream;
-    unsigned blocks;
-    bool grouped;
-    sqf_cuda_form form;
-    const wgmma_job *job;
-    const cuda_tensor_map *tokens;
-};
-
 template <bool GROUPED, cuda_element LOW, cuda_element HIGH, sqf_cuda_form FORM>
 static inline cudaError_t wgmma_launch(const wgmma_call *call)
 {
@@ -580,15 +554,5 @@ static inline cudaError_t wgmma_launch_either(const wgmma_call *call)
 {
     return call->grouped ? wgmma_launch<true, LOW, HIGH, FORM>(call) : wgmma_launch<false, LOW, HIGH, FORM>(call);
 }
-
-/* By the elements of the two sections; the form is one that wgmma_forms knows. */
-cudaError_t wgmma_launch_bytes(const wgmma_call *call);
-cudaError_t wgmma_launch_fp8(const wgmma_call *call);
-cudaError_t wgmma_launch_halves(const wgmma_call *call);
-cudaError_t wgmma_launch_bytes_halves(const wgmma_call *call);
-cudaError_t wgmma_launch_fp8_halves(const wgmma_call *call);
-
-/* A product by GROUPED or DIRECT kernels. SQF_E_SUPPORT if these do not serve it. */
-sqf_status wgmma_run(const cuda_product *product, bool grouped, sqf_error *err);
 
 #endif
