@@ -79,6 +79,18 @@ sqf_status solver_product(sqf_cuda_device *device, size_t rows, size_t width, si
                            "matrix product", err);
 }
 
+sqf_status solver_product_transposed(sqf_cuda_device *device, size_t rows, size_t width, size_t depth, const float *a,
+                                     size_t a_stride, const float *b, size_t b_stride, float *c, size_t c_stride,
+                                     sqf_error *err)
+{
+    cuda_solver *solver;
+    const float one = 1.0f, zero = 0.0f;
+    SQF_TRY(cuda_solver_need(device, &solver, err));
+    return cuda_blas_check(cublasSgemm(solver->blas, CUBLAS_OP_T, CUBLAS_OP_N, (int)width, (int)rows, (int)depth, &one,
+                                       b, (int)b_stride, a, (int)a_stride, &zero, c, (int)c_stride),
+                           "matrix product", err);
+}
+
 /* ---- sums over activations ---- */
 
 /* In float32 as ptq/statistics.c, which adds window by window too: cuBLAS may group the tokens of a window in another

@@ -30,4 +30,9 @@ sqf_status solver_product(sqf_cuda_device *device, size_t rows, size_t width, si
                           size_t a_stride, const float *b, size_t b_stride, float beta, float *c, size_t c_stride,
                           sqf_error *err);
 
+/* c [rows, width] = a [rows, depth] b^T, b [width, depth]. */
+sqf_status solver_product_transposed(sqf_cuda_device *device, size_t rows, size_t width, size_t depth, const float *a,
+                                     size_t a_stride, const float *b, size_t b_stride, float *c, size_t c_stride,
+                                     sqf_error *err);
+
 #endif

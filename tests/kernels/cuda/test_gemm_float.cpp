@@ -190,57 +190,85 @@ static void test_simple_stores(void **)
 
 /* ---- from x to y ---- */
 
+struct float_matrix {
+    size_t columns;
+    std::vector<float> weights, bias;
+};
+
 static sqf_status fill_floats(void *user, size_t first, size_t count, const sqf_cuda_rows *rows, sqf_error *)
 {
-    const std::vector<float> *weights = (const std::vector<float> *)user;
-    const size_t columns = weights->size() / 9;
-    memcpy(rows->codes, weights->data() + first * columns, count * columns * sizeof(float));
+    const float_matrix *m = (const float_matrix *)user;
+    memcpy(rows->codes, m->weights.data() + first * m->columns, count * m->columns * sizeof(float));
     return SQF_OK;
 }
 
-/* Dense float32 weights: activations stay what they are. */
-static void test_float32(void **)
+static void fill_random(std::vector<float> *out, sqf_random *random)
 {
-    sqf_random random = {seed + 6};
+    for (float &value : *out) {
+        value = (float)sqf_random_unit(random) - 0.5f;
+    }
+}
+
+static sqf_cuda_linear *make_float_layer(float_matrix *m, size_t rows)
+{
     sqf_error err;
-    const size_t columns = 203, tokens = 21, rows = 9;
-    std::vector<float> weights(rows * columns), x(tokens * columns), y(tokens * rows);
-    for (float &w : weights) {
-        w = (float)sqf_random_unit(&random) - 0.5f;
-    }
-    for (float &v : x) {
-        v = (float)sqf_random_unit(&random) - 0.5f;
-    }
-    const sqf_cuda_segment segment = {0, (uint32_t)columns, 0, 0};
+    const sqf_cuda_segment segment = {0, (uint32_t)m->columns, 0, 0};
     sqf_cuda_linear_spec spec = {};
     spec.name = "dense";
     spec.rows = rows;
-    spec.columns = spec.border = columns;
+    spec.columns = spec.border = m->columns;
     spec.form = SQF_CUDA_FP32;
     spec.segments = &segment;
     spec.segment_count = 1;
     spec.activations.low = SQF_TYPE_FP32;
     spec.activations.clip = 1.0f;
+    spec.bias = m->bias.empty() ? NULL : m->bias.data();
     spec.fill = fill_floats;
-    spec.user = &weights;
+    spec.user = m;
     sqf_cuda_linear *linear;
-    sqf_cuda_input *input;
     require(cuda_linear_create(device, &spec, &linear, &err), &err);
+    return linear;
+}
+
+/* Dense float32 weights: activations stay what they are. */
+static void check_float32(size_t rows, size_t columns, size_t tokens, bool bias, sqf_cuda_store store,
+                          sqf_random *random)
+{
+    sqf_error err;
+    float_matrix m = {columns, std::vector<float>(rows * columns), std::vector<float>(bias ? rows : 0)};
+    std::vector<float> x(tokens * columns), y(tokens * rows);
+    fill_random(&m.weights, random);
+    fill_random(&m.bias, random);
+    fill_random(&x, random);
+    fill_random(&y, random);
+    const std::vector<float> before = y;
+    sqf_cuda_linear *linear = make_float_layer(&m, rows);
+    sqf_cuda_input *input;
     require(cuda_input_create(device, &input, &err), &err);
     require(cuda_input_prepare(device, input, linear, x.data(), NULL, tokens, &err), &err);
-    require(cuda_linear_forward(device, linear, input, y.data(), SQF_CUDA_SET, &err), &err);
+    require(cuda_linear_forward(device, linear, input, y.data(), store, &err), &err);
     require(cuda_finish(device, &err), &err);
     for (size_t i = 0; i < y.size(); i++) {
-        double sum = 0.0, magnitude = 0.0;
+        double sum = bias ? (double)m.bias[i % rows] : 0.0, magnitude = fabs(sum);
         for (size_t k = 0; k < columns; k++) {
-            const double term = (double)x[i / rows * columns + k] * (double)weights[i % rows * columns + k];
+            const double term = (double)x[i / rows * columns + k] * (double)m.weights[i % rows * columns + k];
             sum += term;
             magnitude += fabs(term);
         }
-        assert_true(fabs(y[i] - sum) <= SHARE * magnitude);
+        assert_true(fabs(y[i] - stored(store, sum, before[i])) <= SHARE * (magnitude + fabs((double)before[i])));
     }
     cuda_input_destroy(device, input);
     cuda_linear_destroy(device, linear);
+}
+
+/* Few tokens in the kernel for everything, many through cuBLAS, rows in blocks. */
+static void test_float32(void **)
+{
+    sqf_random random = {seed + 6};
+    check_float32(9, 203, 21, false, SQF_CUDA_SET, &random);
+    check_float32(9, 203, 257, false, SQF_CUDA_SET, &random);
+    check_float32(33, 130, 260, true, SQF_CUDA_ADD, &random);
+    check_float32(2065, 40, 257, true, SQF_CUDA_GATE, &random);
 }
 
 /* x in float, halves on the device: the rounding of x adds 2^-11 of each term, and of the largest magnitude of a token
