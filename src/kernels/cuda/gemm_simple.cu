@@ -55,6 +55,12 @@ CUDA_DEVICE float simple_weight(const cuda_weights &weights, size_t tile, size_t
         }
         break;
     }
+    case SQF_CUDA_FP4: {
+        unsigned upper;
+        const size_t at = cuda_nibble_offset(row, column, &upper);
+        code = cuda_e2m1_twice((uint32_t)from[at] >> (upper ? 4 : 0));
+        break;
+    }
     case SQF_CUDA_BYTES: code = (float)(int8_t)from[cuda_byte_offset(row, column)]; break;
     case SQF_CUDA_FP8: code = quantizer_from_e4m3(from[cuda_byte_offset(row, column)]); break;
     case SQF_CUDA_BF16:

@@ -23,6 +23,7 @@ extern "C" {
 }
 
 #include "kernels/cuda/operations.h"
+#include "kernels/cuda/pack.h"
 
 static void require(sqf_status status, const sqf_error *err)
 {
@@ -62,7 +63,7 @@ static sqf_status fill_zeros(void *user, size_t first, size_t count, const sqf_c
 {
     const sqf_cuda_linear_spec *spec = *(const sqf_cuda_linear_spec *const *)user;
     (void)first;
-    const size_t bytes = spec->form == SQF_CUDA_FP32 ? 4 : spec->form >= SQF_CUDA_BF16 ? 2 : 1;
+    const size_t bytes = cuda_code_bytes(spec->form);
     memset(rows->codes, 0, count * spec->columns * bytes);
     for (size_t i = 0; rows->scales && i < count * spec->segment_count; i++) {
         rows->scales[i] = 1.0f;
@@ -174,7 +175,8 @@ static float half_scale(const input_case &c, const float *x)
 static void put_code(uint8_t *unit, cuda_element element, unsigned column, uint32_t code)
 {
     switch (element) {
-    case CUDA_NIBBLE: unit[column / 2] |= (uint8_t)((code & 15) << 4 * (column % 2)); break;
+    case CUDA_NIBBLE:
+    case CUDA_FP4: unit[column / 2] |= (uint8_t)((code & 15) << 4 * (column % 2)); break;
     case CUDA_BYTE:
     case CUDA_FP8: unit[cuda_byte_unit_place(column)] = (uint8_t)code; break;
     case CUDA_BF16:
@@ -201,6 +203,9 @@ static uint32_t code_of(const input_case &c, sqf_type type, cuda_element element
     const int multiplier = sqf_type_multiplier(type);
     if (element == CUDA_NIBBLE || element == CUDA_BYTE) {
         return (uint32_t)((int)(value * (float)multiplier) + zero);
+    }
+    if (element == CUDA_FP4) {
+        return cuda_e2m1((int)(value * 2.0f));
     }
     if (sqf_act_spec_is_float(&c.spec) && element == CUDA_FP16) {
         return sqf_fp16_from_float(value / scale);
@@ -473,14 +478,14 @@ static void test_random_schemes(void **)
     print_message("seed %llu\n", (unsigned long long)seed);
     sqf_random random = sqf_random{seed};
     static const uint32_t groups[] = {0, 16, 32, 48, 128, 200};
-    static const sqf_cuda_form forms[] = {SQF_CUDA_NIBBLES, SQF_CUDA_BYTES, SQF_CUDA_BF16, SQF_CUDA_FP32};
+    static const sqf_cuda_form forms[] = {SQF_CUDA_NIBBLES, SQF_CUDA_BYTES, SQF_CUDA_BF16, SQF_CUDA_FP32, SQF_CUDA_FP4};
     for (int run = runs ? atoi(runs) : 250; run > 0;) {
         input_case c = {};
         c.weight_group = groups[sqf_random_below(&random, 6)];
         if (!random_spec(&random, &c.spec, (uint32_t)c.weight_group)) {
             continue;
         }
-        c.form = forms[sqf_random_below(&random, 4)];
+        c.form = forms[sqf_random_below(&random, 5)];
         c.columns = 1 + sqf_random_below(&random, sqf_random_below(&random, 8) ? 300 : 3000);
         c.tokens = 1 + sqf_random_below(&random, sqf_random_below(&random, 8) ? 4 : 40);
         random_rest(&random, &c);
