@@ -84,8 +84,8 @@ bool decode_plan_make(const cuda_product *product, decode_plan *out)
 {
     const cuda_input_layout *layout = &product->linear->layout;
     const size_t tokens = product->input->tokens;
-    if (!choose_kind(product, &out->kind) || layout->units > DECODE_UNITS_MAX ||
-        (has_zeros(product) && out->kind != DECODE_INTEGER)) {
+    if (product->weights->form == SQF_CUDA_FP4 || !choose_kind(product, &out->kind) ||
+        layout->units > DECODE_UNITS_MAX || (has_zeros(product) && out->kind != DECODE_INTEGER)) {
         return false;
     }
     out->general = has_zeros(product) || !is_paired(layout);
