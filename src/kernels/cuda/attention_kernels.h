@@ -21,8 +21,8 @@
 
 /* Keys of a tile, by what fits the 99 KB that a block of 8.6, 8.9 and 12.0 may have. */
 template <sqf_kv_type type, int dim> struct attention_config {
-    static constexpr int tiles = 1; /* of 16 rows a warp */
-    static constexpr int prefill_warps = dim <= 128 ? 8 : 4;
+    static constexpr int tiles = type != SQF_KV_F32 && dim <= 64 ? 2 : 1; /* of 16 rows a warp, in prefill */
+    static constexpr int prefill_warps = dim <= 128 && tiles == 1 ? 8 : 4;
     static constexpr int prefill_keys = type == SQF_KV_F32 ? (dim <= 64    ? 32
                                                               : dim <= 128 ? 16
                                                                            : 8)

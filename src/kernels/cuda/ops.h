@@ -117,7 +117,7 @@ typedef enum sqf_cuda_store {
 /* ---- the rest of a decoder ---- */
 
 /* One sequence's cache in one layer, device memory. Elements by type; [kv_heads][capacity][head_dim] each, scales
- * [kv_heads][capacity] (INT8: value = code * scale). */
+ * [kv_heads][capacity] (INT8: value = code * scale). Keys and values begin at multiples of 16 bytes. */
 typedef struct sqf_cuda_kv {
     void *key, *value;
     float *key_scales, *value_scales;
