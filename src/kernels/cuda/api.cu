@@ -1,26 +1,6 @@
 /* The table of operations. */
 #include "kernels/cuda/operations.h"
 
-extern decltype(cuda_linear_plan) cuda_linear_plan __attribute__((weak));
-extern decltype(cuda_linear_create) cuda_linear_create __attribute__((weak));
-extern decltype(cuda_linear_destroy) cuda_linear_destroy __attribute__((weak));
-extern decltype(cuda_linear_bytes) cuda_linear_bytes __attribute__((weak));
-extern decltype(cuda_linear_same_input) cuda_linear_same_input __attribute__((weak));
-extern decltype(cuda_input_create) cuda_input_create __attribute__((weak));
-extern decltype(cuda_input_destroy) cuda_input_destroy __attribute__((weak));
-extern decltype(cuda_input_prepare) cuda_input_prepare __attribute__((weak));
-extern decltype(cuda_input_dequantize) cuda_input_dequantize __attribute__((weak));
-extern decltype(cuda_linear_forward) cuda_linear_forward __attribute__((weak));
-extern decltype(cuda_apply_steps) cuda_apply_steps __attribute__((weak));
-extern decltype(cuda_embed) cuda_embed __attribute__((weak));
-extern decltype(cuda_rope_store) cuda_rope_store __attribute__((weak));
-extern decltype(cuda_attention) cuda_attention __attribute__((weak));
-extern decltype(cuda_sample) cuda_sample __attribute__((weak));
-extern decltype(cuda_hessian_add) cuda_hessian_add __attribute__((weak));
-extern decltype(cuda_channels_add) cuda_channels_add __attribute__((weak));
-extern decltype(cuda_factor) cuda_factor __attribute__((weak));
-extern decltype(cuda_gptq) cuda_gptq __attribute__((weak));
-
 #define TEXT_(x) #x
 #define TEXT(x)  TEXT_(x)
 #ifdef __CUDACC__

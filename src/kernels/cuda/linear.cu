@@ -485,23 +485,14 @@ size_t cuda_linear_bytes(const sqf_cuda_linear *linear)
 
 /* ---- the product ---- */
 
-/* In this order; a library may be built without some. */
-extern const cuda_family cuda_family_decode __attribute__((weak));
-extern const cuda_family cuda_family_hopper __attribute__((weak));
-extern const cuda_family cuda_family_float8 __attribute__((weak));
-extern const cuda_family cuda_family_integer __attribute__((weak));
-extern const cuda_family cuda_family_split __attribute__((weak));
-extern const cuda_family cuda_family_half __attribute__((weak));
-extern const cuda_family cuda_family_dense __attribute__((weak));
-extern const cuda_family cuda_family_simple __attribute__((weak));
-
+/* The first that serves runs. */
 static const cuda_family *family_for(const cuda_product *product)
 {
     const cuda_family *const families[] = {&cuda_family_decode,  &cuda_family_hopper, &cuda_family_float8,
                                            &cuda_family_integer, &cuda_family_split,  &cuda_family_half,
                                            &cuda_family_dense,   &cuda_family_simple};
     for (const cuda_family *family : families) {
-        if (family && family->serves(product)) {
+        if (family->serves(product)) {
             return family;
         }
     }
