@@ -343,6 +343,47 @@ static void test_rows_of_a_larger_matrix(void **state)
     free_layer(&l);
 }
 
+/* Weights whose best factor is the last one that is tried (half of the largest magnitude, met by most weights), and
+ * weights that every factor represents alike, where the first one counts. */
+static void test_searches_at_both_ends(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *weights;
+        float most, one;
+    } cases[] = {{"low=int2,group=32", 0.46f, 1.0f},
+                 {"low=int2,group=row", 0.46f, 1.0f},
+                 {"low=int8,group=32,scale_type=e8m0", 0.5f, 1.0f},
+                 {"low=int2,high=int8,bank=32,high_per_bank=1,scales=tied", 0.46f, 1.0f}};
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        sqf_random random = {test_seed("searches", 18)};
+        layer l = make_layer(&random, 5, 160, 160);
+        for (size_t i = 0; i < 5 * (size_t)160; i++) {
+            const float sign = sqf_random_below(&random, 2) ? 1.0f : -1.0f;
+            l.weights[i] = sign * (i % 16 == 5 ? cases[c].one : cases[c].most);
+        }
+        sqf_matrix_job job = make_job(&l, cases[c].weights);
+        sqf_matrix matrix;
+        sqf_error err = {0};
+        difference total = {0};
+        job.compensate = SQF_COMPENSATE_NONE;
+        job.hessian = NULL;
+        job.clip = SQF_CLIP_MSE;
+        add_comparison(&job, cases[c].weights, true, &total);
+        assert_ok(sqf_device_quantize(context, &job, NULL, &matrix, NULL, &err), &err);
+        float low[5], high[5];
+        uint8_t shift[5];
+        sqf_matrix_unpack_scales(&matrix, 2, low, high, shift);
+        if (c < 2) {
+            assert_true(low[0] == 0.5f);
+        } else if (c == 2) {
+            assert_true(low[0] == 0x1p-5f); /* 2 * 2^(0 - 6) */
+        }
+        sqf_matrix_clear(&matrix);
+        free_layer(&l);
+    }
+}
+
 /* ---- what cannot be rounded ---- */
 
 static void test_refusals_are_those_of_the_cpu(void **state)
@@ -408,6 +449,7 @@ int main(void)
         cmocka_unit_test(test_every_variant_is_rounded_as_on_the_cpu),
         cmocka_unit_test(test_every_named_scheme_is_rounded_as_on_the_cpu),
         cmocka_unit_test(test_rows_of_a_larger_matrix),
+        cmocka_unit_test(test_searches_at_both_ends),
         cmocka_unit_test(test_refusals_are_those_of_the_cpu),
     };
     return cmocka_run_group_tests(tests, open_device, close_device);
