@@ -163,7 +163,6 @@ void cuda_close(sqf_cuda_device *device)
 sqf_status cuda_info(sqf_cuda_device *device, sqf_cuda_info *out, sqf_error *err)
 {
     size_t total;
-    CUDA_TRY(cudaSetDevice(device->index), "cuda: choosing the device");
     CUDA_TRY(cudaMemGetInfo(&device->info.free_bytes, &total), "cuda: asking for free memory");
     *out = device->info;
     return SQF_OK;
@@ -174,7 +173,6 @@ sqf_status cuda_info(sqf_cuda_device *device, sqf_cuda_info *out, sqf_error *err
 sqf_status cuda_allocate(sqf_cuda_device *device, size_t bytes, void **out, sqf_error *err)
 {
     *out = NULL;
-    CUDA_TRY(cudaSetDevice(device->index), "cuda: choosing the device");
     if (device->capturing) {
         return sqf_fail(err, SQF_E_MEMORY, "cuda:%d: memory of %zu bytes was asked for while a graph is recorded",
                         device->index, bytes);
@@ -190,12 +188,9 @@ sqf_status cuda_allocate(sqf_cuda_device *device, size_t bytes, void **out, sqf_
     return cuda_check(error, "cuda: device memory", err);
 }
 
-void cuda_release(sqf_cuda_device *device, void *memory)
+void cuda_release(sqf_cuda_device *, void *memory)
 {
-    if (memory) {
-        (void)cudaSetDevice(device->index);
-        (void)cudaFree(memory);
-    }
+    (void)cudaFree(memory);
 }
 
 /* The workspace before stays where recorded graphs may use it. */

@@ -21,6 +21,7 @@ struct emulated_graph_exec {
 struct emulated_stream {
     std::unique_ptr<emulated_graph> recording;
     bool invalid; /* something that waits or allocates was called while recording */
+    int device;
 };
 
 struct emulated_event {
@@ -35,6 +36,7 @@ std::map<void *, size_t> allocated;
 size_t allocated_bytes;
 thread_local cudaError_t last_error;
 thread_local int recording_streams;
+thread_local int current_device;
 
 cudaError_t note(cudaError_t error)
 {
@@ -131,20 +133,25 @@ cudaError_t cudaSetDevice(int device)
 {
     int count;
     const cudaError_t error = cudaGetDeviceCount(&count);
-    return error != cudaSuccess ? error : note(device >= 0 && device < count ? cudaSuccess : cudaErrorInvalidDevice);
+    if (error != cudaSuccess || device < 0 || device >= count) {
+        return note(error != cudaSuccess ? error : cudaErrorInvalidDevice);
+    }
+    current_device = device;
+    return cudaSuccess;
 }
 
 cudaError_t cudaGetDevice(int *device)
 {
-    *device = 0;
+    *device = current_device;
     return cudaSuccess;
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device)
 {
-    const cudaError_t error = cudaSetDevice(device);
-    if (error != cudaSuccess) {
-        return error;
+    int count;
+    const cudaError_t error = cudaGetDeviceCount(&count);
+    if (error != cudaSuccess || device < 0 || device >= count) {
+        return note(error != cudaSuccess ? error : cudaErrorInvalidDevice);
     }
     const int arch = emulated_arch();
     *properties = {};
@@ -293,6 +300,7 @@ cudaError_t cudaMemsetAsync(void *memory, int value, size_t bytes, cudaStream_t 
 cudaError_t cudaStreamCreate(cudaStream_t *stream)
 {
     *stream = new emulated_stream();
+    (*stream)->device = current_device;
     return cudaSuccess;
 }
 
@@ -323,6 +331,9 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned)
 
 cudaError_t emulated_enqueue(cudaStream_t stream, std::function<void()> work)
 {
+    if (stream && stream->device != current_device) {
+        return note(cudaErrorInvalidResourceHandle);
+    }
     if (stream && stream->recording) {
         stream->recording->work.push_back(std::move(work));
     } else {
