@@ -1,6 +1,9 @@
 /* Emulation of CUDA on the host: cuBLAS and cuSOLVER on OpenBLAS. Matrices are column-major in both. */
 #include "kernels/cuda/emulation/blas.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 #include <cblas.h>
 #include <lapacke.h>
 
@@ -52,11 +55,53 @@ static CBLAS_TRANSPOSE transposed(cublasOperation_t operation)
     return operation == CUBLAS_OP_N ? CblasNoTrans : CblasTrans;
 }
 
+/* SQF_EMULATION_BLAS=plain: sums one term after another, another order than OpenBLAS's, as a GPU's is. */
+static bool plain_sums(void)
+{
+    static const char *const choice = getenv("SQF_EMULATION_BLAS");
+    return choice && strcmp(choice, "plain") == 0;
+}
+
+/* c [m, n] = alpha a b + beta c with element (row, column) of an operand at row * step[0] + column * step[1]; of c
+ * only the lower or the upper triangle, or (uplo NULL) all. */
+static void plain_product(const cublasFillMode_t *uplo, int m, int n, int k, float alpha, const float *a,
+                          const size_t a_step[2], const float *b, const size_t b_step[2], float beta, float *c, int ldc)
+{
+    for (int j = 0; j < n; j++) {
+        for (int i = 0; i < m; i++) {
+            if (uplo && (*uplo == CUBLAS_FILL_MODE_LOWER ? i < j : i > j)) {
+                continue;
+            }
+            float sum = 0.0f;
+            for (int p = 0; p < k; p++) {
+                sum += a[i * a_step[0] + p * a_step[1]] * b[p * b_step[0] + j * b_step[1]];
+            }
+            float *to = c + i + (size_t)j * ldc;
+            *to = alpha * sum + (beta == 0.0f ? 0.0f : beta * *to);
+        }
+    }
+}
+
+/* Steps of op(a), column-major with leading dimension ld. */
+struct plain_steps {
+    size_t step[2];
+    plain_steps(cublasOperation_t operation, int ld)
+    {
+        step[operation == CUBLAS_OP_N ? 0 : 1] = 1;
+        step[operation == CUBLAS_OP_N ? 1 : 0] = (size_t)ld;
+    }
+};
+
 cublasStatus_t cublasSsyrk(cublasHandle_t handle, cublasFillMode_t uplo, cublasOperation_t trans, int n, int k,
                            const float *alpha, const float *a, int lda, const float *beta, float *c, int ldc)
 {
     const float x = *alpha, y = *beta; /* the caller's may be gone when a recorded call runs */
     return blas_status(emulated_enqueue(handle->stream, [=]() {
+        if (plain_sums()) {
+            const plain_steps left(trans, lda), right(trans == CUBLAS_OP_N ? CUBLAS_OP_T : CUBLAS_OP_N, lda);
+            plain_product(&uplo, n, n, k, x, a, left.step, a, right.step, y, c, ldc);
+            return;
+        }
         cblas_ssyrk(CblasColMajor, uplo == CUBLAS_FILL_MODE_LOWER ? CblasLower : CblasUpper, transposed(trans), n, k, x,
                     a, lda, y, c, ldc);
     }));
@@ -68,6 +113,11 @@ cublasStatus_t cublasSgemm(cublasHandle_t handle, cublasOperation_t transa, cubl
 {
     const float x = *alpha, y = *beta;
     return blas_status(emulated_enqueue(handle->stream, [=]() {
+        if (plain_sums()) {
+            const plain_steps left(transa, lda), right(transb, ldb);
+            plain_product(NULL, m, n, k, x, a, left.step, b, right.step, y, c, ldc);
+            return;
+        }
         cblas_sgemm(CblasColMajor, transposed(transa), transposed(transb), m, n, k, x, a, lda, b, ldb, y, c, ldc);
     }));
 }
