@@ -311,17 +311,21 @@ CUDA_DEVICE void integer_flush(const int32_t c[2][4], const float scales[2][2], 
 
 /* A chunk of integers. Where it is one unit the weights of the second are 0, and what the stage holds does not count.
  * Sixteen tokens beyond the `present` ones are left out. That question has a second use: the assembler moves no loads
- * across it, which it would otherwise do for as many tokens as there are registers, and more. */
+ * across it, which it would otherwise do for as many tokens as there are registers, and more. `small` is below
+ * 256, but comes from memory: four registers then hold what sums start from, where the assembler would set four anew
+ * before each product, had it reason to believe that they are equal. */
 template <int tokens, integer_path path, bool scaled>
-CUDA_DEVICE void integer_multiply(const uint8_t *stage, unsigned thread, uint32_t present, const uint32_t a[2][4][4],
-                                  const float scales[2][2], const float *token_scales, float sums[tokens / 8][2][4])
+CUDA_DEVICE void integer_multiply(const uint8_t *stage, unsigned thread, uint32_t present, uint32_t small,
+                                  const uint32_t a[2][4][4], const float scales[2][2], const float *token_scales,
+                                  float sums[tokens / 8][2][4])
 {
     constexpr int steps = path == PATH_INT4 ? 2 : 4;
     constexpr bool wide = path != PATH_INT4;
     const unsigned row = thread % 8, piece = thread % 32 / 8;
     const uint8_t *from = stage + swizzle_wide(row, piece), *next = stage + swizzle_wide(row, piece + 4);
     token_scales += thread % 4 * 2;
-    const int32_t start[4] = {WIDEN_SUM_START, WIDEN_SUM_START, WIDEN_SUM_START, WIDEN_SUM_START};
+    const int32_t start[4] = {WIDEN_SUM_START + (int32_t)(small >> 8), WIDEN_SUM_START + (int32_t)(small >> 9),
+                              WIDEN_SUM_START + (int32_t)(small >> 10), WIDEN_SUM_START + (int32_t)(small >> 11)};
     uint32_t b[2][4], late[4]; /* pieces 0..3, those of the next tokens ahead of time, and 4..7 */
     load_matrix_x4(b[0], from);
 #pragma unroll
@@ -492,14 +496,15 @@ CUDA_DEVICE void integer_chunk(const integer_job &job, const integer_block &bloc
     scales[0][0] *= gain, scales[0][1] *= gain, scales[1][0] *= gain, scales[1][1] *= gain;
     uint32_t a[2][4][4];
     integer_widen<form, path>(*weights, a);
-    integer_load<form>(job, block, thread, job.chunks[next], weights);
+    const cuda_chunk ahead = job.chunks[next];
+    integer_load<form>(job, block, thread, ahead, weights);
     if (path == PATH_BF16) {
         integer_multiply_bf16<tokens>(stage, thread, job.tokens - block.first_token, a, scales, sums);
         return;
     }
     const float *token_scales = integer_token_scales<tokens>(job, block, index, index >= job.low_chunks);
-    integer_multiply<tokens, integers, scaled>(stage, thread, job.tokens - block.first_token, a, scales, token_scales,
-                                               sums);
+    integer_multiply<tokens, integers, scaled>(stage, thread, job.tokens - block.first_token, ahead.units, a, scales,
+                                               token_scales, sums);
     if (scaled && job.act_zeros) {
         const cuda_chunk chunk = job.chunks[index];
         if (chunk.act_scale & CUDA_CHUNK_FIRST) {
