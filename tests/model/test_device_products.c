@@ -19,7 +19,7 @@ static double allowed_share(const sqf_scheme *scheme)
 
 /* The sums of |terms| from the weights and the input with quantization undone, over those of the reference, which count
  * a group's sum as one term. With zero points the codes' products and what the zero points take off are terms of their
- * own: a zero point stands for no more than the largest element. */
+ * own: a zero point stands for no more than the largest element, a static one (-2..1, fill_trial) for 0.5. */
 static void sum_elements(const trial *t, const float *undone, double *magnitude)
 {
     sqf_error err;
@@ -30,7 +30,7 @@ static void sum_elements(const trial *t, const float *undone, double *magnitude)
     for (size_t n = 0; n < t->rows; n++) {
         sqf_matrix_dequantize_row(&t->matrix, n, &row, weights);
         for (size_t m = 0; m < t->tokens; m++) {
-            double sum = 0, most = 0;
+            double sum = 0, most = zeros && t->scheme.activations.scale == SQF_ACT_STATIC ? 0.5 : 0;
             for (size_t k = 0; zeros && k < t->columns; k++) {
                 most = fmax(most, fabs((double)undone[m * t->columns + k]));
             }
