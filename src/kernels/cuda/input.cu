@@ -214,7 +214,7 @@ CUDA_DEVICE void store_nibbles(uint8_t *unit, unsigned octet, const uint32_t cod
 CUDA_DEVICE uint32_t element_code(const quantizer_part &part, const quotient &by, int32_t zero, float x)
 {
     if (part.multiplier == 1 && part.element <= CUDA_BYTE) {
-        return quantizer_whole(part, by, zero, x);
+        return quantizer_whole<false>(part, by, zero, x);
     }
     const float value = quantizer_value(part, by, zero, x);
     switch (part.element) {
@@ -237,10 +237,18 @@ CUDA_DEVICE void store_octet(const quantizer_part &part, uint8_t *unit, unsigned
 {
     const quotient by = quotient_make(scale, peak);
     uint32_t code[OCTET];
+    const bool plain = part.multiplier == 1 && part.element <= CUDA_BYTE;
+    if (plain && scale > 0.0f && !by.divide && columns >= OCTET) { /* nearly all of them */
 #pragma unroll
-    for (unsigned j = 0; j < OCTET; j++) {
-        const bool used = scale > 0.0f && j < columns;
-        code[j] = used ? element_code(part, by, zero, v[j]) : 0;
+        for (unsigned j = 0; j < OCTET; j++) {
+            code[j] = quantizer_whole<true>(part, by, zero, v[j]);
+        }
+    } else {
+#pragma unroll
+        for (unsigned j = 0; j < OCTET; j++) {
+            const bool used = scale > 0.0f && j < columns;
+            code[j] = used ? element_code(part, by, zero, v[j]) : 0;
+        }
     }
     switch (part.element) {
     case CUDA_NIBBLE:

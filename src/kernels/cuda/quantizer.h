@@ -42,20 +42,22 @@ CUDA_DEVICE quotient quotient_make(float scale, uint32_t peak)
     return quotient{scale, inverse, divide};
 }
 
-CUDA_DEVICE float quotient_of(const quotient &by, float x)
+/* Where `divide` is false. */
+CUDA_DEVICE float quotient_corrected(const quotient &by, float x)
 {
-    if (by.divide) {
-        return x / by.scale;
-    }
     float q = x * by.inverse;
     q = fmaf(fmaf(-q, by.scale, x), by.inverse, q);
     return fmaf(fmaf(-q, by.scale, x), by.inverse, q);
 }
 
+CUDA_DEVICE float quotient_of(const quotient &by, float x)
+{
+    return by.divide ? x / by.scale : quotient_corrected(by, x);
+}
+
 CUDA_DEVICE float quantizer_clamp(float x, float lowest, float largest)
 {
-    x = x > largest ? largest : x;
-    return x < lowest ? lowest : x;
+    return fmaxf(fminf(x, largest), lowest);
 }
 
 /* sqf_scale_unit: of a part whose largest magnitude in the token is `peak`. */
@@ -89,11 +91,13 @@ CUDA_DEVICE float quantizer_half_scale(float peak)
     return grid_power(exponent < -112 ? -112 : exponent);
 }
 
-/* The integer that stands for x of a part of integers, in the low bits; `zero` included. Scale > 0. */
+/* The integer that stands for x of a part of integers, in the low bits; `zero` included. Scale > 0. corrected: `divide`
+ * is known to be false. */
+template <bool corrected>
 CUDA_DEVICE uint32_t quantizer_whole(const quantizer_part &part, const quotient &by, int32_t zero, float x)
 {
-    const float shift = (float)zero;
-    const float q = quantizer_clamp(quotient_of(by, x), part.lowest - shift, part.largest - shift);
+    const float shift = (float)zero, exact = corrected ? quotient_corrected(by, x) : quotient_of(by, x);
+    const float q = quantizer_clamp(exact, part.lowest - shift, part.largest - shift);
     return __float_as_uint(q + QUANTIZER_ROUND) + (uint32_t)zero;
 }
 

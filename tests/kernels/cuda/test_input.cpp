@@ -1,22 +1,13 @@
 /* Inputs prepared by the device's kernels, against the host's own functions, byte by byte: codes in their places, zeros
  * in the padding, scales, zero points; steps; what is not finite. */
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
-#include <string>
-#include <vector>
+#include "emulated.hpp"
 
 extern "C" {
 #include <cmocka.h>
 
 #include "base/context.h"
-#include "base/random.h"
 #include "format/reference.h"
 #include "kernels/kernels.h"
 #include "kernels/rotation.h"
@@ -473,10 +464,8 @@ static bool random_spec(sqf_random *random, sqf_act_spec *spec, uint32_t weight_
 
 static void test_random_schemes(void **)
 {
-    const char *text = getenv("SQF_TEST_SEED"), *runs = getenv("SQF_TEST_RUNS");
-    const uint64_t seed = text ? strtoull(text, NULL, 10) : 5;
-    print_message("seed %llu\n", (unsigned long long)seed);
-    sqf_random random = sqf_random{seed};
+    const char *runs = getenv("SQF_TEST_RUNS");
+    sqf_random random = {test_seed("input", 5)};
     static const uint32_t groups[] = {0, 16, 32, 48, 128, 200};
     static const sqf_cuda_form forms[] = {SQF_CUDA_NIBBLES, SQF_CUDA_BYTES, SQF_CUDA_BF16, SQF_CUDA_FP32, SQF_CUDA_FP4};
     for (int run = runs ? atoi(runs) : 250; run > 0;) {
@@ -650,11 +639,32 @@ static void test_faults(void **)
     cuda_linear_destroy(device, layer);
 }
 
+/* Threads in any order: each kind of input once. */
+static void test_orders(void **)
+{
+    in_all_orders([] {
+        sqf_random random = {13};
+        for (const char *name : {"W4A8", "W4A(SQ6)", "MXFP4", "NVFP4", "W4A16", "W4A(SQ6);mask=dynamic"}) {
+            sqf_error err;
+            sqf_scheme scheme;
+            require(sqf_scheme_parse(name, &scheme, &err), &err);
+            input_case c = {};
+            c.spec = scheme.activations;
+            c.form = SQF_CUDA_NIBBLES;
+            c.weight_group = scheme.weights.group;
+            c.tokens = 35;
+            c.columns = 300;
+            random_rest(&random, &c);
+            check_case(c);
+        }
+    });
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_named_schemes), cmocka_unit_test(test_random_schemes), cmocka_unit_test(test_long_rows),
-        cmocka_unit_test(test_steps),         cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_steps),         cmocka_unit_test(test_faults),         cmocka_unit_test(test_orders),
     };
     return cmocka_run_group_tests(tests, open_device, close_device);
 }
