@@ -79,7 +79,7 @@ static size_t choose_parts(const sqf_linear_params *params, part parts[SQF_DEVIC
     return count;
 }
 
-/* Activations that the products of FP4 take, which GPUs of capability 12.0 have instructions for. */
+/* Activations that the products of FP4 take, which GPUs of capability 10.0 and 12.0 have instructions for. */
 static bool fits_fp4(const sqf_device *device, const sqf_act_spec *spec)
 {
     const sqf_type types[2] = {spec->low, spec->high};
@@ -90,7 +90,7 @@ static bool fits_fp4(const sqf_device *device, const sqf_act_spec *spec)
             return false;
         }
     }
-    return device->info.major == 12 && device->info.minor == 0;
+    return (device->info.major == 12 || device->info.major == 10) && device->info.minor == 0;
 }
 
 /* High elements of each 64 columns of every segment, where they are as many everywhere; else 0. */

@@ -23,11 +23,11 @@
 
 typedef CUtensorMap cuda_tensor_map;
 
-/* A matrix of bytes in device memory, of which boxes of 128 bytes by `box_rows` rows will be copied, bytes swizzled in
- * shared memory: chunk c (16 bytes) of row r stands at chunk c ^ (r % 8). What lies beyond the matrix reads as 0. Base
- * and pitch are multiples of 16. */
+/* A matrix of bytes in device memory, of which boxes of `box_bytes` (64 or 128) by `box_rows` rows will be copied,
+ * bytes swizzled in shared memory: of rows of 128 bytes chunk c (16 bytes) of row r stands at chunk c ^ (r % 8), of
+ * rows of 64 at c ^ (r / 2 % 4). What lies beyond the matrix reads as 0. Base and pitch are multiples of 16. */
 static inline sqf_status tensor_map_rows(cuda_tensor_map *map, void *base, size_t row_bytes, size_t rows, size_t pitch,
-                                         unsigned box_rows, sqf_error *err)
+                                         unsigned box_bytes, unsigned box_rows, sqf_error *err)
 {
     typedef CUresult encode_function(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
                                      const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave,
@@ -42,18 +42,19 @@ static inline sqf_status tensor_map_rows(cuda_tensor_map *map, void *base, size_
     }
     const cuuint64_t sizes[2] = {row_bytes, rows};
     const cuuint64_t pitches[1] = {pitch};
-    const cuuint32_t box[2] = {128, box_rows}, steps[2] = {1, 1};
+    const cuuint32_t box[2] = {box_bytes, box_rows}, steps[2] = {1, 1};
     const CUresult result = reinterpret_cast<encode_function *>(entry)(
         map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, base, sizes, pitches, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-        CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+        box_bytes == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (result != CUDA_SUCCESS) {
         return sqf_fail(err, SQF_E_SUPPORT, "cuTensorMapEncodeTiled: error %d", (int)result);
     }
     return SQF_OK;
 }
 
-/* The box whose first byte is (x, y) = (byte of a row, row) to shared memory, 1024-byte aligned; brings 128 * box_rows
- * bytes to the barrier, whatever lies beyond the matrix. One thread. */
+/* The box whose first byte is (x, y) = (byte of a row, row) to shared memory, 1024-byte aligned; brings box_bytes *
+ * box_rows bytes to the barrier, whatever lies beyond the matrix. One thread. */
 CUDA_DEVICE void tensor_copy(void *shared, const cuda_tensor_map *map, int x, int y, uint64_t *barrier)
 {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, "

@@ -488,9 +488,9 @@ size_t cuda_linear_bytes(const sqf_cuda_linear *linear)
 /* The first that serves runs. */
 static const cuda_family *family_for(const cuda_product *product)
 {
-    const cuda_family *const families[] = {&cuda_family_decode,  &cuda_family_hopper, &cuda_family_float8,
-                                           &cuda_family_integer, &cuda_family_split,  &cuda_family_half,
-                                           &cuda_family_dense,   &cuda_family_simple};
+    const cuda_family *const families[] = {&cuda_family_decode, &cuda_family_hopper,  &cuda_family_blackwell,
+                                           &cuda_family_float8, &cuda_family_integer, &cuda_family_split,
+                                           &cuda_family_half,   &cuda_family_dense,   &cuda_family_simple};
     for (const cuda_family *family : families) {
         if (family->serves(product)) {
             return family;

@@ -158,9 +158,10 @@ typedef struct cuda_family {
     size_t (*workspace)(const cuda_product *product);
 } cuda_family;
 
-extern const cuda_family cuda_family_decode;  /* gemv.cu: up to 16 tokens, every integer form; A16 too */
-extern const cuda_family cuda_family_hopper;  /* wgmma.cu: sm_90a */
-extern const cuda_family cuda_family_float8;  /* gemm_float8.cu: FP8 sections, sm_89 and later; FP4, sm_120 */
+extern const cuda_family cuda_family_decode;    /* gemv.cu: up to 16 tokens, every integer form; A16 too */
+extern const cuda_family cuda_family_hopper;    /* wgmma.cu: sm_90a */
+extern const cuda_family cuda_family_blackwell; /* blackwell.cu: FP4 and FP8 sections, sm_100a */
+extern const cuda_family cuda_family_float8;    /* gemm_float8.cu: FP8 sections, sm_89 and later; FP4, sm_120 */
 extern const cuda_family cuda_family_integer; /* gemm_integer.cu: mma.sync, INT4/INT8/BF16 sections, sm_80 and later */
 extern const cuda_family cuda_family_split;   /* gemm_split.cu: compact W(SQ), prefill */
 extern const cuda_family cuda_family_half;    /* gemm_half.cu: BF16/FP16 activations with any weights */

@@ -60,7 +60,7 @@ typedef enum sqf_cuda_form {
     SQF_CUDA_FP16,
     SQF_CUDA_FP32,
     SQF_CUDA_FP4 /* fp4 * 2 as BYTES: 0, 1, 2, 3, 4, 6, 8, 12 and their negatives; held as e2m1. For devices of
-                    capability 12.0 and activations of fp4, fp8 and bf16 */
+                    capability 10.0 and 12.0 and activations of fp4, fp8 and bf16 */
 } sqf_cuda_form;
 
 /* Rows `first` .. first + count - 1 of a layer's weights, columns in stored order. Buffers belong to the backend and

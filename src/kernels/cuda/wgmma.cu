@@ -152,7 +152,7 @@ sqf_status wgmma_run(const cuda_product *product, bool grouped, sqf_error *err)
     const size_t stride = product->linear->layout.stride[product->plane];
     cuda_tensor_map tokens;
     SQF_TRY(tensor_map_rows(&tokens, product->input->planes[product->plane].codes, stride, product->input->token_stride,
-                            stride, grouped ? 128 : 256, err));
+                            stride, 2 * WGMMA_STEP, grouped ? 128 : 256, err));
     const unsigned tiles = job.row_blocks * job.token_blocks;
     const unsigned multiprocessors = (unsigned)product->device->info.multiprocessors;
     const wgmma_call call = {product->device->stream,

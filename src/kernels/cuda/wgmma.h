@@ -27,7 +27,6 @@
 
 enum {
     WGMMA_THREADS = 384,
-    WGMMA_STEP = 64,          /* bytes of a token */
     WGMMA_SHARED = 227 * 1024 /* of a block at most */
 };
 

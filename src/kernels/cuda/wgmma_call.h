@@ -5,7 +5,10 @@
 #include "kernels/cuda/instructions_hopper.h"
 #include "kernels/cuda/linear.h"
 
-enum { WGMMA_ROWS = 128 /* of a block */ };
+enum {
+    WGMMA_ROWS = 128, /* of a block */
+    WGMMA_STEP = 64   /* bytes of a token */
+};
 
 /* What a kernel gets. */
 struct wgmma_job {

@@ -20,17 +20,24 @@
 struct cuda_tensor_map {
     const uint8_t *base;
     size_t row_bytes, rows, pitch;
-    unsigned box_rows;
+    unsigned box_bytes, box_rows;
 };
 
 static inline sqf_status tensor_map_rows(cuda_tensor_map *map, void *base, size_t row_bytes, size_t rows, size_t pitch,
-                                         unsigned box_rows, sqf_error *err)
+                                         unsigned box_bytes, unsigned box_rows, sqf_error *err)
 {
     if ((uintptr_t)base % 16 || pitch % 16 || box_rows == 0 || box_rows > 256 || row_bytes == 0 || rows == 0) {
         return sqf_fail(err, SQF_E_SUPPORT, "cuTensorMapEncodeTiled: error %d", 1);
     }
-    *map = cuda_tensor_map{(const uint8_t *)base, row_bytes, rows, pitch, box_rows};
+    *map = cuda_tensor_map{(const uint8_t *)base, row_bytes, rows, pitch, box_bytes, box_rows};
     return SQF_OK;
+}
+
+/* Where a byte of a box of rows of 64 or 128 bytes stands: chunks of 16 bytes change places by address bits 7 and up.
+ */
+static inline size_t emulated_swizzle(unsigned row_bytes, size_t at)
+{
+    return at ^ (at >> 3 & (row_bytes == 64 ? 0x30 : 0x70));
 }
 
 static inline void tensor_copy(void *shared, const cuda_tensor_map *map, int x, int y, uint64_t *barrier)
@@ -41,10 +48,10 @@ static inline void tensor_copy(void *shared, const cuda_tensor_map *map, int x, 
         emulated_fail("tensor_copy: a swizzled box must begin at a multiple of 1024 (and here column %d of 16)", x);
     }
     for (unsigned row = 0; row < map->box_rows; row++) {
-        for (unsigned chunk = 0; chunk < 8; chunk++) {
+        for (unsigned chunk = 0; chunk < map->box_bytes / 16; chunk++) {
             const size_t column = (size_t)x + 16 * chunk;
             const bool inside = column < map->row_bytes && (size_t)y + row < map->rows;
-            emulated_bulk_copy(to + row * 128 + (chunk ^ row % 8) * 16,
+            emulated_bulk_copy(to + emulated_swizzle(map->box_bytes, row * map->box_bytes + chunk * 16),
                                inside ? map->base + ((size_t)y + row) * map->pitch + column : zeros, 16, barrier);
         }
     }
