@@ -81,10 +81,40 @@ static void close_device(sqf_pipeline *pipeline)
     pipeline->device = NULL;
 }
 
+/* What the largest moment takes: the layer in float32 (twice beside the original one), and either the sums over its
+ * inputs or the rounding of its largest matrix. */
+static sqf_status check_memory(const sqf_pipeline *pipeline, sqf_error *err)
+{
+    /* of a weight that is rounded: original, compensated, grid value, mask */
+    const uint64_t weight_bytes = 13, blas_rows = 2048;
+    const sqf_config *config = &pipeline->checkpoint.config;
+    const uint64_t length = pipeline->calibration.length, copies = pipeline->plan.follows_model ? 2 : 1;
+    uint64_t sums = 0, largest = 0, widest = config->hidden, seen = 0;
+    for (int kind = 0; kind < SQF_LINEAR_COUNT; kind++) {
+        size_t rows, columns;
+        sqf_linear_shape(config, (sqf_linear_kind)kind, &rows, &columns);
+        const uint64_t square = (uint64_t)columns * columns * sizeof(float);
+        const uint64_t rounding = 2 * square + (uint64_t)rows * columns * weight_bytes;
+        const uint64_t bit = 1u << sqf_linear_input((sqf_linear_kind)kind);
+        sums += seen & bit ? 0 : square;
+        seen |= bit;
+        largest = rounding > largest ? rounding : largest;
+        widest = columns > widest ? columns : widest;
+    }
+    /* the window itself, and cuBLAS's rows of weights and products (gemm_dense.cu) */
+    const uint64_t buffers = sqf_device_work_bytes(config, length) +
+                             sizeof(float) * (length * config->hidden + blas_rows * (widest + length));
+    const sqf_device_plan plan = {.weights = copies * sizeof(float) * (uint64_t)sqf_layer_weights(config),
+                                  .cache = sqf_device_cache_bytes(config, 1, length, SQF_KV_F32),
+                                  .buffers = buffers + (sums > largest ? sums : largest)};
+    return sqf_device_plan_check(pipeline->context->device, &plan, err);
+}
+
 static sqf_status open_device(sqf_pipeline *pipeline, sqf_error *err)
 {
     const sqf_config *config = &pipeline->checkpoint.config;
     const size_t length = pipeline->calibration.length;
+    SQF_TRY(check_memory(pipeline, err));
     SQF_TRY(SQF_ALLOC(&pipeline->device, 1, "what a device holds", err));
     state *s = pipeline->device;
     s->device = pipeline->context->device;

@@ -53,6 +53,12 @@ expect 0 "*" "" env SQF_EMULATION_SEED=7 "$sqf" quantize "$model" --calib "$cali
     --ignore "re:.*layers\\.[1-3]\\..*" -o again --scheme w-sq5-a8 --device cuda -q
 cmp gpu/model.safetensors again/model.safetensors || complain "a second run gives other bytes"
 
+# 3.1 MB of weights in a layer, more than as much again for its sums or its rounding; said before anything is computed
+expect_error 1 '*cuda:0: needs * MB (weights 3.1, *, buffers *), 6.0 MB are free: * MB short' \
+    env SQF_EMULATION_MEMORY=6000000 "$sqf" quantize "$model" -o none --calib "$calib" --calib-samples 2 \
+    --calib-length 32 --scheme w4a8 --device cuda -q
+[ ! -e none ] || complain "a refusal leaves an output"
+
 # corrections and rotations see the host's copies of what the device computes
 expect 0 "*" "*" "$sqf" quantize "$model" -o corrected --calib "$calib" --calib-samples 2 --calib-length 32 \
     --scheme w4a4 --compensate gptq-model --rotate pca --ignore 're:.*layers\.[1-3]\..*' --device cuda -q
