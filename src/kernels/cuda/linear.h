@@ -71,15 +71,18 @@ typedef struct cuda_input_layout {
 /* A quantized input: buffers of the device. Which fields are in use follows from the layout. */
 typedef struct cuda_plane {
     uint8_t *codes; /* [tokens padded][stride] */
-    float *scales;  /* [scale_count][token_stride]; 0 where all codes of the range are 0. For CUDA_FP16: the power of
-                       two that keeps a token in range; for CUDA_BF16 and CUDA_FP32 units not read (1) */
+    float *scales;  /* [scale_count][token_stride] what a code is multiplied with; 0 where all codes of the range are
+                       0. CUDA_FP16: of float activations the power of two that brings the largest of a token to
+                       2^14..2^15, of fp16 1, of e5m2 their scale. CUDA_BF16 and CUDA_FP32: not read (1) */
     int32_t *zeros; /* the same shape: codes that stand for 0; NULL without zero points */
 } cuda_plane;
 
 struct sqf_cuda_input {
     const cuda_input_layout *layout; /* of the layer that it was prepared for */
     size_t tokens, token_stride;     /* token_stride: floats from one row of scales to the next, multiple of
-                                        CUDA_TOKEN_PAD; tokens beyond `tokens` have codes and scales 0 up to it */
+                                        CUDA_TOKEN_PAD; tokens beyond `tokens` have codes and scales 0 up to it,
+                                        with 16 tokens or fewer up to 16: behind is what may be read and means
+                                        nothing */
     cuda_plane planes[CUDA_PLANES];
     void *memory;
     size_t memory_bytes;
