@@ -79,18 +79,20 @@ static size_t choose_parts(const sqf_linear_params *params, part parts[SQF_DEVIC
     return count;
 }
 
-/* Activations that the products of FP4 take, which GPUs of capability 10.0 and 12.0 have instructions for. */
+/* Activations that the products of FP4 take, which GPUs of capability 10.0 and 12.0 have instructions for: the latter
+ * beside a high part of bfloat16 too. */
 static bool fits_fp4(const sqf_device *device, const sqf_act_spec *spec)
 {
     const sqf_type types[2] = {spec->low, spec->high};
+    const int major = device->info.major;
     for (int i = 0; i < 2; i++) {
         const bool used = i == 0 || sqf_act_spec_is_split(spec);
         if (used && types[i] != SQF_TYPE_FP4 && types[i] != SQF_TYPE_FP8 && types[i] != SQF_TYPE_FP6_E3M2 &&
-            types[i] != SQF_TYPE_BF16) {
+            (types[i] != SQF_TYPE_BF16 || major != 12)) {
             return false;
         }
     }
-    return (device->info.major == 12 || device->info.major == 10) && device->info.minor == 0;
+    return (major == 12 || major == 10) && device->info.minor == 0;
 }
 
 /* High elements of each 64 columns of every segment, where they are as many everywhere; else 0. */
