@@ -18,6 +18,7 @@ enum {
     UNIT_OCTETS = CUDA_UNIT / OCTET,
     FEW_TOKENS = 32,    /* so few tokens leave processors idle: as many threads for each as there is work for */
     MANY_THREADS = 256, /* threads of a block with more */
+    FEW_BLOCKS = 3,     /* fewer blocks of so many threads leave a multiprocessor idle */
     PADDED_FEW = 16,    /* padding of an input of so few tokens or fewer: what decoding kernels read */
     BLOCKS_PER_PROCESSOR = 8
 };
@@ -614,7 +615,9 @@ static sqf_status launch(sqf_cuda_device *device, row_job *job, sqf_error *err)
     }
     const unsigned octets = (job->steps.columns + OCTET - 1) / OCTET;
     const unsigned units = job->units * UNIT_OCTETS > octets ? job->units * UNIT_OCTETS : octets;
-    const bool few = job->tokens <= FEW_TOKENS, dynamic = job->bank > 0;
+    /* long rows: few blocks share a multiprocessor's memory */
+    const bool few = job->tokens <= FEW_TOKENS || FEW_BLOCKS * shared > device->info.shared_bytes;
+    const bool dynamic = job->bank > 0;
     const unsigned wanted = (units + 31) / 32 * 32;
     const unsigned threads = !few ? (unsigned)MANY_THREADS : wanted < 1024 ? wanted : 1024;
     void (*const kernel)(row_job) =
