@@ -7,7 +7,10 @@
  *
  *   F16   mma of fp16. A row of queries is divided by a power of two so that its largest element is in 1..2, which
  *         keeps any finite query within fp16; the power comes back with the scale. Weights are times 2^15: with the
- *         sum in float32, those down to 2^-29 of the largest are rounded as normal numbers.
+ *         sum in float32, those down to 2^-29 of the largest are rounded as normal numbers. Queries and weights are
+ *         fp16 in `parts` parts: one, and what rounding to 11 bits costs shows (5e-4 of a head's size in the mean for
+ *         scores of size 1, 1e-3 for those of size 8), or two, and 22 bits are as good as float32 (1e-6) for twice the
+ *         matrix instructions. Decode has two, because its time is that of reading the cache; prefill has one.
  *   INT8  codes become fp16 exactly. Scales of keys are factors of the scores, those of values of the weights, divided
  *         by a power of two (`unit`) that bounds those seen so far.
  *   F32   tf32 in three products, (a + b)(c + d) without b d, a and c the upper 11 bits: relative error about 2^-21.
@@ -99,6 +102,13 @@ CUDA_DEVICE void split_float(uint32_t x, uint32_t *high, uint32_t *low)
     *low = __float_as_uint(__uint_as_float(x) - __uint_as_float(*high));
 }
 
+/* Two floats as fp16, and what is left of them. */
+CUDA_DEVICE void split_pair(float a, float b, uint32_t *high, uint32_t *low)
+{
+    *high = pack_halves(a, b);
+    *low = pack_halves(a - half_to_float((uint16_t)*high), b - half_to_float((uint16_t)(*high >> 16)));
+}
+
 /* Two of the four codes (int8, their sign bits inverted) as fp16: bytes `first` and `second` become 1024 + code + 128.
  */
 template <int first, int second> CUDA_DEVICE uint32_t halves_of_codes(uint32_t inverted)
@@ -108,28 +118,29 @@ template <int first, int second> CUDA_DEVICE uint32_t halves_of_codes(uint32_t i
 
 /* The rows of one warp: `tiles` tiles of 16. Invariant after each tile of keys: sums and totals are those of all keys
  * seen so far with the weights 2^(score - largest), times what the type adds (see above). */
-template <sqf_kv_type type, int dim, int tiles> struct attention_rows {
+template <sqf_kv_type type, int dim, int tiles, int parts> struct attention_rows {
     static constexpr int depth = type == SQF_KV_F32 ? 8 : 16; /* of a matrix instruction */
     static constexpr int steps = dim / depth;
     static constexpr bool kept =
-        dim <= (type == SQF_KV_F32 ? 96 : 128);                        /* queries in registers, else in shared memory */
-    static constexpr int query_bytes = kept ? 0 : tiles * steps * 512; /* [tiles][steps][lanes][16] */
+        dim <= (type == SQF_KV_F32 ? 96 : 128); /* queries in registers, else in shared memory */
+    static constexpr int operands = steps * parts;
+    static constexpr int query_bytes = kept ? 0 : tiles * operands * 512; /* [tiles][steps][parts][lanes][16] */
 
-    uint32_t query[kept ? tiles : 1][kept ? steps : 1][4];
+    uint32_t query[kept ? tiles : 1][kept ? operands : 1][4];
     const uint4 *query_shared;
     float sum[tiles][dim / 8][4];
     float factor[tiles][2], largest[tiles][2], total[tiles][2];
     float unit; /* INT8: values' scales are divided by it */
 
-    __device__ __forceinline__ void operand(int m, int step, int lane, uint32_t a[4]) const
+    __device__ __forceinline__ void operand(int m, int index, int lane, uint32_t a[4]) const
     {
         if (kept) {
             CUDA_UNROLL
             for (int i = 0; i < 4; i++) {
-                a[i] = query[kept ? m : 0][kept ? step : 0][i];
+                a[i] = query[kept ? m : 0][kept ? index : 0][i];
             }
         } else {
-            const uint4 v = query_shared[(m * steps + step) * 32 + lane];
+            const uint4 v = query_shared[(m * operands + index) * 32 + lane];
             a[0] = v.x, a[1] = v.y, a[2] = v.z, a[3] = v.w;
         }
     }
@@ -147,11 +158,11 @@ CUDA_DEVICE float power_below(float x, float *inverse)
 /* Queries of the rows g and g + 8 of tile m, [head_dim] each in global memory, as operands. `shared`: query_bytes,
  * written if `writes` (warps of the same rows share them, and meet before they read). factor: of the scores, log2(e)
  * included. */
-template <sqf_kv_type type, int dim, int tiles>
-CUDA_DEVICE void attention_begin(attention_rows<type, dim, tiles> &rows, int m, const float *const from[2],
+template <sqf_kv_type type, int dim, int tiles, int parts>
+CUDA_DEVICE void attention_begin(attention_rows<type, dim, tiles, parts> &rows, int m, const float *const from[2],
                                  int head_dim, float factor, uint4 *shared, bool writes, int lane)
 {
-    typedef attention_rows<type, dim, tiles> shape;
+    typedef attention_rows<type, dim, tiles, parts> shape;
     const int t = lane % 4;
     float scale[2] = {1.0f, 1.0f};
     rows.query_shared = shared;
@@ -192,28 +203,26 @@ CUDA_DEVICE void attention_begin(attention_rows<type, dim, tiles> &rows, int m, 
             x[h][0] = a.x * scale[h], x[h][1] = a.y * scale[h], x[h][2] = b.x * scale[h], x[h][3] = b.y * scale[h];
         }
         uint32_t a[2][4];
-        if (type == SQF_KV_F32) {
-            CUDA_UNROLL
-            for (int i = 0; i < 4; i++) {
+        CUDA_UNROLL
+        for (int i = 0; i < 4; i++) {
+            if (type == SQF_KV_F32) {
                 a[0][i] = __float_as_uint(x[i % 2][i / 2]);
                 a[1][i] = __float_as_uint(x[i % 2][2 + i / 2]);
-            }
-        } else {
-            CUDA_UNROLL
-            for (int i = 0; i < 4; i++) {
-                a[0][i] = pack_halves(x[i % 2][i / 2 * 2], x[i % 2][i / 2 * 2 + 1]);
+            } else {
+                split_pair(x[i % 2][i / 2 * 2], x[i % 2][i / 2 * 2 + 1], &a[0][i], &a[1][i]);
             }
         }
+        constexpr int count = 16 / shape::depth * parts;
         CUDA_UNROLL
-        for (int s = 0; s < 16 / shape::depth; s++) {
-            const int step = chunk * (16 / shape::depth) + s;
+        for (int s = 0; s < count; s++) {
+            const int index = chunk * count + s;
             if (shape::kept) {
                 CUDA_UNROLL
                 for (int i = 0; i < 4; i++) {
-                    rows.query[shape::kept ? m : 0][shape::kept ? step : 0][i] = a[s][i];
+                    rows.query[shape::kept ? m : 0][shape::kept ? index : 0][i] = a[s][i];
                 }
             } else if (writes) {
-                shared[(m * shape::steps + step) * 32 + lane] = make_uint4(a[s][0], a[s][1], a[s][2], a[s][3]);
+                shared[(m * shape::operands + index) * 32 + lane] = make_uint4(a[s][0], a[s][1], a[s][2], a[s][3]);
             }
         }
     }
@@ -221,44 +230,44 @@ CUDA_DEVICE void attention_begin(attention_rows<type, dim, tiles> &rows, int m, 
 
 /* ---- scores ---- */
 
-template <int dim, int keys, int tiles>
-CUDA_DEVICE void scores_f16(const attention_rows<SQF_KV_F16, dim, tiles> &rows, const uint8_t *tile,
+template <int dim, int keys, int tiles, int parts>
+CUDA_DEVICE void scores_f16(const attention_rows<SQF_KV_F16, dim, tiles, parts> &rows, const uint8_t *tile,
                             float s[tiles][keys / 8][4], int lane)
 {
     const uint8_t *from =
         tile + (lane / 16 * 8 + lane % 8) * attention_tile<SQF_KV_F16, dim, keys>::key_stride + lane / 8 % 2 * 16;
     CUDA_UNROLL
     for (int step = 0; step < dim / 16; step++) {
-        uint32_t a[tiles][4];
+        uint32_t a[tiles * parts][4]; /* the small parts last, and added first */
         CUDA_UNROLL
-        for (int m = 0; m < tiles; m++) {
-            rows.operand(m, step, lane, a[m]);
+        for (int i = 0; i < tiles * parts; i++) {
+            rows.operand(i % tiles, step * parts + i / tiles, lane, a[i]);
         }
         CUDA_UNROLL
         for (int n = 0; n < keys / 8; n += 2) {
             uint32_t b[4];
             load_matrix_x4(b, from + n * 8 * attention_tile<SQF_KV_F16, dim, keys>::key_stride + step * 32);
             CUDA_UNROLL
-            for (int m = 0; m < tiles; m++) {
-                mma_fp16(s[m][n], a[m], b);
-                mma_fp16(s[m][n + 1], a[m], b + 2);
+            for (int i = tiles * parts - 1; i >= 0; i--) {
+                mma_fp16(s[i % tiles][n], a[i], b);
+                mma_fp16(s[i % tiles][n + 1], a[i], b + 2);
             }
         }
     }
 }
 
 /* A register of ldmatrix holds four codes of one key: elements 4t..4t+3 of 16. */
-template <int dim, int keys, int tiles>
-CUDA_DEVICE void scores_int8(const attention_rows<SQF_KV_INT8, dim, tiles> &rows, const uint8_t *tile,
+template <int dim, int keys, int tiles, int parts>
+CUDA_DEVICE void scores_int8(const attention_rows<SQF_KV_INT8, dim, tiles, parts> &rows, const uint8_t *tile,
                              float s[tiles][keys / 8][4], int lane)
 {
     typedef attention_tile<SQF_KV_INT8, dim, keys> shape;
     CUDA_UNROLL
     for (int step = 0; step < dim / 16; step++) {
-        uint32_t a[tiles][4];
+        uint32_t a[tiles * parts][4]; /* the small parts last, and added first */
         CUDA_UNROLL
-        for (int m = 0; m < tiles; m++) {
-            rows.operand(m, step, lane, a[m]);
+        for (int i = 0; i < tiles * parts; i++) {
+            rows.operand(i % tiles, step * parts + i / tiles, lane, a[i]);
         }
         CUDA_UNROLL
         for (int n = 0; n < keys / 8; n += 4) {
@@ -269,8 +278,8 @@ CUDA_DEVICE void scores_int8(const attention_rows<SQF_KV_INT8, dim, tiles> &rows
                 const uint32_t inverted = codes[i] ^ 0x80808080u;
                 const uint32_t b[2] = {halves_of_codes<0, 1>(inverted), halves_of_codes<2, 3>(inverted)};
                 CUDA_UNROLL
-                for (int m = 0; m < tiles; m++) {
-                    mma_fp16(s[m][n + i], a[m], b);
+                for (int j = tiles * parts - 1; j >= 0; j--) {
+                    mma_fp16(s[j % tiles][n + i], a[j], b);
                 }
             }
         }
@@ -298,8 +307,8 @@ CUDA_DEVICE void mma_split(float c[4], const uint32_t high[4], const uint32_t lo
 }
 
 /* A 16-byte load gives a lane elements 4t..4t+3 of 16, two steps of depth 8. */
-template <int dim, int keys, int tiles>
-CUDA_DEVICE void scores_f32(const attention_rows<SQF_KV_F32, dim, tiles> &rows, const uint8_t *tile,
+template <int dim, int keys, int tiles, int parts>
+CUDA_DEVICE void scores_f32(const attention_rows<SQF_KV_F32, dim, tiles, parts> &rows, const uint8_t *tile,
                             float s[tiles][keys / 8][4], int lane)
 {
     const uint8_t *from = tile + lane / 4 * attention_tile<SQF_KV_F32, dim, keys>::key_stride + lane % 4 * 16;
@@ -346,8 +355,9 @@ CUDA_DEVICE void attention_hide(float s[keys / 8][4], const attention_span span[
 }
 
 /* Scores of the tile m become weights; shrink: what the sums so far are multiplied with. */
-template <sqf_kv_type type, int dim, int tiles, int keys>
-CUDA_DEVICE void attention_weigh(attention_rows<type, dim, tiles> &rows, int m, float s[keys / 8][4], float shrink[2])
+template <sqf_kv_type type, int dim, int tiles, int parts, int keys>
+CUDA_DEVICE void attention_weigh(attention_rows<type, dim, tiles, parts> &rows, int m, float s[keys / 8][4],
+                                 float shrink[2])
 {
     CUDA_UNROLL
     for (int h = 0; h < 2; h++) {
@@ -378,8 +388,8 @@ CUDA_DEVICE void attention_weigh(attention_rows<type, dim, tiles> &rows, int m, 
 
 /* INT8: raises the unit to above all scales of the tile's values; what the sums are multiplied with for it, and the
  * inverse of the unit. */
-template <int dim, int keys, int tiles>
-CUDA_DEVICE float raise_unit(attention_rows<SQF_KV_INT8, dim, tiles> &rows, const float *scales, float *inverse,
+template <int dim, int keys, int tiles, int parts>
+CUDA_DEVICE float raise_unit(attention_rows<SQF_KV_INT8, dim, tiles, parts> &rows, const float *scales, float *inverse,
                              int lane)
 {
     float most = 0.0f;
@@ -399,18 +409,22 @@ CUDA_DEVICE float raise_unit(attention_rows<SQF_KV_INT8, dim, tiles> &rows, cons
 
 /* ---- weighted values ---- */
 
-template <int dim, int keys, int tiles>
-CUDA_DEVICE void values_f16(attention_rows<SQF_KV_F16, dim, tiles> &rows, const uint8_t *values,
+template <int dim, int keys, int tiles, int parts>
+CUDA_DEVICE void values_f16(attention_rows<SQF_KV_F16, dim, tiles, parts> &rows, const uint8_t *values,
                             float s[tiles][keys / 8][4], int lane)
 {
     const uint8_t *from = values + lane % 16 * attention_tile<SQF_KV_F16, dim, keys>::value_stride + lane / 16 * 16;
     CUDA_UNROLL
     for (int step = 0; step < keys / 16; step++) {
-        uint32_t a[tiles][4];
+        uint32_t a[tiles * parts][4];
         CUDA_UNROLL
         for (int i = 0; i < 4 * tiles; i++) {
             const float *weights = s[i / 4][2 * step + i % 4 / 2] + i % 2 * 2;
-            a[i / 4][i % 4] = pack_halves(weights[0], weights[1]);
+            if (parts == 2) {
+                split_pair(weights[0], weights[1], &a[i / 4][i % 4], &a[(parts - 1) * tiles + i / 4][i % 4]);
+            } else {
+                a[i / 4][i % 4] = pack_halves(weights[0], weights[1]);
+            }
         }
         CUDA_UNROLL
         for (int n = 0; n < dim / 8; n += 2) {
@@ -418,9 +432,9 @@ CUDA_DEVICE void values_f16(attention_rows<SQF_KV_F16, dim, tiles> &rows, const 
             load_matrix_x4_transposed(b,
                                       from + step * 16 * attention_tile<SQF_KV_F16, dim, keys>::value_stride + n * 16);
             CUDA_UNROLL
-            for (int m = 0; m < tiles; m++) {
-                mma_fp16(rows.sum[m][n], a[m], b);
-                mma_fp16(rows.sum[m][n + 1], a[m], b + 2);
+            for (int i = tiles * parts - 1; i >= 0; i--) {
+                mma_fp16(rows.sum[i % tiles][n], a[i], b);
+                mma_fp16(rows.sum[i % tiles][n + 1], a[i], b + 2);
             }
         }
     }
@@ -428,18 +442,22 @@ CUDA_DEVICE void values_f16(attention_rows<SQF_KV_F16, dim, tiles> &rows, const 
 
 /* A register of the transposing ldmatrix holds elements 2g, 2g + 1 of keys 2t and 2t + 1: of every 16 elements of a
  * head the even ones are columns of one matrix instruction, the odd ones of another. */
-template <int dim, int keys, int tiles>
-CUDA_DEVICE void values_int8(attention_rows<SQF_KV_INT8, dim, tiles> &rows, const uint8_t *values,
+template <int dim, int keys, int tiles, int parts>
+CUDA_DEVICE void values_int8(attention_rows<SQF_KV_INT8, dim, tiles, parts> &rows, const uint8_t *values,
                              float s[tiles][keys / 8][4], int lane)
 {
     const uint8_t *from = values + lane % 16 * attention_tile<SQF_KV_INT8, dim, keys>::value_stride + lane / 16 * 16;
     CUDA_UNROLL
     for (int step = 0; step < keys / 16; step++) {
-        uint32_t a[tiles][4];
+        uint32_t a[tiles * parts][4];
         CUDA_UNROLL
         for (int i = 0; i < 4 * tiles; i++) {
             const float *weights = s[i / 4][2 * step + i % 4 / 2] + i % 2 * 2;
-            a[i / 4][i % 4] = pack_halves(weights[0], weights[1]);
+            if (parts == 2) {
+                split_pair(weights[0], weights[1], &a[i / 4][i % 4], &a[(parts - 1) * tiles + i / 4][i % 4]);
+            } else {
+                a[i / 4][i % 4] = pack_halves(weights[0], weights[1]);
+            }
         }
         CUDA_UNROLL
         for (int n = 0; n < dim / 16; n += 2) {
@@ -452,9 +470,9 @@ CUDA_DEVICE void values_int8(attention_rows<SQF_KV_INT8, dim, tiles> &rows, cons
                 const uint32_t even[2] = {halves_of_codes<0, 2>(low), halves_of_codes<0, 2>(high)};
                 const uint32_t odd[2] = {halves_of_codes<1, 3>(low), halves_of_codes<1, 3>(high)};
                 CUDA_UNROLL
-                for (int m = 0; m < tiles; m++) {
-                    mma_fp16(rows.sum[m][2 * (n + i)], a[m], even);
-                    mma_fp16(rows.sum[m][2 * (n + i) + 1], a[m], odd);
+                for (int j = tiles * parts - 1; j >= 0; j--) {
+                    mma_fp16(rows.sum[j % tiles][2 * (n + i)], a[j], even);
+                    mma_fp16(rows.sum[j % tiles][2 * (n + i) + 1], a[j], odd);
                 }
             }
         }
@@ -462,8 +480,8 @@ CUDA_DEVICE void values_int8(attention_rows<SQF_KV_INT8, dim, tiles> &rows, cons
 }
 
 /* The depth is a sum: keys 2t and 2t + 1, which a lane's weights belong to, stand at t and t + 4 of it. */
-template <int dim, int keys, int tiles>
-CUDA_DEVICE void values_f32(attention_rows<SQF_KV_F32, dim, tiles> &rows, const uint8_t *values,
+template <int dim, int keys, int tiles, int parts>
+CUDA_DEVICE void values_f32(attention_rows<SQF_KV_F32, dim, tiles, parts> &rows, const uint8_t *values,
                             float s[tiles][keys / 8][4], int lane)
 {
     constexpr int stride = attention_tile<SQF_KV_F32, dim, keys>::value_stride;
@@ -491,8 +509,8 @@ CUDA_DEVICE void values_f32(attention_rows<SQF_KV_F32, dim, tiles> &rows, const 
 /* ---- a tile ---- */
 
 /* All rows of the warp over one tile of keys at position `begin`. hidden: some of them are not seen by some row. */
-template <sqf_kv_type type, int dim, int keys, int tiles>
-CUDA_DEVICE void attention_step(attention_rows<type, dim, tiles> &rows, const uint8_t *tile,
+template <sqf_kv_type type, int dim, int keys, int tiles, int parts>
+CUDA_DEVICE void attention_step(attention_rows<type, dim, tiles, parts> &rows, const uint8_t *tile,
                                 const attention_span span[tiles][2], int begin, bool hidden, int lane)
 {
     typedef attention_tile<type, dim, keys> shape;
@@ -502,11 +520,11 @@ CUDA_DEVICE void attention_step(attention_rows<type, dim, tiles> &rows, const ui
         s[i / (keys / 2)][i / 4 % (keys / 8)][i % 4] = 0.0f;
     }
     if constexpr (type == SQF_KV_F16) {
-        scores_f16<dim, keys, tiles>(rows, tile, s, lane);
+        scores_f16<dim, keys, tiles, parts>(rows, tile, s, lane);
     } else if constexpr (type == SQF_KV_INT8) {
-        scores_int8<dim, keys, tiles>(rows, tile, s, lane);
+        scores_int8<dim, keys, tiles, parts>(rows, tile, s, lane);
     } else {
-        scores_f32<dim, keys, tiles>(rows, tile, s, lane);
+        scores_f32<dim, keys, tiles, parts>(rows, tile, s, lane);
     }
     bool change = false;
     CUDA_UNROLL
@@ -514,12 +532,12 @@ CUDA_DEVICE void attention_step(attention_rows<type, dim, tiles> &rows, const ui
         if (hidden) {
             attention_hide<keys>(s[m], span[m], begin, lane);
         }
-        attention_weigh<type, dim, tiles, keys>(rows, m, s[m], shrink[m]);
+        attention_weigh<type, dim, tiles, parts, keys>(rows, m, s[m], shrink[m]);
     }
     if constexpr (type == SQF_KV_INT8) {
         const float *scales = (const float *)(tile + shape::scales) + keys;
         float inverse;
-        const float raised = raise_unit<dim, keys, tiles>(rows, scales, &inverse, lane);
+        const float raised = raise_unit<dim, keys, tiles, parts>(rows, scales, &inverse, lane);
         CUDA_UNROLL
         for (int m = 0; m < tiles; m++) {
             shrink[m][0] *= raised, shrink[m][1] *= raised;
@@ -543,16 +561,17 @@ CUDA_DEVICE void attention_step(attention_rows<type, dim, tiles> &rows, const ui
         }
     }
     if constexpr (type == SQF_KV_F16) {
-        values_f16<dim, keys, tiles>(rows, tile + shape::values, s, lane);
+        values_f16<dim, keys, tiles, parts>(rows, tile + shape::values, s, lane);
     } else if constexpr (type == SQF_KV_INT8) {
-        values_int8<dim, keys, tiles>(rows, tile + shape::values, s, lane);
+        values_int8<dim, keys, tiles, parts>(rows, tile + shape::values, s, lane);
     } else {
-        values_f32<dim, keys, tiles>(rows, tile + shape::values, s, lane);
+        values_f32<dim, keys, tiles, parts>(rows, tile + shape::values, s, lane);
     }
 }
 
 /* Totals of whole rows, in every lane that holds a part. */
-template <sqf_kv_type type, int dim, int tiles> CUDA_DEVICE void attention_total(attention_rows<type, dim, tiles> &rows)
+template <sqf_kv_type type, int dim, int tiles, int parts>
+CUDA_DEVICE void attention_total(attention_rows<type, dim, tiles, parts> &rows)
 {
     CUDA_UNROLL
     for (int i = 0; i < 2 * tiles; i++) {
@@ -564,9 +583,9 @@ template <sqf_kv_type type, int dim, int tiles> CUDA_DEVICE void attention_total
 }
 
 /* Sums of row g + 8h of tile m, times `factor`, to the head's elements at `to`. */
-template <sqf_kv_type type, int dim, int tiles>
-CUDA_DEVICE void attention_store(const attention_rows<type, dim, tiles> &rows, int m, int h, float factor, float *to,
-                                 int head_dim, int lane)
+template <sqf_kv_type type, int dim, int tiles, int parts>
+CUDA_DEVICE void attention_store(const attention_rows<type, dim, tiles, parts> &rows, int m, int h, float factor,
+                                 float *to, int head_dim, int lane)
 {
     const int t = lane % 4;
     CUDA_UNROLL

@@ -27,6 +27,8 @@ template <sqf_kv_type type, int dim> struct attention_config {
                                                               : dim <= 128 ? 16
                                                                            : 8)
                                                            : (dim <= 128 ? 64 : 32);
+    static constexpr int prefill_parts = 1;
+    static constexpr int decode_parts = type == SQF_KV_F32 ? 1 : 2;
     static constexpr int decode_warps = dim <= 128 ? 4 : 2;
     static constexpr int decode_keys = type == SQF_KV_F32 ? 8 : type == SQF_KV_F16 ? 16 : 32;
 };
@@ -48,8 +50,8 @@ template <sqf_kv_type type> CUDA_DEVICE attention_source source_of(const attenti
 
 /* Rows `row`.. of a sequence's key head in one warp: their queries, and what each sees. Rows from `count` on repeat the
  * last. */
-template <sqf_kv_type type, int dim, int tiles>
-CUDA_DEVICE void begin_rows(attention_rows<type, dim, tiles> &rows, const attention_job &job,
+template <sqf_kv_type type, int dim, int tiles, int parts>
+CUDA_DEVICE void begin_rows(attention_rows<type, dim, tiles, parts> &rows, const attention_job &job,
                             const sequence_rows &sequence, int head, int row, uint4 *shared, bool writes,
                             attention_span span[tiles][2], int lane)
 {
@@ -64,7 +66,7 @@ CUDA_DEVICE void begin_rows(attention_rows<type, dim, tiles> &rows, const attent
                                       (size_t)job.head_dim;
             span[m][h] = span_of(job, token);
         }
-        attention_begin<type, dim, tiles>(rows, m, from, job.head_dim, job.factor, shared, writes, lane);
+        attention_begin<type, dim, tiles, parts>(rows, m, from, job.head_dim, job.factor, shared, writes, lane);
     }
 }
 
@@ -86,6 +88,7 @@ __global__ void __launch_bounds__(attention_config<type, dim>::prefill_warps * 3
 {
     typedef attention_config<type, dim> config;
     constexpr int tiles = config::tiles, warps = config::prefill_warps, keys = config::prefill_keys;
+    constexpr int parts = config::prefill_parts;
     constexpr int warp_rows = 16 * tiles, stage = attention_tile<type, dim, keys>::bytes;
     CUDA_SHARED(shared);
     const sequence_rows sequence = rows_of_sequence(job, (int)blockIdx.z);
@@ -103,11 +106,11 @@ __global__ void __launch_bounds__(attention_config<type, dim>::prefill_warps * 3
     int at = range.some.first / keys * keys;
     attention_copy<type, dim, keys, warps * 32>(shared, source, at, end, (int)threadIdx.x);
     async_commit();
-    attention_rows<type, dim, tiles> rows;
+    attention_rows<type, dim, tiles, parts> rows;
     attention_span span[tiles][2];
-    begin_rows<type, dim, tiles>(rows, job, sequence, head, row,
-                                 (uint4 *)(shared + 2 * stage + warp * attention_rows<type, dim, tiles>::query_bytes),
-                                 true, span, lane);
+    begin_rows<type, dim, tiles, parts>(
+        rows, job, sequence, head, row,
+        (uint4 *)(shared + 2 * stage + warp * attention_rows<type, dim, tiles, parts>::query_bytes), true, span, lane);
     for (int turn = 0; at < end; at += keys, turn ^= 1) {
         async_wait<0>();
         __syncthreads(); /* the tile is here, and nobody reads the one before */
@@ -118,17 +121,17 @@ __global__ void __launch_bounds__(attention_config<type, dim>::prefill_warps * 3
         async_commit();
         if (row < sequence.rows && at <= mine.some.last && at + keys > mine.some.first) {
             const bool hidden = at < mine.all.first || at + keys - 1 > mine.all.last;
-            attention_step<type, dim, keys, tiles>(rows, shared + turn * stage, span, at, hidden, lane);
+            attention_step<type, dim, keys, tiles, parts>(rows, shared + turn * stage, span, at, hidden, lane);
         }
     }
-    attention_total<type, dim, tiles>(rows);
+    attention_total<type, dim, tiles, parts>(rows);
     CUDA_UNROLL
     for (int i = 0; i < 2 * tiles; i++) {
         const int own = row + i * 8 + lane / 4;
         if (own < sequence.rows) {
-            attention_store<type, dim, tiles>(rows, i / 2, i % 2,
-                                              (type == SQF_KV_INT8 ? rows.unit : 1.0f) / rows.total[i / 2][i % 2],
-                                              output_of(job, sequence, head, own), job.head_dim, lane);
+            attention_store<type, dim, tiles, parts>(
+                rows, i / 2, i % 2, (type == SQF_KV_INT8 ? rows.unit : 1.0f) / rows.total[i / 2][i % 2],
+                output_of(job, sequence, head, own), job.head_dim, lane);
         }
     }
 }
@@ -180,6 +183,7 @@ __global__ void __launch_bounds__(attention_config<type, dim>::decode_warps * 32
 {
     typedef attention_config<type, dim> config;
     constexpr int warps = config::decode_warps, keys = config::decode_keys;
+    constexpr int parts = config::decode_parts;
     constexpr int stage = attention_tile<type, dim, keys>::bytes;
     CUDA_SHARED(shared);
     const sequence_rows sequence = rows_of_sequence(job, (int)blockIdx.z);
@@ -202,11 +206,11 @@ __global__ void __launch_bounds__(attention_config<type, dim>::decode_warps * 32
         attention_copy<type, dim, keys, 32>(stages, source, at, end, lane);
     }
     async_commit();
-    attention_rows<type, dim, 1> rows;
+    attention_rows<type, dim, 1, parts> rows;
     attention_span span[1][2];
-    begin_rows<type, dim, 1>(rows, job, sequence, head, row, (uint4 *)(shared + warps * 2 * stage), warp == 0, span,
-                             lane);
-    if (!attention_rows<type, dim, 1>::kept) {
+    begin_rows<type, dim, 1, parts>(rows, job, sequence, head, row, (uint4 *)(shared + warps * 2 * stage), warp == 0,
+                                    span, lane);
+    if (!attention_rows<type, dim, 1, parts>::kept) {
         __syncthreads(); /* the queries are there */
     }
     for (int turn = 0; at < end; at += warps * keys, turn ^= 1) {
@@ -217,10 +221,10 @@ __global__ void __launch_bounds__(attention_config<type, dim>::decode_warps * 32
         async_wait<1>();
         __syncwarp();
         const bool hidden = at < mine.all.first || at + keys - 1 > mine.all.last;
-        attention_step<type, dim, keys, 1>(rows, stages + turn * stage, span, at, hidden, lane);
+        attention_step<type, dim, keys, 1, parts>(rows, stages + turn * stage, span, at, hidden, lane);
         __syncwarp(); /* the stage is read */
     }
-    attention_total<type, dim, 1>(rows);
+    attention_total<type, dim, 1, parts>(rows);
     __syncthreads();
     float *largest = (float *)shared, *totals = largest + warps * 16, *sums = totals + warps * 16;
     for (int h = 0; h < 2; h++) {
@@ -229,7 +233,8 @@ __global__ void __launch_bounds__(attention_config<type, dim>::decode_warps * 32
             largest[slot] = rows.largest[0][h];
             totals[slot] = rows.total[0][h];
         }
-        attention_store<type, dim, 1>(rows, 0, h, type == SQF_KV_INT8 ? rows.unit : 1.0f, sums + slot * dim, dim, lane);
+        attention_store<type, dim, 1, parts>(rows, 0, h, type == SQF_KV_INT8 ? rows.unit : 1.0f, sums + slot * dim, dim,
+                                             lane);
     }
     __syncthreads();
     merge_warps<dim, warps>(job, sequence, head, row, shared);
@@ -243,7 +248,7 @@ cudaError_t launch_attention(cudaStream_t stream, const attention_job &job, cons
     if (grid.splits > 0) {
         constexpr int warps = config::decode_warps;
         constexpr size_t stages = 2 * attention_tile<type, dim, config::decode_keys>::bytes;
-        constexpr size_t bytes = warps * stages + attention_rows<type, dim, 1>::query_bytes;
+        constexpr size_t bytes = warps * stages + attention_rows<type, dim, 1, config::decode_parts>::query_bytes;
         constexpr size_t merge = warps * 16 * (2 + dim) * sizeof(float);
         return cuda_launch(stream, attention_decode<type, dim>,
                            dim3(grid.splits, (grid.rows + 15) / 16 * (unsigned)job.kv_heads, grid.sequences),
@@ -251,7 +256,8 @@ cudaError_t launch_attention(cudaStream_t stream, const attention_job &job, cons
     }
     constexpr int warps = config::prefill_warps, rows = warps * 16 * config::tiles;
     constexpr size_t stages = 2 * attention_tile<type, dim, config::prefill_keys>::bytes;
-    constexpr size_t bytes = stages + warps * attention_rows<type, dim, config::tiles>::query_bytes;
+    constexpr size_t bytes =
+        stages + warps * attention_rows<type, dim, config::tiles, config::prefill_parts>::query_bytes;
     return cuda_launch(stream, attention_prefill<type, dim>,
                        dim3((grid.rows + rows - 1) / rows, (unsigned)job.kv_heads, grid.sequences), dim3(warps * 32),
                        bytes, job);
