@@ -7,10 +7,10 @@
 
 #include "emulated.hpp"
 
-#pragma GCC diagnostic ignored "-Wunknown-pragmas"
-#include "kernels/cuda/gemm_integer.h"
+#include "kernels/cuda/gemm_integer_job.h"
 #include "kernels/cuda/operations.h"
 #include "kernels/cuda/pack.h"
+#include "kernels/cuda/swizzle.h"
 
 extern "C" {
 #include <cmocka.h>
