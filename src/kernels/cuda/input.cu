@@ -459,9 +459,13 @@ __global__ void __launch_bounds__(128) dequantize_kernel(undo_job job)
         const cuda_segment segment = job.segments[s];
         for (unsigned k = segment.begin + threadIdx.x; k < segment.end; k += blockDim.x) {
             float value = 0.0f;
-            for (unsigned plane = 0; plane < job.planes; plane++) {
+#pragma unroll
+            for (unsigned plane = 0; plane < CUDA_PLANES; plane++) {
+                if (plane >= job.planes) {
+                    break;
+                }
                 const unsigned unit = segment.unit + (k - segment.begin) / CUDA_UNIT;
-                const cuda_element element = job.elements[plane == 1 || unit >= job.low_units];
+                const cuda_element element = plane == 1 || unit >= job.low_units ? job.elements[1] : job.elements[0];
                 const uint8_t *codes = job.codes[plane] + token * job.stride[plane] +
                                        cuda_unit_offset(job.elements[0], job.elements[1], plane, job.low_units, unit);
                 const size_t at = segment.act_scale * job.token_stride + token;
