@@ -45,39 +45,34 @@ static bool has_zeros(const cuda_product *product)
 static bool is_paired(const cuda_input_layout *layout)
 {
     for (uint32_t s = 0; s < layout->segment_count; s++) {
-        if (layout->segments[s].unit % DECODE_STEP) {
+        if (layout->segments[s].unit % DECODE_PAIR) {
             return false;
         }
     }
-    return layout->units % DECODE_STEP == 0;
+    return layout->units % DECODE_PAIR == 0;
 }
 
 /* ---- the cut ---- */
 
 uint32_t decode_form_tiles(sqf_cuda_form form)
 {
-    return form == SQF_CUDA_NIBBLES ? 4 : form == SQF_CUDA_BF16 || form == SQF_CUDA_FP16 ? 1 : 2;
+    return form == SQF_CUDA_BF16 || form == SQF_CUDA_FP16 ? 1 : 2;
 }
 
-/* Into how many parts columns are cut: as many as let all blocks run at once, two on each multiprocessor. Where there
- * are more blocks than that anyway, as many as leave the least of a last round idle. A warp has at least one step. */
-static uint32_t choose_splits(uint32_t groups, uint32_t steps, uint32_t warps, uint32_t multiprocessors)
+static uint32_t decode_form_quantum(sqf_cuda_form form)
 {
-    const uint32_t room = 2 * (multiprocessors ? multiprocessors : 1);
-    uint32_t most = (steps + warps - 1) / warps, best = 1;
-    most = most > DECODE_SPLITS_MAX ? (uint32_t)DECODE_SPLITS_MAX : most < 1 ? 1 : most;
-    if (groups <= room) {
-        const uint32_t splits = room / groups;
-        return splits < most ? splits : most;
+    return form == SQF_CUDA_NIBBLES ? 4 : 2;
+}
+
+/* Into how many parts columns are cut: where rows give three quarters of the multiprocessors a block, none. Else as
+ * many as let all blocks run at once, two on each. A warp has at least one quantum. */
+static uint32_t choose_splits(uint32_t groups, uint32_t quanta, uint32_t warps, uint32_t multiprocessors)
+{
+    const uint32_t most = (quanta + warps - 1) / warps, splits = 2 * multiprocessors / groups;
+    if (groups * 4 >= multiprocessors * 3) {
+        return 1;
     }
-    for (uint32_t splits = 2; splits <= 4 && splits <= most; splits++) {
-        /* rounds / splits, compared without fractions; a sixteenth less is worth another split */
-        const uint32_t rounds = (groups * splits + room - 1) / room, best_rounds = (groups * best + room - 1) / room;
-        if (rounds * best * 16 < best_rounds * splits * 15) {
-            best = splits;
-        }
-    }
-    return best;
+    return min(min(splits, most), (uint32_t)DECODE_SPLITS_MAX);
 }
 
 bool decode_plan_make(const cuda_product *product, decode_plan *out)
@@ -89,12 +84,15 @@ bool decode_plan_make(const cuda_product *product, decode_plan *out)
         return false;
     }
     out->general = has_zeros(product) || !is_paired(layout);
-    out->blocks = tokens <= 8 || out->general ? 1 : tokens <= 16 || out->kind != DECODE_INTEGER ? 2 : 4;
+    /* Long lists of high elements leave shared memory for the activations of 8 tokens. */
+    const bool few = tokens <= 8 || out->general || product->weights->unit_high > 32;
+    out->blocks = few ? 1 : tokens <= 16 || out->kind != DECODE_INTEGER ? 2 : 4;
     /* Half the warps where shared memory holds 99 KiB, which goes with less bandwidth to be kept busy. */
     out->warps = product->device->info.shared_bytes >= 160 * 1024 ? DECODE_WARPS : DECODE_WARPS / 2;
     const uint32_t groups = product->linear->padded_rows / CUDA_TILE_ROWS / decode_form_tiles(product->weights->form);
-    const uint32_t steps = (layout->units + DECODE_STEP - 1) / DECODE_STEP;
-    out->splits = choose_splits(groups, steps, out->warps, (uint32_t)product->device->info.multiprocessors);
+    const uint32_t quantum = decode_form_quantum(product->weights->form);
+    const uint32_t quanta = (layout->units + quantum - 1) / quantum;
+    out->splits = choose_splits(groups, quanta, out->warps, (uint32_t)product->device->info.multiprocessors);
     /* Counters: groups of rows and tokens; the groups are at most twice as many, the chunks four. */
     if (out->splits > 1 && groups * 8 > CUDA_COUNTERS) {
         out->splits = 1;
@@ -173,6 +171,7 @@ void decode_plan_arguments(const cuda_product *product, const decode_plan *plan,
     out->low_units = layout->low_units;
     out->low_element = elements[0];
     out->high_element = elements[1];
+    out->nibble_units = elements[0] != CUDA_NIBBLE ? 0 : elements[1] == CUDA_NIBBLE ? layout->units : layout->low_units;
     out->low_bytes = cuda_unit_bytes(elements[0]);
     out->high_bytes = cuda_unit_bytes(elements[1]);
     out->splits = plan->splits;

@@ -1,8 +1,8 @@
 /* Products of few tokens: bound by the bytes of the weights. The kernel of gemv.cu and gemv_half.cu, and what both
  * share on the host.
  *
- * A warp streams tiles of weights through its own piece of shared memory, 16 bytes a lane and copy, `tiles` tiles of
- * rows side by side for the two units of a step (4 KiB). While a step is multiplied the next one is on its way, with
+ * A warp streams tiles of weights through its own piece of shared memory, 16 bytes a lane and copy: 4 KiB a step, some
+ * row tiles side by side for some units (2 KiB of SPLIT). While a step is multiplied the next one is on its way, with
  * everything else that it needs: activations of all tokens, scales of both operands, the high elements of SPLIT. Two
  * blocks of 8 warps on a multiprocessor keep 64 KiB in flight, whatever the registers are used for; a lane reads back
  * what it copied itself, so that warps never wait for one another before the end.
@@ -22,7 +22,7 @@
 enum {
     DECODE_WARPS = 8, /* of a block at most */
     DECODE_THREADS = 32 * DECODE_WARPS,
-    DECODE_STEP = 2,         /* units */
+    DECODE_PAIR = 2,         /* units between two scalings, where segments allow */
     DECODE_UNITS_MAX = 4096, /* of a layer: what the table of segments has room for */
     DECODE_SPLITS_MAX = 16,  /* blocks that share rows */
     DECODE_TOKENS = 32,      /* tokens that the kernels of integers serve; */
@@ -47,6 +47,7 @@ typedef struct decode_arguments {
     uint32_t rows, units, segment_count, unit_high, tokens;
     uint32_t low_units, low_bytes, high_bytes; /* sections of a token's codes: units, bytes of a unit */
     cuda_element low_element, high_element;
+    uint32_t nibble_units; /* leading units that are nibbles */
     /* Segments of 2^segment_shift units each: segment s has act scale s * act_step + (its section) * act_high. Else
      * (`listed`) each block makes itself a table. */
     uint32_t segment_shift, act_step, act_high;
@@ -65,19 +66,21 @@ template <int form_, int kind_, int blocks_, bool general_> struct decode_shape 
         integer = kind_ == DECODE_INTEGER,
         split = form_ == SQF_CUDA_SPLIT,
         parts = split ? 2 : 1,
-        flushes = general_ ? 2 : 1, /* a step */
+        quantum =
+            form_ == SQF_CUDA_NIBBLES ? 4 : 2, /* units: columns are dealt out by so many, in all kernels of a form */
+        units = integer && blocks_ == 1 ? (int)quantum : 2, /* of a step */
+        per_flush = general_ ? 1 : (int)DECODE_PAIR,
+        flushes = units / per_flush, /* a step */
         loads = form_ == SQF_CUDA_NIBBLES || form_ == SQF_CUDA_SPLIT ? 1
                 : form_ == SQF_CUDA_BYTES || form_ == SQF_CUDA_FP8   ? 2
                                                                      : 4,
-        few_tiles = form_ == SQF_CUDA_NIBBLES ? 4
-                    : loads == 4              ? 1
-                                              : 2,          /* with few tokens */
-        shrink = blocks_ > 2 && few_tiles > 1, /* room for the sums of more tokens */
+        few_tiles = loads == 4 ? 1 : 2,                                    /* with few tokens */
+        shrink = blocks_ > 2 && form_ != SQF_CUDA_NIBBLES &&few_tiles > 1, /* room for the sums of more tokens */
         tiles = few_tiles / (shrink ? 2 : 1),
         rows = tiles * CUDA_TILE_ROWS,
         tile_bytes = 512 * loads,
         unit_row = integer ? CUDA_BYTE_UNIT : CUDA_HALF_UNIT, /* bytes of a token's unit in shared memory at most */
-        token_row = DECODE_STEP * unit_row + 16,              /* 16: eight rows lie in eight different banks */
+        token_row = units * unit_row + 16,                    /* 16: eight rows lie in eight different banks */
         fragments = unit_row / 16,                            /* registers of a unit and 8 tokens as the B operand */
         /* A warp's stage: tiles; pieces of 16 bytes that lane i copies (scales of the weights and, from lane 8 on, of
            the high part; from 16 on those of the activations, from 24 on zero points), activations, high elements. */
@@ -87,7 +90,7 @@ template <int form_, int kind_, int blocks_, bool general_> struct decode_shape 
         zero_lane = 24,
         code_lanes = tokens / 4,
         scale_bytes = 512,
-        step_bytes = tiles * DECODE_STEP * 512 * loads,
+        step_bytes = tiles * units * 512 * loads,
         scales_at = step_bytes,
         codes_at = scales_at + flushes * scale_bytes,
         sum_stride = rows + 4 /* of partial sums: lanes t lie 8 banks apart */
@@ -98,7 +101,7 @@ template <int form_, int kind_, int blocks_, bool general_> struct decode_shape 
 /* Bytes of a warp's stage. */
 template <class S> SQF_BOTH uint32_t decode_stage_bytes(uint32_t tokens, uint32_t unit_high)
 {
-    const uint32_t high = S::split ? S::tiles * DECODE_STEP * CUDA_TILE_ROWS * unit_high + 16 : 0;
+    const uint32_t high = S::split ? S::tiles * S::units * CUDA_TILE_ROWS * unit_high + 16 : 0;
     return S::codes_at + tokens * S::token_row + high;
 }
 
@@ -139,7 +142,7 @@ template <class S>
 CUDA_DEVICE decode_scale_at decode_scales(const decode_arguments &p, const decode_place<S> &place, uint32_t unit)
 {
     if (p.listed) {
-        const uint32_t entry = place.table[unit - place.first * DECODE_STEP];
+        const uint32_t entry = place.table[unit - place.first * S::units];
         return {entry & 0xffff, entry >> 16};
     }
     const uint32_t segment = unit >> p.segment_shift;
@@ -159,6 +162,20 @@ CUDA_DEVICE void decode_list(const decode_arguments &p, uint32_t first, uint32_t
         }
     }
     __syncthreads();
+}
+
+/* Units of a step: the last one may have fewer, by whole scalings. */
+template <class S> CUDA_DEVICE uint32_t decode_units(const decode_arguments &p, uint32_t step)
+{
+    return S::units == S::per_flush ? (uint32_t)S::units : min(p.units - step * S::units, (uint32_t)S::units);
+}
+
+/* How a unit of activations is held. */
+template <class S> CUDA_DEVICE cuda_element decode_element(const decode_arguments &p, uint32_t unit)
+{
+    return S::integer           ? unit < p.nibble_units ? CUDA_NIBBLE : CUDA_BYTE
+           : unit < p.low_units ? p.low_element
+                                : p.high_element;
 }
 
 /* ---- what comes through shared memory ---- */
@@ -190,15 +207,15 @@ template <class S>
 CUDA_DEVICE void decode_stage_codes(const decode_arguments &p, const decode_place<S> &place, uint32_t step,
                                     uint8_t *stage)
 {
-    const uint32_t pieces = S::unit_row / 16, token_pieces = DECODE_STEP * pieces;
-    const uint32_t piece = place.lane % pieces, unit = step * DECODE_STEP + place.lane / pieces % DECODE_STEP;
+    const uint32_t pieces = S::unit_row / 16, token_pieces = S::units * pieces;
+    const uint32_t piece = place.lane % pieces, unit = step * S::units + place.lane / pieces % S::units;
     const bool low = unit < p.low_units;
     const uint32_t bytes = low ? p.low_bytes : p.high_bytes;
-    if (piece * 16 < bytes && (!S::general || unit < p.units)) {
+    if (piece * 16 < bytes && (S::units == S::per_flush || unit < p.units)) {
         const uint32_t at = (low ? 0 : p.low_units * (p.low_bytes - p.high_bytes)) + unit * bytes; /* modulo 2^32 */
         const uint8_t *from = place.codes_from + at;
         uint8_t *to = stage + S::codes_at + place.lane / token_pieces * S::token_row +
-                      place.lane / pieces % DECODE_STEP * S::unit_row + piece * 16;
+                      place.lane / pieces % S::units * S::unit_row + piece * 16;
 #pragma unroll 1
         for (uint32_t token = place.lane / token_pieces; token < place.tokens; token += 32 / token_pieces) {
             async_copy(to, from, true);
@@ -215,8 +232,8 @@ CUDA_DEVICE void decode_stage_scales(const decode_arguments &p, const decode_pla
 {
 #pragma unroll
     for (uint32_t f = 0; f < S::flushes; f++) {
-        const uint32_t unit = step * DECODE_STEP + f;
-        const decode_scale_at at = decode_scales(p, place, !S::general || unit < p.units ? unit : p.units - 1);
+        const uint32_t unit = step * S::units + f * S::per_flush;
+        const decode_scale_at at = decode_scales(p, place, S::flushes == 1 || unit < p.units ? unit : p.units - 1);
         if (place.scale_kind) {
             async_copy(stage + S::scales_at + f * S::scale_bytes + place.lane * 16,
                        place.scale_from + (size_t)(place.scale_kind == 1 ? at.segment : at.act) * place.scale_stride,
@@ -225,41 +242,41 @@ CUDA_DEVICE void decode_stage_scales(const decode_arguments &p, const decode_pla
     }
 }
 
-/* High elements of SPLIT: both units of a row tile lie together. */
+/* High elements of SPLIT: the units of a row tile lie together. */
 template <class S>
 CUDA_DEVICE void decode_stage_high(const decode_arguments &p, decode_place<S> *place, uint32_t step, uint8_t *stage)
 {
     const uint32_t pieces = p.unit_high; /* of a unit: 16 rows of unit_high bytes */
-    const uint32_t wanted = (!S::general || step * DECODE_STEP + 1 < p.units ? DECODE_STEP : 1) * pieces;
+    const uint32_t wanted = decode_units<S>(p, step) * pieces;
     uint8_t *to = stage + S::codes_at + place->tokens * S::token_row;
 #pragma unroll 1
     for (uint32_t i = place->lane; i < wanted; i += 32) {
 #pragma unroll
         for (int r = 0; r < S::tiles; r++) {
-            async_copy(to + (r * DECODE_STEP * pieces + i) * 16, place->high_from + r * place->high_stride + i * 16,
-                       true);
+            async_copy(to + (r * S::units * pieces + i) * 16, place->high_from + r * place->high_stride + i * 16, true);
         }
     }
-    place->high_from += DECODE_STEP * CUDA_TILE_ROWS * p.unit_high;
+    place->high_from += S::units * CUDA_TILE_ROWS * p.unit_high;
 }
 
-/* Tiles of a step; steps follow one another. The second unit of a last step may be missing. */
+/* Tiles of a step; steps follow one another. */
 template <class S>
 CUDA_DEVICE void decode_stage_tiles(const decode_arguments &p, decode_place<S> *place, uint32_t step, uint8_t *stage)
 {
+    const uint32_t units = decode_units<S>(p, step);
     const uint8_t *from = place->tile_from;
     uint8_t *to = stage + place->lane * 16;
 #pragma unroll
     for (int r = 0; r < S::tiles; r++) {
 #pragma unroll
-        for (int i = 0; i < DECODE_STEP * S::loads; i++) {
-            if (!S::general || i < S::loads || step * DECODE_STEP + 1 < p.units) {
-                async_copy(to + (r * DECODE_STEP * S::loads + i) * 512, from + i * 512, true);
+        for (int i = 0; i < S::units * S::loads; i++) {
+            if (i < S::per_flush * S::loads || i < (int)units * S::loads) {
+                async_copy(to + (r * S::units * S::loads + i) * 512, from + i * 512, true);
             }
         }
         from += place->tile_stride;
     }
-    place->tile_from += DECODE_STEP * S::tile_bytes;
+    place->tile_from += S::units * S::tile_bytes;
 }
 
 /* What a step needs besides its tiles. */
@@ -329,7 +346,7 @@ CUDA_DEVICE void decode_codes(const decode_arguments &p, const decode_place<S> &
     for (int i = 0; i < S::fragments; i += 4) {
         load_matrix_x4(&b[i], stage + place.row_of[n] + u * S::unit_row + i * 16);
     }
-    decode_widen_codes<S>(step * DECODE_STEP + u < p.low_units ? p.low_element : p.high_element, b);
+    decode_widen_codes<S>(decode_element<S>(p, step * S::units + u), b);
 }
 
 /* ---- sums ---- */
@@ -355,13 +372,14 @@ CUDA_DEVICE void decode_read_factors(const decode_arguments &p, const decode_pla
     const uint32_t t = place.lane % 4;
 #pragma unroll
     for (int f = 0; f < S::flushes; f++) {
-        const cuda_element element = step * DECODE_STEP + f < p.low_units ? p.low_element : p.high_element;
-        const float gain = decode_code_gain<S>(element) * decode_weight_gain<S>();
+        const cuda_element element = decode_element<S>(p, step * S::units + f * S::per_flush);
+        const bool there = f == 0 || f * S::per_flush < (int)decode_units<S>(p, step);
+        const float gain = there ? decode_code_gain<S>(element) * decode_weight_gain<S>() : 0.0f;
 #pragma unroll
         for (int n = 0; n < S::blocks; n++) {
             const uint32_t at = f * S::scale_bytes + (n * 8 + 2 * t) * 4;
             const float2 act = *(const float2 *)(stage + S::scales_at + S::act_lane * 16 + at);
-            const bool one = element == CUDA_BF16;
+            const bool one = !S::integer && element == CUDA_BF16;
             out->act[f][n][0] = (one ? 1.0f : act.x) * gain;
             out->act[f][n][1] = (one ? 1.0f : act.y) * gain;
             if (S::general && S::integer) {
@@ -574,8 +592,8 @@ CUDA_DEVICE void decode_tile_scales(const decode_arguments &p, const decode_plac
 
 /* What a step has in registers. B operands of many tokens are read anew for each tile. */
 template <class S> struct decode_held {
-    enum { again = S::blocks > 2 || S::blocks *S::tiles > 4 };
-    uint32_t b[DECODE_STEP][again ? 1 : S::blocks][S::fragments];
+    enum { again = S::blocks * S::units * S::fragments > 32 || (S::split && S::blocks > 1) };
+    uint32_t b[S::units][again ? 1 : S::blocks][S::fragments];
     decode_factors<S> factors;
 };
 
@@ -585,10 +603,10 @@ CUDA_DEVICE void decode_unit(const decode_arguments &p, const decode_place<S> &p
                              const uint8_t *stage, decode_held<S> *held, decode_sums<S> sums[S::parts])
 {
     uint32_t a[S::parts][decode_operand<S>::count][4], natural[S::fragments];
-    const uint4 *part = (const uint4 *)(stage + (r * DECODE_STEP + u) * S::tile_bytes) + place.lane;
+    const uint4 *part = (const uint4 *)(stage + (r * S::units + u) * S::tile_bytes) + place.lane;
     if (S::split) {
         const uint8_t *high =
-            stage + S::codes_at + place.tokens * S::token_row + (r * DECODE_STEP + u) * CUDA_TILE_ROWS * p.unit_high;
+            stage + S::codes_at + place.tokens * S::token_row + (r * S::units + u) * CUDA_TILE_ROWS * p.unit_high;
         decode_split<S>(*part, high, p.unit_high, place.lane, a[0], a[S::parts - 1]);
     } else {
         decode_widen<S>(part, a[0]);
@@ -605,10 +623,10 @@ CUDA_DEVICE void decode_unit(const decode_arguments &p, const decode_place<S> &p
         if (held->again) {
             decode_codes(p, place, step, u, n, stage, b);
         }
-        decode_multiply<S>(a[0], b, S::general || u == 0, n, &sums[0]);
+        decode_multiply<S>(a[0], b, u % S::per_flush == 0, n, &sums[0]);
         if (S::split) {
             decode_natural<S>(b, natural);
-            decode_multiply<S>(a[S::parts - 1], natural, S::general || u == 0, n, &sums[S::parts - 1]);
+            decode_multiply<S>(a[S::parts - 1], natural, u % S::per_flush == 0, n, &sums[S::parts - 1]);
         }
     }
 }
@@ -618,29 +636,29 @@ template <class S>
 CUDA_DEVICE void decode_step(const decode_arguments &p, const decode_place<S> &place, uint32_t step,
                              const uint8_t *stage, float sum[S::tiles][S::blocks][4])
 {
-    const bool both = !S::general || step * DECODE_STEP + 1 < p.units;
+    const int units = (int)decode_units<S>(p, step);
     decode_held<S> held;
     decode_read_factors(p, place, step, stage, &held.factors);
 #pragma unroll
-    for (int i = 0; !held.again && i < DECODE_STEP * S::blocks; i++) {
+    for (int i = 0; !held.again && i < S::units * S::blocks; i++) {
         decode_codes(p, place, step, i / S::blocks, i % S::blocks, stage, held.b[i / S::blocks][i % S::blocks]);
     }
 #pragma unroll
     for (int r = 0; r < S::tiles; r++) {
         decode_sums<S> sums[S::parts];
 #pragma unroll
-        for (int u = 0; u < DECODE_STEP; u++) {
-            if (u == 1 && !both) {
-                break;
+        for (int u = 0; u < S::units; u++) {
+            if (!S::integer && u >= S::per_flush && u >= units) {
+                break; /* sums of integers are finite, whatever they are of: their factors are 0 */
             }
             decode_unit(p, place, step, u, r, stage, &held, sums);
-            if (!S::general && u == 0) {
+            if ((u + 1) % S::per_flush) {
                 continue;
             }
 #pragma unroll
             for (int part = 0; part < S::parts; part++) {
                 float scale[2];
-                const int f = S::general ? u : 0;
+                const int f = u / S::per_flush;
                 decode_tile_scales(p, place, stage, r, part, f, scale);
                 decode_scale<S>(sums[part], scale, held.factors, f, sum[r]);
             }
@@ -719,16 +737,17 @@ template <class S> __global__ void __launch_bounds__(DECODE_THREADS, 2) decode_k
 {
     CUDA_SHARED(shared);
     decode_place<S> place = {};
-    const uint32_t steps = (p.units + DECODE_STEP - 1) / DECODE_STEP;
     place.lane = threadIdx.x % 32;
     place.warp = threadIdx.x / 32;
     place.token = blockIdx.x * S::tokens;
     place.tokens = min(p.tokens - place.token, (uint32_t)S::tokens);
     place.tile = blockIdx.y * S::tiles;
-    place.first = steps * blockIdx.z / p.splits;
-    const uint32_t count = steps * (blockIdx.z + 1) / p.splits - place.first;
-    place.begin = place.first + count * place.warp / (blockDim.x / 32);
-    place.end = place.first + count * (place.warp + 1) / (blockDim.x / 32);
+    const uint32_t quanta = (p.units + S::quantum - 1) / S::quantum, warps = blockDim.x / 32;
+    const uint32_t first = quanta * blockIdx.z / p.splits, count = quanta * (blockIdx.z + 1) / p.splits - first;
+    const uint32_t steps = S::quantum / S::units, all = (p.units + S::units - 1) / S::units;
+    place.first = first * steps;
+    place.begin = (first + count * place.warp / warps) * steps;
+    place.end = min((first + count * (place.warp + 1) / warps) * steps, all);
     place.stage_bytes = decode_stage_bytes<S>(place.tokens, p.unit_high);
     place.stages = shared + place.warp * 2 * place.stage_bytes;
 #pragma unroll
@@ -740,13 +759,13 @@ template <class S> __global__ void __launch_bounds__(DECODE_THREADS, 2) decode_k
 
     const uint32_t pieces = S::unit_row / 16;
     place.codes_from =
-        p.codes + (size_t)(place.token + place.lane / (DECODE_STEP * pieces)) * p.stride + place.lane % pieces * 16;
+        p.codes + (size_t)(place.token + place.lane / (S::units * pieces)) * p.stride + place.lane % pieces * 16;
     place.tile_stride = (size_t)p.units * S::tile_bytes;
     place.tile_from =
-        p.tiles + place.tile * place.tile_stride + (size_t)place.begin * DECODE_STEP * S::tile_bytes + place.lane * 16;
+        p.tiles + place.tile * place.tile_stride + (size_t)place.begin * S::units * S::tile_bytes + place.lane * 16;
     place.high_stride = (size_t)p.units * CUDA_TILE_ROWS * p.unit_high;
     place.high_from =
-        p.high + place.tile * place.high_stride + (size_t)place.begin * DECODE_STEP * CUDA_TILE_ROWS * p.unit_high;
+        p.high + place.tile * place.high_stride + (size_t)place.begin * S::units * CUDA_TILE_ROWS * p.unit_high;
     decode_place_scales(p, &place);
 
     float sum[S::tiles][S::blocks][4] = {};
@@ -758,7 +777,7 @@ template <class S> __global__ void __launch_bounds__(DECODE_THREADS, 2) decode_k
     uint32_t *table = (uint32_t *)(shared + decode_shared_bytes<S>(blockDim.x / 32, place.tokens, p.unit_high));
     place.table = table;
     if (p.listed) {
-        decode_list(p, place.first * DECODE_STEP, min((place.first + count) * DECODE_STEP, p.units), table);
+        decode_list(p, first * S::quantum, min((first + count) * S::quantum, p.units), table);
     }
     if (place.begin < place.end) {
         decode_stage_rest(p, &place, place.begin, place.stages);
