@@ -19,7 +19,7 @@
  * DIRECT (N = 256): one segment a section, all sums in the products' registers: 128 + 16 of A. A second section of
  * halves goes on in the same registers, after they have been made floats in units of the second section's scale.
  *
- * What a stage of the block costs (M = tokens of a tile; 4096 products of bytes a cycle, 2048 of bf16):
+ * What a stage of the block costs (4096 products of bytes a cycle, 2048 of bf16):
  *                       tensor cycles   bytes copied in        bytes a cycle   shared memory reads a cycle
  *     GROUPED  bytes    512             16 K + 8 K (W4)        48              64 of B, 16 of A
  *              halves   512             16 K + 4 K (W4)        40              64, 8
