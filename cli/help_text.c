@@ -11,7 +11,9 @@ const char program_notes[] =
     "numbers that do not exist are null.\n\n"
     "Exit codes: 0 done; 1 the input is bad or a check said no; 2 the command line is wrong; "
     "130 interrupted (128 plus the number of the signal). A command that fails leaves no file behind.\n\n"
-    "The environment variable SQF_CPU chooses the level of the kernels (see sqf version).";
+    "Environment variables: SQF_CPU chooses the level of the kernels (see sqf version), SQF_DEVICE where models run if "
+    "--device does not say it, SQF_CUDA_LIBRARY the file of the CUDA backend; SQF_CUDA_GRAPHS=0 queues each step of "
+    "decoding on a GPU anew in place of replaying a recorded one.";
 
 void option_spelling(const cli_option *option, char *text, size_t size)
 {
