@@ -161,6 +161,11 @@ static void test_edges(void **)
         what.columns = what.border = 130;
         check_product(device, what, &random);
     }
+    product_case what = base_case("many rows"); /* more bands than are taken together */
+    what.rows = 16 * 128 + 5;
+    what.tokens = 35;
+    what.columns = what.border = 64;
+    check_product(device, what, &random);
     cuda_close(device);
 }
 
@@ -197,6 +202,10 @@ static void test_wide(void **)
         what.tokens = 120;
         check_product(device, what, &random);
     }
+    product_case what = split_case("many blocks", SQF_TYPE_INT4, SQF_TYPE_INT8);
+    what.rows = 270;
+    what.tokens = 300;
+    check_product(device, what, &random);
     cuda_close(device);
 }
 

@@ -291,6 +291,93 @@ static void test_operands(void **)
     }
 }
 
+/* Small numbers and their bits: a number is one of these in every form. */
+static const int numbers[] = {0, 1, 2, 4, -1, -2, -4};
+
+static uint32_t bits_of(sqf_cuda_form form, int number)
+{
+    const unsigned power = number == 0 ? 0 : __builtin_ctz((unsigned)abs(number)), sign = number < 0;
+    switch (form) {
+    case SQF_CUDA_NIBBLES: return (uint32_t)number & 15;
+    case SQF_CUDA_BYTES: return (uint32_t)number & 255;
+    case SQF_CUDA_FP8: return number == 0 ? 0 : sign << 7 | (7 + power) << 3;
+    case SQF_CUDA_BF16: return number == 0 ? 0 : sign << 15 | (127 + power) << 7;
+    default: return number == 0 ? 0 : sign << 15 | (15 + power) << 10;
+    }
+}
+
+/* One tile times a unit of eight tokens by the instruction of its form, one warp: out [16][8]. */
+static __global__ void tile_product(sqf_cuda_form form, const uint8_t *tile, const uint8_t *unit, float *out)
+{
+    const unsigned lane = threadIdx.x, g = lane / 4, t = lane % 4;
+    const unsigned token_bytes = cuda_tile_bytes(form) / CUDA_TILE_ROWS;
+    int32_t integers[4] = {0, 0, 0, 0};
+    float floats[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    for (unsigned step = 0; step < cuda_tile_bytes(form) / 512; step++) {
+        uint32_t a[4], b[2];
+        memcpy(a, tile + step * 512 + lane * 16, 16);
+        memcpy(&b[0], unit + g * token_bytes + step * 32 + t * 4, 4);
+        memcpy(&b[1], unit + g * token_bytes + step * 32 + t * 4 + 16, 4);
+        switch (form) {
+        case SQF_CUDA_NIBBLES: mma_s4(integers, a, b); break;
+        case SQF_CUDA_BYTES: mma_s8(integers, a, b); break;
+        case SQF_CUDA_FP8: mma_fp8(floats, a, b); break;
+        case SQF_CUDA_BF16: mma_bf16(floats, a, b); break;
+        default: mma_fp16(floats, a, b); break;
+        }
+    }
+    for (unsigned i = 0; i < 4; i++) {
+        out[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = floats[i] + (float)integers[i];
+    }
+}
+
+/* Writes an element of `size` half bytes. */
+static void put(std::vector<uint8_t> *to, size_t half_bytes, size_t size, uint32_t bits)
+{
+    for (size_t i = 0; i < size; i++) {
+        uint8_t *byte = &(*to)[(half_bytes + i) / 2];
+        const unsigned shift = (half_bytes + i) % 2 * 4;
+        *byte = (uint8_t)((*byte & ~(15u << shift)) | (bits >> 4 * i & 15) << shift);
+    }
+}
+
+/* The product of a tile in place order is the plain product in column order. */
+static void test_products(void **)
+{
+    setenv("SQF_EMULATION_ARCH", "89", 1); /* has them all */
+    sqf_random random = {4};
+    for (sqf_cuda_form form : {SQF_CUDA_NIBBLES, SQF_CUDA_BYTES, SQF_CUDA_FP8, SQF_CUDA_BF16, SQF_CUDA_FP16}) {
+        const size_t bytes = cuda_tile_bytes(form), size = 2 * bytes / (CUDA_TILE_ROWS * CUDA_UNIT);
+        std::vector<uint8_t> tile(bytes), unit(bytes / 2);
+        int weights[CUDA_TILE_ROWS][CUDA_UNIT], values[8][CUDA_UNIT];
+        for (unsigned k = 0; k < CUDA_UNIT; k++) {
+            const unsigned place = bytes == CUDA_BYTE_TILE   ? cuda_byte_unit_place(k)
+                                   : bytes == CUDA_HALF_TILE ? cuda_half_unit_place(k)
+                                                             : k;
+            for (unsigned row = 0; row < CUDA_TILE_ROWS; row++) {
+                weights[row][k] = numbers[sqf_random_u64(&random) % 7];
+                put(&tile, place_of(form, row, k), size, bits_of(form, weights[row][k]));
+            }
+            for (unsigned token = 0; token < 8; token++) {
+                values[token][k] = numbers[sqf_random_u64(&random) % 7];
+                put(&unit, (token * CUDA_UNIT + place) * size, size, bits_of(form, values[token][k]));
+            }
+        }
+        float out[CUDA_TILE_ROWS][8];
+        must_launch(cuda_launch(NULL, tile_product, dim3(1), dim3(32), 0, form, tile.data(), unit.data(), &out[0][0]));
+        for (unsigned row = 0; row < CUDA_TILE_ROWS; row++) {
+            for (unsigned token = 0; token < 8; token++) {
+                int expected = 0;
+                for (unsigned k = 0; k < CUDA_UNIT; k++) {
+                    expected += weights[row][k] * values[token][k];
+                }
+                assert_true(out[row][token] == (float)expected);
+            }
+        }
+    }
+    unsetenv("SQF_EMULATION_ARCH");
+}
+
 /* ---- shared memory ---- */
 
 /* The 16-byte accesses of eight lanes are one phase: together they must touch each bank once. */
@@ -378,9 +465,9 @@ static void test_blocks(void **)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_tiles),       cmocka_unit_test(test_words),
-                                       cmocka_unit_test(test_inverses),    cmocka_unit_test(test_packing),
-                                       cmocka_unit_test(test_operands),    cmocka_unit_test(test_banks),
-                                       cmocka_unit_test(test_flush_banks), cmocka_unit_test(test_blocks)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_tiles),   cmocka_unit_test(test_words),       cmocka_unit_test(test_inverses),
+        cmocka_unit_test(test_packing), cmocka_unit_test(test_operands),    cmocka_unit_test(test_products),
+        cmocka_unit_test(test_banks),   cmocka_unit_test(test_flush_banks), cmocka_unit_test(test_blocks)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
