@@ -69,13 +69,22 @@ CUDA_DEVICE uint32_t row_load(const row_steps &steps, size_t token, float *row)
     return peak;
 }
 
+/* Partial sums of a warp folded in halves: lane l holds those of 2 l and 2 l + 1. In all lanes. */
+CUDA_DEVICE float warp_fold(float even, float odd)
+{
+    for (int distance = 16; distance > 0; distance /= 2) {
+        even += __shfl_xor_sync(0xffffffffu, even, distance);
+        odd += __shfl_xor_sync(0xffffffffu, odd, distance);
+    }
+    return even + odd;
+}
+
 /* The dot product of n numbers with others in the order of the CPU's kernels, in all lanes of a warp: element i goes to
- * partial sum i % 64, lane l holds those of 2 l and 2 l + 1. */
+ * partial sum i % 64. */
 CUDA_DEVICE float warp_dot(const float *a, const float *b, unsigned n)
 {
-    const unsigned lane = threadIdx.x % 32;
     float even = 0.0f, odd = 0.0f;
-    unsigned at = 2 * lane;
+    unsigned at = 2 * (threadIdx.x % 32);
 #pragma unroll 8
     for (; at + 1 < n; at += 64) {
         even += a[at] * b[at];
@@ -84,18 +93,38 @@ CUDA_DEVICE float warp_dot(const float *a, const float *b, unsigned n)
     if (at < n) {
         even += a[at] * b[at];
     }
-    for (int distance = 16; distance > 0; distance /= 2) {
-        even += __shfl_xor_sync(0xffffffffu, even, distance);
-        odd += __shfl_xor_sync(0xffffffffu, odd, distance);
+    return warp_fold(even, odd);
+}
+
+/* The same of a row with itself, which begins at a multiple of 16 bytes: what a norm waits for. */
+CUDA_DEVICE float warp_squares(const float *row, unsigned n)
+{
+    float even = 0.0f, odd = 0.0f;
+    const unsigned lane = threadIdx.x % 32, left = n % 64;
+    const float2 *at = reinterpret_cast<const float2 *>(row) + lane;
+#pragma unroll 8
+    for (unsigned i = n / 64; i > 0; i--) {
+        const float2 v = *at;
+        even += v.x * v.x;
+        odd += v.y * v.y;
+        at += 32;
     }
-    return even + odd;
+    if (2 * lane < left) {
+        const float v = reinterpret_cast<const float *>(at)[0];
+        even += v * v;
+    }
+    if (2 * lane + 1 < left) {
+        const float v = reinterpret_cast<const float *>(at)[1];
+        odd += v * v;
+    }
+    return warp_fold(even, odd);
 }
 
 /* row = row / sqrt(mean of squares + epsilon) * gain; the thread's largest magnitude. `row` complete before. */
 CUDA_DEVICE uint32_t row_norm(const row_steps &steps, float *row, row_control *control)
 {
     if (threadIdx.x < 32) {
-        const float mean = warp_dot(row, row, steps.columns) / (float)steps.columns;
+        const float mean = warp_squares(row, steps.columns) / (float)steps.columns;
         if (threadIdx.x == 0) {
             control->factor = 1.0f / sqrtf(mean + steps.epsilon);
         }
