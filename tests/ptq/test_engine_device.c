@@ -213,9 +213,9 @@ static void count_differences(const sqf_matrix *a, const sqf_matrix *b, differen
     sqf_row_clear(&theirs);
 }
 
-static void assert_close(double a, double b)
+static void assert_close(double a, double b, double share)
 {
-    assert_true((isnan(a) && isnan(b)) || fabs(a - b) <= 1e-3 * fabs(b) + 1e-12);
+    assert_true((isnan(a) && isnan(b)) || fabs(a - b) <= share * fabs(b) + 1e-12);
 }
 
 static difference compare(const sqf_matrix_job *job)
@@ -227,10 +227,12 @@ static difference compare(const sqf_matrix_job *job)
     assert_ok(sqf_matrix_quantize(context, job, &expected, &expected_result, &err), &err);
     assert_ok(sqf_device_quantize(context, job, NULL, &found, &result, &err), &err);
     count_differences(&expected, &found, &sum);
-    assert_close(result.weight_error, expected_result.weight_error);
-    assert_close(result.output_error, expected_result.output_error);
-    assert_close(result.weight_square, expected_result.weight_square);
-    assert_close(result.output_square, expected_result.output_square);
+    /* other codes have other errors, about as large */
+    const double share = sum.codes > 0 ? 0.1 : 1e-3;
+    assert_close(result.weight_error, expected_result.weight_error, share);
+    assert_close(result.output_error, expected_result.output_error, share);
+    assert_close(result.weight_square, expected_result.weight_square, 1e-6);
+    assert_close(result.output_square, expected_result.output_square, 1e-3);
     sqf_matrix_clear(&expected);
     sqf_matrix_clear(&found);
     return sum;
@@ -245,8 +247,8 @@ static void add_comparison(const sqf_matrix_job *job, const char *name, bool exa
                       job->columns, d.weights, d.codes, d.masks, d.scales);
     }
     assert_true(!exact || (d.codes == 0 && d.scales == 0 && d.masks == 0));
-    /* an error that rounds another way moves what follows in its row */
-    assert_true(d.codes * 20 <= d.weights);
+    /* an error that rounds another way moves what follows in its row, and there are few rows */
+    assert_true(d.codes * 4 <= d.weights);
     total->codes += d.codes;
     total->scales += d.scales;
     total->masks += d.masks;
