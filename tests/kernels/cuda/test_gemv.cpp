@@ -256,6 +256,21 @@ static void test_shares(void **)
     }
 }
 
+/* Rows for few multiprocessors: columns are cut, and the block that comes last adds. */
+static void test_splits(void **)
+{
+    const int multiprocessors = device->info.multiprocessors;
+    for (const int many : {10, 100}) {
+        device->info.multiprocessors = many;
+        in_all_orders([]() {
+            check_layer(make("splits", SQF_CUDA_NIBBLES, 20, 8000, integers(SQF_TYPE_INT8, SQF_ACT_TOKEN)), 0, {1, 9});
+        });
+        check_layer(make("splits", SQF_CUDA_SPLIT, 21, 4096, integers(SQF_TYPE_INT8, SQF_ACT_GROUP)), 0, few_counts);
+        check_layer(make("splits", SQF_CUDA_BF16, 20, 4000, integers(SQF_TYPE_FP32, SQF_ACT_TOKEN)), 0, {1, 9, 16});
+    }
+    device->info.multiprocessors = multiprocessors;
+}
+
 /* The same bits in every order of threads and copies. */
 static void test_orders(void **)
 {
@@ -402,6 +417,6 @@ int main(void)
         cmocka_unit_test(test_registers),   cmocka_unit_test(test_bytes),  cmocka_unit_test(test_unpacking),
         cmocka_unit_test(test_integers),    cmocka_unit_test(test_halves), cmocka_unit_test(test_sections),
         cmocka_unit_test(test_planes),      cmocka_unit_test(test_shares), cmocka_unit_test(test_segments),
-        cmocka_unit_test(test_zero_points), cmocka_unit_test(test_orders)};
+        cmocka_unit_test(test_zero_points), cmocka_unit_test(test_splits), cmocka_unit_test(test_orders)};
     return cmocka_run_group_tests(tests, open_device, close_device);
 }
