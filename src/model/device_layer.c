@@ -294,6 +294,49 @@ static sqf_cuda_kv cache_layer(const sqf_device_cache *cache, size_t layer)
                          .value_scales = scaled ? scales + elements : NULL};
 }
 
+/* The first positions of every head, which lie `capacity` positions apart. */
+static sqf_status copy_layer(const sqf_device *device, const sqf_device_cache *to, const sqf_device_cache *from,
+                             size_t layer, size_t used, sqf_error *err)
+{
+    const sqf_cuda_kv into = cache_layer(to, layer), old = cache_layer(from, layer);
+    const size_t row = from->head_dim * sqf_kv_element(from->type);
+    uint8_t *const tos[] = {into.key, into.value, (uint8_t *)into.key_scales, (uint8_t *)into.value_scales};
+    uint8_t *const froms[] = {old.key, old.value, (uint8_t *)old.key_scales, (uint8_t *)old.value_scales};
+    const size_t sizes[] = {row, row, sizeof(float), sizeof(float)};
+    for (size_t h = 0; h < from->kv_heads; h++) {
+        for (size_t i = 0; i < 4 && tos[i]; i++) {
+            SQF_TRY(device->ops->copy(device->cuda, tos[i] + h * to->capacity * sizes[i],
+                                      froms[i] + h * from->capacity * sizes[i], used * sizes[i], err));
+        }
+    }
+    return SQF_OK;
+}
+
+sqf_status sqf_device_cache_reserve(sqf_context *context, const sqf_config *config, sqf_device_cache *cache,
+                                    size_t used, size_t positions, size_t most, sqf_error *err)
+{
+    sqf_device_cache larger;
+    size_t capacity = cache->capacity;
+    if (positions <= capacity) {
+        return SQF_OK;
+    }
+    while (capacity < positions) {
+        capacity *= 2;
+    }
+    capacity = capacity < most ? capacity : most;
+    SQF_TRY(sqf_device_cache_create(context, config, cache->layers, capacity, cache->type, &larger, err));
+    for (size_t layer = 0; used > 0 && layer < cache->layers; layer++) {
+        const sqf_status status = copy_layer(context->device, &larger, cache, layer, used, err);
+        if (status != SQF_OK) {
+            sqf_device_cache_clear(context, &larger);
+            return status;
+        }
+    }
+    sqf_device_cache_clear(context, cache);
+    *cache = larger;
+    return SQF_OK;
+}
+
 /* ---- layers ---- */
 
 static sqf_status place_floats(const sqf_device *device, float **out, const float *from, size_t n, sqf_error *err)

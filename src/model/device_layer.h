@@ -45,7 +45,7 @@ sqf_status sqf_device_layer_init(sqf_context *context, const sqf_config *config,
                                  sqf_device_layer *out, sqf_error *err);
 void sqf_device_layer_clear(sqf_context *context, sqf_device_layer *layer);
 
-/* The KV cache of one sequence in some layers, allocated whole. Zero-initialise. */
+/* The KV cache of one sequence in some layers. Zero-initialise. */
 typedef struct sqf_device_cache {
     sqf_kv_type type;
     size_t layers, capacity; /* capacity: positions */
@@ -56,6 +56,10 @@ typedef struct sqf_device_cache {
 sqf_status sqf_device_cache_create(sqf_context *context, const sqf_config *config, size_t layers, size_t positions,
                                    sqf_kv_type type, sqf_device_cache *out, sqf_error *err);
 void sqf_device_cache_clear(sqf_context *context, sqf_device_cache *cache);
+/* Room for `positions`, keeping the first `used`: twice as many, at most `most`. After a failure the cache is as it
+ * was. */
+sqf_status sqf_device_cache_reserve(sqf_context *context, const sqf_config *config, sqf_device_cache *cache,
+                                    size_t used, size_t positions, size_t most, sqf_error *err);
 /* Bytes of `positions` in `layers`. */
 uint64_t sqf_device_cache_bytes(const sqf_config *config, size_t layers, size_t positions, sqf_kv_type type);
 

@@ -12,7 +12,8 @@
 #include "base/file.h"
 #include "model/device_model.h"
 
-enum { FIRST_REACH = 256 };
+/* A cache is allocated whole, as it was planned, but for sessions as long as nobody knows to need: WHOLE_POSITIONS. */
+enum { FIRST_REACH = 256, WHOLE_POSITIONS = 1 << 15, FIRST_POSITIONS = 2048 };
 
 typedef struct device_session {
     sqf_session base; /* the first member: a pointer to one is a pointer to the other */
@@ -38,8 +39,9 @@ sqf_status sqf_device_session_create(const sqf_model *model, size_t positions, s
     const sqf_config *config = &model->checkpoint.config;
     device_session *session;
     SQF_TRY(SQF_ALLOC(&session, 1, "session", err));
+    const size_t first = positions <= WHOLE_POSITIONS ? positions : FIRST_POSITIONS;
     const sqf_status status =
-        sqf_device_cache_create(model->context, config, config->layers, positions, kv, &session->cache, err);
+        sqf_device_cache_create(model->context, config, config->layers, first, kv, &session->cache, err);
     if (status != SQF_OK) {
         free(session);
         return status;
@@ -443,6 +445,10 @@ static sqf_status forward(const sqf_session_call *c, const sqf_sampling *samplin
     device_rows *rows;
     size_t tokens = 0;
     for (size_t i = 0; i < c->count; i++) {
+        device_session *session = device_of(c->sessions[i]);
+        const size_t length = session->base.length;
+        SQF_TRY(sqf_device_cache_reserve(session->base.model->context, config_of(&session->base), &session->cache,
+                                         length, length + c->counts[i], session->base.positions, err));
         tokens += c->counts[i];
     }
     SQF_TRY(sqf_device_rows_take(device, config_of(c->sessions[0])->hidden, tokens, &rows, err));
