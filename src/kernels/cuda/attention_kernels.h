@@ -2,17 +2,21 @@
  * decode, where the keys of a sequence are cut into stretches. attention.cu chooses; one .cu file for each type makes
  * them.
  *
- * Prefill. A block is 8 warps of 16 rows; keys and values pass through two stages of shared memory. Per tile of 64 keys
- * and head of 128 a warp of F16 executes 128 matrix instructions, on 8.0 8 cycles of a quarter of the multiprocessor
- * each: 1024. It issues those, 64 ldmatrix, about 4 instructions for each of 32 scores and now and then 64 products of
- * the sums: some 400 of the 1024 issue slots; 32 powers of two take 256 cycles of the special function unit, beside
- * them. Loads of matrices are 128 bytes a cycle of the multiprocessor, what shared memory gives: 9.0, whose matrix
- * units are faster, is bound by that. Global memory: 128 rows share a tile of 32 KB, 32 KB in 2 * 1024 cycles a
- * block.
+ * Prefill. A block is 8 warps of 16 rows (4 of 32 where heads are narrow: half the loads of matrices for each product);
+ * keys and values pass through two stages of shared memory. For a tile of 64 keys and heads of 128 a warp of F16
+ * executes 128 matrix instructions: 1024 cycles of a quarter of an 8.0. It issues some 430 instructions (those, 64
+ * ldmatrix, 70 for the copies, 170 of the softmax), and 32 powers of two take 256 cycles of the special function unit,
+ * beside the matrix unit. The 64 ldmatrix are 32 KB a warp, 128 bytes a cycle of the multiprocessor: all that shared
+ * memory gives, so that about half of the peak is what to expect, and less of 9.0's, whose matrix units are twice as
+ * fast. INT8 issues some 1000 instructions, most to widen codes: bound by them. F32 executes 768 for the same tile, of
+ * half the rate and depth: a sixth of F16. Global memory is no bound: 32 KB in 2 * 1024 cycles.
  *
  * Decode. A warp has two stages of its own and meets the others of its block at the end only. 16 keys and values of F16
  * and 128 elements are 8 KB: a block of 4 warps has 32 to 64 KB under way, more than the 20 KB that one multiprocessor
- * of 3.35 TB/s / 132 must have at 800 ns. */
+ * must have to draw 3.35 TB/s / 132 at a latency of 800 ns. A warp issues some 350 instructions for those 8 KB, which
+ * take 560 cycles at that rate: a sixth of the issue slots, whatever the number of heads that share the key head, up
+ * to 16.
+ */
 #ifndef SQF_KERNELS_CUDA_ATTENTION_KERNELS_H
 #define SQF_KERNELS_CUDA_ATTENTION_KERNELS_H
 

@@ -1,6 +1,8 @@
 /* Attention on the device against the CPU's over the same caches, and its kernels against one another. */
 #include "decoder.hpp"
 
+#include "kernels/cuda/attention_tile.h"
+
 /* A problem whose caches hold random keys and values of `past + tokens` positions on both sides. */
 struct problem {
     sqf_cuda_attention_spec spec;
@@ -354,11 +356,63 @@ static void test_precision(void **state)
     }
 }
 
+/* The lanes of one phase of a load (8 of 16 bytes, 32 of 4) read different banks. */
+static void assert_different(const std::vector<int> &banks, int count)
+{
+    uint32_t seen = 0;
+    for (int bank : banks) {
+        seen |= 1u << bank % count;
+    }
+    assert_int_equal(__builtin_popcount(seen), count);
+    assert_int_equal(banks.size(), count);
+}
+
+template <sqf_kv_type type, int dim> static void check_banks(void)
+{
+    typedef attention_tile<type, dim, 32> tile;
+    assert_int_equal(tile::bytes % 16, 0);
+    std::vector<int> keys, values;
+    if (type != SQF_KV_F32) { /* rows of ldmatrix */
+        for (int row = 0; row < 8; row++) {
+            keys.push_back(row * tile::key_stride / 16);
+            values.push_back(row * tile::value_stride / 16);
+        }
+        assert_different(keys, 8);
+        assert_different(values, 8);
+        return;
+    }
+    for (int lane = 0; lane < 8; lane++) {
+        keys.push_back(lane / 4 * tile::key_stride / 16 + lane % 4);
+    }
+    for (int lane = 0; lane < 32; lane++) {
+        values.push_back(lane % 4 * 2 * tile::value_stride / 4 + lane / 4);
+    }
+    assert_different(keys, 8);
+    assert_different(values, 32);
+}
+
+template <int dim> static void check_banks_of(void)
+{
+    check_banks<SQF_KV_F32, dim>();
+    check_banks<SQF_KV_F16, dim>();
+    check_banks<SQF_KV_INT8, dim>();
+}
+
+static void test_banks(void **state)
+{
+    (void)state;
+    check_banks_of<64>();
+    check_banks_of<96>();
+    check_banks_of<128>();
+    check_banks_of<256>();
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shapes),   cmocka_unit_test(test_edges),         cmocka_unit_test(test_agreement),
-        cmocka_unit_test(test_extremes), cmocka_unit_test(test_nan),           cmocka_unit_test(test_other_heads),
-        cmocka_unit_test(test_graph),    cmocka_unit_test(test_small_weights), cmocka_unit_test(test_precision)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_shapes),    cmocka_unit_test(test_edges),
+                                       cmocka_unit_test(test_agreement), cmocka_unit_test(test_extremes),
+                                       cmocka_unit_test(test_nan),       cmocka_unit_test(test_other_heads),
+                                       cmocka_unit_test(test_graph),     cmocka_unit_test(test_small_weights),
+                                       cmocka_unit_test(test_precision), cmocka_unit_test(test_banks)};
     return cmocka_run_group_tests(tests, open_fixture, close_fixture);
 }
