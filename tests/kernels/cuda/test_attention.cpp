@@ -356,6 +356,21 @@ static void test_precision(void **state)
     }
 }
 
+static void test_refusals(void **state)
+{
+    const fixture *f = (const fixture *)*state;
+    sqf_error err;
+    sqf_cuda_attention_spec spec = {6, 4, 64, 0, 16, SQF_KV_F16, 1.0f};
+    sqf_cuda_batch none = {};
+    assert_fails(cuda_attention(f->device, &spec, &none, NULL, NULL, NULL, &err), SQF_E_ARG, &err,
+                 "6 heads of 64 over 4 key heads");
+    spec = {4, 4, 8192, 0, 16, SQF_KV_F16, 1.0f};
+    assert_fails(cuda_attention(f->device, &spec, &none, NULL, NULL, NULL, &err), SQF_E_SUPPORT, &err,
+                 "too large for the device");
+    spec.head_dim = 64;
+    assert_ok(cuda_attention(f->device, &spec, &none, NULL, NULL, NULL, &err), &err);
+}
+
 /* The lanes of one phase of a load (8 of 16 bytes, 32 of 4) read different banks. */
 static void assert_different(const std::vector<int> &banks, int count)
 {
@@ -409,10 +424,10 @@ static void test_banks(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_shapes),    cmocka_unit_test(test_edges),
-                                       cmocka_unit_test(test_agreement), cmocka_unit_test(test_extremes),
-                                       cmocka_unit_test(test_nan),       cmocka_unit_test(test_other_heads),
-                                       cmocka_unit_test(test_graph),     cmocka_unit_test(test_small_weights),
-                                       cmocka_unit_test(test_precision), cmocka_unit_test(test_banks)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_shapes),   cmocka_unit_test(test_edges),         cmocka_unit_test(test_agreement),
+        cmocka_unit_test(test_extremes), cmocka_unit_test(test_nan),           cmocka_unit_test(test_other_heads),
+        cmocka_unit_test(test_graph),    cmocka_unit_test(test_small_weights), cmocka_unit_test(test_precision),
+        cmocka_unit_test(test_banks),    cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, open_fixture, close_fixture);
 }
