@@ -24,7 +24,7 @@ struct sqf_cuda_device {
     cuda_fault *fault;    /* device memory */
     char fault_name[128]; /* layer of the input that was prepared last */
     cudaEvent_t marks[2];
-    uint32_t *counters; /* device memory, 0 between operations; made by gemv.cu when first needed */
+    uint32_t *counters;         /* device memory, 0 between operations; made by gemv.cu when first needed */
     struct cuda_solver *solver; /* cuBLAS and cuSOLVER handles, made when first needed (hessian.cu) */
 };
 
