@@ -60,6 +60,8 @@ void sqf_device_cache_clear(sqf_context *context, sqf_device_cache *cache);
  * was. */
 sqf_status sqf_device_cache_reserve(sqf_context *context, const sqf_config *config, sqf_device_cache *cache,
                                     size_t used, size_t positions, size_t most, sqf_error *err);
+/* One layer as attention reads it. */
+sqf_cuda_kv sqf_device_cache_layer(const sqf_device_cache *cache, size_t layer);
 /* Bytes of `positions` in `layers`. */
 uint64_t sqf_device_cache_bytes(const sqf_config *config, size_t layers, size_t positions, sqf_kv_type type);
 
