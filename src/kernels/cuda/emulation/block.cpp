@@ -1,5 +1,5 @@
 /* Emulation of CUDA on the host: the scheduler of a block's threads. */
-#include "kernels/cuda/emulation/block.h"
+#include "kernels/cuda/emulation/scheduler.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -7,115 +7,42 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <vector>
-
-#include "kernels/cuda/emulation/api.h"
-#include "kernels/cuda/emulation/switch.h"
-
 __thread uint3 threadIdx;
 __thread uint3 blockIdx;
 __thread dim3 blockDim;
 __thread dim3 gridDim;
 
-namespace
-{
+using namespace emulation;
 
-enum {
-    MAX_THREADS = 1024,
-    MAX_WARPS = MAX_THREADS / EMULATED_WARP,
-    NAMED_BARRIERS = 16,
-    BARRIERS = NAMED_BARRIERS + MAX_WARPS / 4, /* one more for each warpgroup */
-    MEETINGS = 8,                              /* of different lanes of a warp at a time */
-    COLOUR = 576,
-#if EMULATION_ASAN
-    SHARED_GUARD = 0, /* the sanitizer sees more */
-#else
-    SHARED_GUARD = 64,
-#endif
-    GUARD = 0xa5
-};
+__thread processor *emulation::here;
 
-enum order { ASCENDING, DESCENDING, SHUFFLED };
-enum copies { LATE, EARLY, MIXED };
-
-struct warp;
-
-/* A copy that a thread started and that has not happened. */
-struct copy {
-    void *to;
-    const void *from;
-    unsigned bytes;
-    bool valid;
-    unsigned group;    /* cp.async */
-    uint64_t *barrier; /* bulk copies */
-};
-
-struct fiber {
-    context where;
-    warp *in;
-    int thread, lane;
-    uint3 index;
-    bool left;         /* the kernel */
-    const char *waits; /* what for; NULL = it can run */
-    unsigned mask;     /* of a warp-wide instruction */
-    void *operand;     /* at a barrier */
-    uint64_t *transaction;
-    unsigned parity;
-    unsigned groups; /* committed */
-    std::vector<copy> copies;
-};
-
-struct meeting {
-    const char *what; /* NULL = free */
-    unsigned mask, arrived;
-};
-
-struct warp {
-    fiber *lanes;
-    unsigned alive, ready;
-    void *operands[EMULATED_WARP];
-    meeting meetings[MEETINGS];
-    int turn; /* SHUFFLED: the lane that comes first */
-};
-
-struct barrier {
-    const char *what;
-    int arrived, expected;
-    void (*compute)(void *const *, int);
-};
-
-/* What one thread of the host executes blocks with. */
-struct processor {
-    context scheduler;
-    fiber fibers[MAX_THREADS];
-    warp warps[MAX_WARPS];
-    barrier barriers[BARRIERS];
-    int threads, warp_count, alive;
-    unsigned ready_warps;
-    fiber *running;
-    uint8_t *stacks;
-    size_t stack_bytes;
-    int stack_count;
-    const char *kernel;
-    void (*call)(const void *);
-    const void *closure;
-    uint8_t *shared; /* followed by SHARED_GUARD bytes of GUARD */
-    size_t shared_bytes;
-    std::vector<copy> bulk;
-    enum order order;
-    enum copies copy_time;
-    uint64_t random;
-};
-
-thread_local processor *here;
-
-uint32_t draw(processor *p)
+uint32_t emulation::draw(processor *p)
 {
     p->random ^= p->random << 13;
     p->random ^= p->random >> 7;
     p->random ^= p->random << 17;
     return (uint32_t)(p->random >> 32);
 }
+
+void emulation::wake(processor *p, fiber *f)
+{
+    f->waits = NULL;
+    f->in->ready |= 1u << f->lane;
+    p->ready_warps |= 1u << (f->in - p->warps);
+}
+
+void emulation::hold(processor *p, fiber *f, const char *what, unsigned mask)
+{
+    f->waits = what;
+    f->mask = mask;
+    f->in->ready &= ~(1u << f->lane);
+    if (!f->in->ready) {
+        p->ready_warps &= ~(1u << (f->in - p->warps));
+    }
+}
+
+namespace
+{
 
 int first_of(const processor *p, unsigned set)
 {
@@ -147,23 +74,6 @@ void enter(processor *p, fiber *next)
 {
     p->running = next;
     threadIdx = next->index;
-}
-
-void wake(processor *p, fiber *f)
-{
-    f->waits = NULL;
-    f->in->ready |= 1u << f->lane;
-    p->ready_warps |= 1u << (f->in - p->warps);
-}
-
-void hold(processor *p, fiber *f, const char *what, unsigned mask)
-{
-    f->waits = what;
-    f->mask = mask;
-    f->in->ready &= ~(1u << f->lane);
-    if (!f->in->ready) {
-        p->ready_warps &= ~(1u << (f->in - p->warps));
-    }
 }
 
 /* ---- who waits where ---- */
@@ -220,90 +130,11 @@ __attribute__((noreturn)) void give_up(const processor *p, const char *text)
     abort();
 }
 
-/* ---- copies ---- */
-
-void perform(const copy *c)
-{
-    if (c->valid) {
-        memcpy(c->to, c->from, c->bytes);
-    } else {
-        memset(c->to, 0, c->bytes);
-    }
-}
-
-bool at_once(processor *p)
-{
-    return p->copy_time == EARLY || (p->copy_time == MIXED && (draw(p) & 1));
-}
-
-/* The state of a transaction barrier. */
-struct transaction {
-    uint32_t phase : 1;
-    uint32_t arrivals : 15; /* of a phase */
-    uint32_t pending : 16;  /* arrivals that are missing */
-    int32_t bytes;          /* announced and not yet here */
-};
-static_assert(sizeof(transaction) == 8, "as a transaction barrier of the hardware");
-
-transaction load(const uint64_t *barrier)
-{
-    transaction state;
-    memcpy(&state, barrier, sizeof state);
-    return state;
-}
-
-/* Stores the state, completing the phase if nothing is missing. */
-void store(processor *p, uint64_t *barrier, transaction state)
-{
-    const bool complete = state.pending == 0 && state.bytes == 0;
-    if (complete) {
-        state.phase ^= 1;
-        state.pending = state.arrivals;
-    }
-    memcpy(barrier, &state, sizeof state);
-    for (int i = 0; complete && i < p->threads; i++) {
-        fiber *f = &p->fibers[i];
-        if (f->waits && f->transaction == barrier) {
-            f->transaction = NULL;
-            wake(p, f);
-        }
-    }
-}
-
-void arrive_bytes(processor *p, const copy *c)
-{
-    perform(c);
-    transaction state = load(c->barrier);
-    state.bytes -= (int32_t)c->bytes;
-    store(p, c->barrier, state);
-}
-
-/* Everybody waits: the copies that somebody waits for happen now. */
-bool deliver(processor *p)
-{
-    bool any = false;
-    for (size_t i = 0; i < p->bulk.size();) {
-        bool wanted = false;
-        for (int t = 0; t < p->threads && !wanted; t++) {
-            wanted = p->fibers[t].waits && p->fibers[t].transaction == p->bulk[i].barrier;
-        }
-        if (!wanted) {
-            i++;
-            continue;
-        }
-        const copy c = p->bulk[i];
-        p->bulk.erase(p->bulk.begin() + (ptrdiff_t)i);
-        arrive_bytes(p, &c);
-        any = true;
-    }
-    return any;
-}
+} // namespace
 
 /* ---- turns ---- */
 
-/* Leaves `from` for the next fiber that can run, in its warp if possible unless `anew`; returns when it is its turn
- * again. */
-void schedule(processor *p, fiber *from, bool anew)
+void emulation::schedule(processor *p, fiber *from, bool anew)
 {
     warp *w = from->in;
     if (anew || !w->ready || (p->order == SHUFFLED && (draw(p) & 127) == 0)) {
@@ -320,6 +151,9 @@ void schedule(processor *p, fiber *from, bool anew)
         context_switch(&from->where, &next->where, from->left);
     }
 }
+
+namespace
+{
 
 void release(processor *p, warp *w, unsigned lanes)
 {
@@ -656,93 +490,6 @@ void emulated_barrier(const char *what, int id, int threads, bool wait, void *op
     }
 }
 
-void emulated_async_copy(void *to, const void *from, unsigned bytes, bool valid)
-{
-    processor *p = here;
-    if ((uintptr_t)to % bytes || (valid && (uintptr_t)from % bytes)) {
-        emulated_fail("an asynchronous copy of %u bytes from %p to %p is not aligned", bytes, from, to);
-    }
-    const copy c = {to, from, bytes, valid, p->running->groups, NULL};
-    if (at_once(p)) {
-        perform(&c);
-    } else {
-        p->running->copies.push_back(c);
-    }
-}
-
-void emulated_async_commit(void)
-{
-    here->running->groups++;
-}
-
-void emulated_async_wait(unsigned left)
-{
-    fiber *f = here->running;
-    size_t kept_copies = 0;
-    for (size_t i = 0; i < f->copies.size(); i++) {
-        const copy c = f->copies[i];
-        if (c.group + left < f->groups) {
-            perform(&c);
-        } else {
-            f->copies[kept_copies++] = c;
-        }
-    }
-    f->copies.resize(kept_copies);
-}
-
-void emulated_transaction_init(uint64_t *barrier, unsigned arrivals)
-{
-    if ((uintptr_t)barrier % 8 || arrivals == 0 || arrivals > MAX_THREADS) {
-        emulated_fail("a transaction barrier at %p for %u arrivals", (void *)barrier, arrivals);
-    }
-    transaction state = {};
-    state.arrivals = arrivals & 0x7fff;
-    state.pending = arrivals & 0xffff;
-    memcpy(barrier, &state, sizeof state);
-}
-
-void emulated_transaction_arrive(uint64_t *barrier, unsigned expected_bytes)
-{
-    transaction state = load(barrier);
-    if (state.pending == 0) {
-        emulated_fail("more arrivals at a transaction barrier than the %u that it was made for",
-                      (unsigned)state.arrivals);
-    }
-    state.bytes += (int32_t)expected_bytes;
-    state.pending--;
-    store(here, barrier, state);
-}
-
-bool emulated_transaction_test(const uint64_t *barrier, unsigned parity)
-{
-    return load(barrier).phase != (parity & 1);
-}
-
-void emulated_transaction_wait(uint64_t *barrier, unsigned parity)
-{
-    processor *p = here;
-    fiber *f = p->running;
-    while (!emulated_transaction_test(barrier, parity)) {
-        f->transaction = barrier;
-        hold(p, f, parity & 1 ? "a transaction barrier, phase 1" : "a transaction barrier, phase 0", 0);
-        schedule(p, f, false);
-    }
-}
-
-void emulated_bulk_copy(void *to, const void *from, unsigned bytes, uint64_t *barrier)
-{
-    processor *p = here;
-    if ((uintptr_t)to % 16 || (uintptr_t)from % 16 || bytes % 16 || bytes == 0) {
-        emulated_fail("a bulk copy of %u bytes from %p to %p is not aligned to 16", bytes, from, to);
-    }
-    const copy c = {to, from, bytes, true, 0, barrier};
-    if (at_once(p)) {
-        arrive_bytes(p, &c);
-    } else {
-        p->bulk.push_back(c);
-    }
-}
-
 void emulated_group_meet(const char *what, void *operand, void (*compute)(void *const operands[128]))
 {
     /* The barrier calls back with the whole block; what belongs to the group follows from the running thread. */
@@ -763,83 +510,4 @@ void emulated_group_meet(const char *what, void *operand, void (*compute)(void *
         emulated_fail("%s in a warpgroup of less than 128 threads", what);
     }
     emulated_barrier(what, NAMED_BARRIERS + thread / 128, 128, true, compute ? &mine : NULL, compute ? +call : NULL);
-}
-
-/* ---- reductions ---- */
-
-void emulated_ballot_all(void *const operands[EMULATED_WARP])
-{
-    uint64_t result = 0;
-    for (int i = 0; i < EMULATED_WARP; i++) {
-        result |= operands[i] ? ((emulated_vote *)operands[i])->value << i : 0;
-    }
-    for (int i = 0; i < EMULATED_WARP; i++) {
-        if (operands[i]) {
-            ((emulated_vote *)operands[i])->result = result;
-        }
-    }
-}
-
-void emulated_every_all(void *const operands[EMULATED_WARP])
-{
-    uint64_t result = 1;
-    for (int i = 0; i < EMULATED_WARP; i++) {
-        result &= operands[i] ? ((emulated_vote *)operands[i])->value : 1;
-    }
-    for (int i = 0; i < EMULATED_WARP; i++) {
-        if (operands[i]) {
-            ((emulated_vote *)operands[i])->result = result;
-        }
-    }
-}
-
-void emulated_match_all(void *const operands[EMULATED_WARP])
-{
-    for (int i = 0; i < EMULATED_WARP; i++) {
-        emulated_vote *mine = (emulated_vote *)operands[i];
-        for (int j = 0; mine && j < EMULATED_WARP; j++) {
-            const emulated_vote *theirs = (const emulated_vote *)operands[j];
-            mine->result |= (uint64_t)(theirs && theirs->value == mine->value) << j;
-        }
-    }
-}
-
-namespace
-{
-void count_all(void *const *operands, int block_threads)
-{
-    int count = 0, all = 0;
-    for (int i = 0; i < block_threads; i++) {
-        count += operands[i] ? *(int *)operands[i] != 0 : 0;
-        all += operands[i] != NULL;
-    }
-    for (int i = 0; i < block_threads; i++) {
-        if (operands[i]) {
-            int *out = (int *)operands[i];
-            out[0] = count;
-            out[1] = all;
-        }
-    }
-}
-} // namespace
-
-int __syncthreads_count(int predicate)
-{
-    int value[2] = {predicate != 0, 0};
-    emulated_barrier("__syncthreads_count", 0, 0, true, value, count_all);
-    return value[0];
-}
-
-int __syncthreads_or(int predicate)
-{
-    int value[2] = {predicate != 0, 0};
-    emulated_barrier("__syncthreads_or", 0, 0, true, value, count_all);
-    return value[0] > 0;
-}
-
-int __syncthreads_and(int predicate)
-{
-    int value[2] = {predicate != 0, 0};
-    emulated_barrier("__syncthreads_and", 0, 0, true, value, count_all);
-    return value[0] == value[1];
 }
