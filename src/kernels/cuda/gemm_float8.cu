@@ -48,7 +48,7 @@ template <int TOKENS, sqf_cuda_form FORM> static cudaError_t launch(const cuda_p
 
 template <sqf_cuda_form FORM> static cudaError_t launch_either(const cuda_product *product, const float8_job *job)
 {
-    return job->tokens <= 16 ? launch<16, FORM>(product, job) : launch<64, FORM>(product, job);
+    return job->tokens <= 16 ? launch<16, FORM>(product, job) : launch<32, FORM>(product, job);
 }
 
 static sqf_status run(const cuda_product *product, sqf_error *err)

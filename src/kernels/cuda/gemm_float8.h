@@ -1,4 +1,4 @@
-/* Products of FP8, FP4 and bf16 activations by mma.sync: a block of 128 output channels times 16 or 64 tokens, sm_89
+/* Products of FP8, FP4 and bf16 activations by mma.sync: a block of 128 output channels times 16 or 32 tokens, sm_89
  * and later; FP4 by the block-scaled instruction of sm_120, all block scales 1.
  *
  * Four warps own 32 channels each and all tokens of the block. Weights come from global memory into registers in the
@@ -161,10 +161,12 @@ CUDA_DEVICE void float8_flush(const float c[2][4], const float scales[2][2], con
 }
 
 /* A chunk of ELEMENT. Where it is one unit the weights of the second are 0 and meet the first one's tokens, whatever
- * the stage holds behind them. token_scales: from the lane's first token on. */
+ * the stage holds behind them. When the weights are widened, those of chunk `next` are fetched in their place.
+ * token_scales: from the lane's first token on. */
 template <int TOKENS, sqf_cuda_form FORM, cuda_element ELEMENT>
-CUDA_DEVICE void float8_multiply(const uint8_t *stage, const float8_weights<FORM> &weights, bool whole,
-                                 const float scales[2][2], const float *token_scales, float sums[TOKENS / 8][2][4])
+CUDA_DEVICE void float8_multiply(const float8_job &job, uint32_t next, uint32_t first_tile, const uint8_t *stage,
+                                 float8_weights<FORM> *weights, bool whole, const float scales[2][2],
+                                 const float *token_scales, float sums[TOKENS / 8][2][4])
 {
     constexpr int STEPS = ELEMENT == CUDA_FP4 ? 2 : 4; /* of 32 bytes of a token */
     const unsigned row = threadIdx.x % 8, piece = threadIdx.x % 32 / 8;
@@ -175,17 +177,18 @@ CUDA_DEVICE void float8_multiply(const uint8_t *stage, const float8_weights<FORM
 #pragma unroll
         for (int s = 0; s < STEPS; s++) {
             if constexpr (ELEMENT == CUDA_BF16) {
-                float8_widen_half<FORM>(weights.raw[m][0], s, a[m][s]);
+                float8_widen_half<FORM>(weights->raw[m][0], s, a[m][s]);
             } else if constexpr (ELEMENT == CUDA_FP8) {
-                float8_widen<FORM>(weights.raw[m][s / 2], s % 2, a[m][s]);
+                float8_widen<FORM>(weights->raw[m][s / 2], s % 2, a[m][s]);
             } else {
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
-                    a[m][s][i] = weights.raw[m][s][0][i];
+                    a[m][s][i] = weights->raw[m][s][0][i];
                 }
             }
         }
     }
+    float8_load<FORM>(job, next, first_tile, weights);
 #pragma unroll
     for (int j = 0; j < TOKENS / 8; j++) {
         uint32_t b[STEPS][2];
@@ -206,6 +209,7 @@ CUDA_DEVICE void float8_multiply(const uint8_t *stage, const float8_weights<FORM
             }
         }
         float8_flush<ELEMENT != CUDA_BF16>(c, scales, token_scales + 8 * j, sums[j]);
+        __syncwarp(); /* nothing to protect: it keeps the loads of all steps from being moved to the front */
     }
 }
 
@@ -249,9 +253,10 @@ CUDA_DEVICE void float8_store(const float8_job &job, uint32_t first_tile, uint32
 /* A chunk that stands in its stage, by its element. */
 template <int TOKENS, sqf_cuda_form FORM>
 CUDA_DEVICE void float8_chunk(const float8_job &job, const uint8_t *shared, uint32_t index, uint32_t first_tile,
-                              uint32_t first_token, const float8_weights<FORM> &weights, float sums[TOKENS / 8][2][4])
+                              uint32_t first_token, float8_weights<FORM> *weights, float sums[TOKENS / 8][2][4])
 {
     const cuda_chunk chunk = job.chunks[index];
+    const uint32_t next = index + 1 < job.chunk_count ? index + 1 : index;
     const cuda_element element = index < job.low_chunks ? job.low : job.high;
     const uint8_t *const stage = shared + index % FLOAT8_STAGES * (TOKENS * FLOAT8_PITCH);
     const float *const token_scales =
@@ -260,20 +265,23 @@ CUDA_DEVICE void float8_chunk(const float8_job &job, const uint8_t *shared, uint
     if (FORM == SQF_CUDA_FP4 && element == CUDA_FP4) { /* both operands are halves of the codes */
         float8_row_scales(job, first_tile, chunk.segment, 4.0f, scales);
         if constexpr (FORM == SQF_CUDA_FP4) {
-            float8_multiply<TOKENS, FORM, CUDA_FP4>(stage, weights, chunk.units > 1, scales, token_scales, sums);
+            float8_multiply<TOKENS, FORM, CUDA_FP4>(job, next, first_tile, stage, weights, chunk.units > 1, scales,
+                                                    token_scales, sums);
         }
     } else if (element == CUDA_FP8) {
         float8_row_scales(job, first_tile, chunk.segment, float8_gain<FORM>(), scales);
-        float8_multiply<TOKENS, FORM, CUDA_FP8>(stage, weights, chunk.units > 1, scales, token_scales, sums);
+        float8_multiply<TOKENS, FORM, CUDA_FP8>(job, next, first_tile, stage, weights, chunk.units > 1, scales,
+                                                token_scales, sums);
     } else {
         const float gain = FORM == SQF_CUDA_NIBBLES ? 1.0f : float8_gain<FORM>();
         float8_row_scales(job, first_tile, chunk.segment, gain, scales);
-        float8_multiply<TOKENS, FORM, CUDA_BF16>(stage, weights, true, scales, token_scales, sums);
+        float8_multiply<TOKENS, FORM, CUDA_BF16>(job, next, first_tile, stage, weights, true, scales, token_scales,
+                                                 sums);
     }
 }
 
 template <int TOKENS, sqf_cuda_form FORM>
-__global__ void __launch_bounds__(FLOAT8_THREADS, TOKENS == 64 ? 2 : 4) float8_kernel(const float8_job job)
+__global__ void __launch_bounds__(FLOAT8_THREADS, TOKENS == 32 ? 2 : 3) float8_kernel(const float8_job job)
 {
     CUDA_SHARED(shared);
     const uint32_t first_tile = blockIdx.x * (FLOAT8_ROWS / CUDA_TILE_ROWS) + threadIdx.x / 32 * 2;
@@ -289,18 +297,16 @@ __global__ void __launch_bounds__(FLOAT8_THREADS, TOKENS == 64 ? 2 : 4) float8_k
         }
         async_commit();
     }
-    float8_weights<FORM> weights, next;
-    float8_load<FORM>(job, 0, first_tile, &next);
+    float8_weights<FORM> weights;
+    float8_load<FORM>(job, 0, first_tile, &weights);
     for (uint32_t index = 0; index < job.chunk_count; index++) {
-        weights = next;
         async_wait<FLOAT8_STAGES - 2>();
         __syncthreads();
         if (index + FLOAT8_STAGES - 1 < job.chunk_count) {
             float8_copy<TOKENS>(job, shared, index + FLOAT8_STAGES - 1, first_token);
         }
         async_commit();
-        float8_load<FORM>(job, index + 1 < job.chunk_count ? index + 1 : index, first_tile, &next);
-        float8_chunk<TOKENS, FORM>(job, shared, index, first_tile, first_token, weights, sums);
+        float8_chunk<TOKENS, FORM>(job, shared, index, first_tile, first_token, &weights, sums);
     }
     async_wait<0>();
     float8_store<TOKENS>(job, first_tile, first_token, sums);
