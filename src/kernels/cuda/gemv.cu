@@ -86,7 +86,7 @@ bool decode_plan_make(const cuda_product *product, decode_plan *out)
     out->general = has_zeros(product) || !is_paired(layout);
     /* Long lists of high elements leave shared memory for the activations of 8 tokens. */
     const bool few = tokens <= 8 || out->general || product->weights->unit_high > 32;
-    out->blocks = few ? 1 : tokens <= 16 || out->kind != DECODE_INTEGER ? 2 : 4;
+    out->blocks = few ? 1 : tokens <= 16 || !decode_is_wide(product->weights->form, out->kind) ? 2 : 4;
     /* Half the warps where shared memory holds 99 KiB, which goes with less bandwidth to be kept busy. */
     out->warps = product->device->info.shared_bytes >= 160 * 1024 ? DECODE_WARPS : DECODE_WARPS / 2;
     const uint32_t groups = product->linear->padded_rows / CUDA_TILE_ROWS / decode_form_tiles(product->weights->form);
@@ -103,9 +103,10 @@ bool decode_plan_make(const cuda_product *product, decode_plan *out)
 size_t decode_plan_tokens(const cuda_product *product, const decode_plan *plan)
 {
     /* Compact weights with zero points have no other kernel. */
-    return plan->kind != DECODE_INTEGER                                     ? (size_t)DECODE_HALF_TOKENS
-           : product->weights->form == SQF_CUDA_SPLIT && has_zeros(product) ? SIZE_MAX
-                                                                            : (size_t)DECODE_TOKENS;
+    const bool alone = plan->kind == DECODE_INTEGER && product->weights->form == SQF_CUDA_SPLIT && has_zeros(product);
+    return alone                                                ? SIZE_MAX
+           : decode_is_wide(product->weights->form, plan->kind) ? (size_t)DECODE_TOKENS
+                                                                : (size_t)DECODE_NARROW_TOKENS;
 }
 
 size_t decode_plan_workspace(const cuda_product *product, const decode_plan *plan)

@@ -22,15 +22,24 @@
 enum {
     DECODE_WARPS = 8, /* of a block at most */
     DECODE_THREADS = 32 * DECODE_WARPS,
-    DECODE_PAIR = 2,         /* units between two scalings, where segments allow */
-    DECODE_UNITS_MAX = 4096, /* of a layer: what the table of segments has room for */
-    DECODE_SPLITS_MAX = 16,  /* blocks that share rows */
-    DECODE_TOKENS = 32,      /* tokens that the kernels of integers serve; */
-    DECODE_HALF_TOKENS = 16  /* those of floats: more go through matrix kernels that share a tile among more */
+    DECODE_PAIR = 2,          /* units between two scalings, where segments allow */
+    DECODE_UNITS_MAX = 4096,  /* of a layer: what the table of segments has room for */
+    DECODE_SPLITS_MAX = 16,   /* blocks that share rows */
+    DECODE_TOKENS = 32,       /* tokens that these kernels are the ones to take for, */
+    DECODE_NARROW_TOKENS = 16 /* and where a tile costs many instructions: decode_is_wide */
 };
 
 /* What is multiplied: bytes, or what both operands are widened to. */
 typedef enum decode_kind { DECODE_INTEGER, DECODE_FP16, DECODE_BF16 } decode_kind;
+
+/* Whether more than 16 tokens are served. An H100's memory brings 512 bytes in the time of 140 instructions of a
+ * multiprocessor. A tile of so many bytes takes 49 with 8 tokens, 70 with 16 and 108 with 32; with 64 it would be bound
+ * by instructions, and the matrix kernels, whose warps share activations and weights, take over. SPLIT (768 bytes with
+ * a quarter high: 212) takes 184 and 242, gemm_split.cu 340 for 64; widening to floats 90 and more. */
+SQF_BOTH constexpr bool decode_is_wide(sqf_cuda_form form, decode_kind kind)
+{
+    return kind == DECODE_INTEGER && form != SQF_CUDA_SPLIT;
+}
 
 typedef struct decode_arguments {
     const uint8_t *tiles, *high;

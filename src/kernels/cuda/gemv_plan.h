@@ -56,11 +56,9 @@ sqf_status decode_dispatch(const cuda_product *product, const decode_plan *plan,
     if (plan->blocks == 1) {
         return decode_launch<decode_shape<form, kind, 1, false>>(product, plan, arguments, err);
     }
-    if (plan->blocks == 2 || kind != DECODE_INTEGER) {
-        return decode_launch<decode_shape<form, kind, 2, false>>(product, plan, arguments, err);
-    }
-    return decode_launch<decode_shape<form, kind, kind == DECODE_INTEGER ? 4 : 2, false>>(product, plan, arguments,
-                                                                                          err);
+    constexpr int most = decode_is_wide((sqf_cuda_form)form, (decode_kind)kind) ? 4 : 2;
+    return plan->blocks == 2 ? decode_launch<decode_shape<form, kind, 2, false>>(product, plan, arguments, err)
+                             : decode_launch<decode_shape<form, kind, most, false>>(product, plan, arguments, err);
 }
 
 /* gemv_half.cu */

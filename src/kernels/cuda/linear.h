@@ -161,7 +161,7 @@ typedef struct cuda_family {
     size_t (*workspace)(const cuda_product *product);
 } cuda_family;
 
-extern const cuda_family cuda_family_decode;    /* gemv.cu: up to 16 tokens, every integer form; A16 too */
+extern const cuda_family cuda_family_decode;    /* gemv.cu: up to 32 tokens by integers, 16 by floats */
 extern const cuda_family cuda_family_hopper;    /* wgmma.cu: sm_90a */
 extern const cuda_family cuda_family_blackwell; /* blackwell.cu: FP4 and FP8 sections, sm_100a */
 extern const cuda_family cuda_family_float8;    /* gemm_float8.cu: FP8 sections, sm_89 and later; FP4, sm_120 */
