@@ -183,7 +183,7 @@ CUDA_DEVICE void merge_warps(const attention_job &job, const sequence_rows &sequ
 }
 
 template <sqf_kv_type type, int dim>
-__global__ void __launch_bounds__(attention_config<type, dim>::decode_warps * 32) attention_decode(attention_job job)
+__global__ void __launch_bounds__(attention_config<type, dim>::decode_warps * 32, 2) attention_decode(attention_job job)
 {
     typedef attention_config<type, dim> config;
     constexpr int warps = config::decode_warps, keys = config::decode_keys;

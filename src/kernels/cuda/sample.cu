@@ -461,7 +461,7 @@ static __device__ __forceinline__ void draw_cut(const sample_job &job, draw_stat
     }
 }
 
-static __global__ void __launch_bounds__(DRAW_THREADS) sample_draw(sample_job job)
+static __global__ void __launch_bounds__(DRAW_THREADS, 1) sample_draw(sample_job job)
 {
     CUDA_SHARED(shared);
     draw_state *state = (draw_state *)shared;
