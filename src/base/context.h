@@ -15,8 +15,8 @@
 struct sqf_kernels;
 struct sqf_device;
 
-/* One per caller. All pointers but `pool` and `device` are borrowed or static; options.cpu is replaced by the kernels' own
- * name, options.device by NULL. */
+/* One per caller. All pointers but `pool` and `device` are borrowed or static; options.cpu is replaced by the kernels'
+ * own name, options.device by NULL. */
 struct sqf_context {
     sqf_pool *pool;
     const struct sqf_kernels *kernels;

@@ -1,6 +1,6 @@
 /* Contexts: threads, kernel level, device, counts, and what the library says of itself (version, BLAS). This is the one
- * place where the number of threads, the kernels and the device are chosen; everything below takes them as given. It stands in this
- * folder because it must know the kernel tables; the struct itself is declared in base/context.h. */
+ * place where the number of threads, the kernels and the device are chosen; everything below takes them as given. It
+ * stands in this folder because it must know the kernel tables; the struct itself is declared in base/context.h. */
 #define _GNU_SOURCE /* sched_getaffinity */
 
 #include <sched.h>

@@ -3,10 +3,10 @@
 #ifndef SQF_KERNELS_CUDA_OPERATIONS_H
 #define SQF_KERNELS_CUDA_OPERATIONS_H
 
-#include "kernels/cuda/decoder.h"
+#include "kernels/cuda/decoder/decoder.h"
 #include "kernels/cuda/device.h"
-#include "kernels/cuda/linear.h"
-#include "kernels/cuda/quantize.h"
+#include "kernels/cuda/linear/linear.h"
+#include "kernels/cuda/quantize/quantize.h"
 
 sqf_status cuda_count(int *devices, sqf_error *err);
 sqf_status cuda_open(int index, sqf_cuda_device **out, sqf_error *err);

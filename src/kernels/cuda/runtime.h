@@ -1,5 +1,5 @@
 /* Where CUDA comes from: the toolkit under nvcc, the emulation on the host (emulation/) under a C++ compiler. The same
- * sources compile both ways: kernels use instructions.h in place of inline assembly, cuda_launch in place of <<<>>>,
+ * sources compile both ways: kernels use instructions/ in place of inline assembly, cuda_launch in place of <<<>>>,
  * and CUDA_SHARED in place of extern __shared__. */
 #ifndef SQF_KERNELS_CUDA_RUNTIME_H
 #define SQF_KERNELS_CUDA_RUNTIME_H

@@ -14,7 +14,7 @@ extern "C" {
 #include "base/random.h"
 }
 
-#include "kernels/cuda/instructions.h"
+#include "kernels/cuda/instructions/common.h"
 
 /* The orders in which a kernel's result must be the same. */
 static const char *const emulated_orders[] = {"ascending", "descending", "shuffled"};

@@ -13,7 +13,7 @@ extern "C" {
 #include "format/type.h"
 }
 
-#include "kernels/cuda/linear.h"
+#include "kernels/cuda/linear/linear.h"
 #include "kernels/cuda/operations.h"
 
 static sqf_cuda_device *device;

@@ -7,8 +7,8 @@
 
 #include "emulated.hpp"
 
+#include "kernels/cuda/linear/pack.h"
 #include "kernels/cuda/operations.h"
-#include "kernels/cuda/pack.h"
 
 /* What a layer is made of. Groups of 0 columns: the whole section. */
 struct product_case {

@@ -1,7 +1,7 @@
 /* Attention on the device against the CPU's over the same caches, and its kernels against one another. */
 #include "decoder.hpp"
 
-#include "kernels/cuda/attention_tile.h"
+#include "kernels/cuda/decoder/attention_tile.h"
 
 /* A problem whose caches hold random keys and values of `past + tokens` positions on both sides. */
 struct problem {

@@ -3,7 +3,7 @@
  * unpacking of SPLIT weights for all masks. */
 #include "trials.hpp"
 
-#include "kernels/cuda/widen.h"
+#include "kernels/cuda/linear/widen.h"
 
 static sqf_cuda_device *device;
 static uint64_t seed;

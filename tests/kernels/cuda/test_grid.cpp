@@ -12,7 +12,7 @@ extern "C" {
 #include <cmocka.h>
 }
 
-#include "kernels/cuda/grid.h"
+#include "kernels/cuda/input/grid.h"
 
 static uint64_t seed;
 

@@ -13,8 +13,8 @@ extern "C" {
 #include "kernels/rotation.h"
 }
 
+#include "kernels/cuda/linear/pack.h"
 #include "kernels/cuda/operations.h"
-#include "kernels/cuda/pack.h"
 
 static void require(sqf_status status, const sqf_error *err)
 {

@@ -7,10 +7,10 @@
 
 #include "emulated.hpp"
 
-#include "kernels/cuda/gemm_integer_job.h"
+#include "kernels/cuda/linear/pack.h"
+#include "kernels/cuda/linear/swizzle.h"
 #include "kernels/cuda/operations.h"
-#include "kernels/cuda/pack.h"
-#include "kernels/cuda/swizzle.h"
+#include "kernels/cuda/product/gemm_integer_job.h"
 
 extern "C" {
 #include <cmocka.h>

@@ -2,7 +2,7 @@
  * pairs of elements and forms, grouped and direct kernels, odd shapes, tails of segments, every order of threads. */
 #include "float_layer.hpp"
 
-#include "kernels/cuda/wgmma_call.h"
+#include "kernels/cuda/product/wgmma_call.h"
 
 static int open_device(void **)
 {

@@ -1,4 +1,4 @@
-/* Emulation of CUDA on the host: the functions of kernels/cuda/instructions.h as the PTX manual describes the
+/* Emulation of CUDA on the host: the functions of kernels/cuda/instructions/common.h as the PTX manual describes the
  * instructions. */
 #ifndef SQF_KERNELS_CUDA_EMULATION_INSTRUCTIONS_H
 #define SQF_KERNELS_CUDA_EMULATION_INSTRUCTIONS_H

@@ -1,4 +1,4 @@
-/* Emulation of CUDA on the host: the functions of kernels/cuda/instructions_blackwell.h as the PTX manual describes the
+/* Emulation of CUDA on the host: the functions of kernels/cuda/instructions/blackwell.h as the PTX manual describes the
  * instructions. */
 #ifndef SQF_KERNELS_CUDA_EMULATION_INSTRUCTIONS_BLACKWELL_H
 #define SQF_KERNELS_CUDA_EMULATION_INSTRUCTIONS_BLACKWELL_H

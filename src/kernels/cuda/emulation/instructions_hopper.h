@@ -1,4 +1,4 @@
-/* Emulation of CUDA on the host: the functions of kernels/cuda/instructions_hopper.h as the PTX manual describes the
+/* Emulation of CUDA on the host: the functions of kernels/cuda/instructions/hopper.h as the PTX manual describes the
  * instructions.
  *
  * A warp's part of a product is computed when the warp waits for its group and not before: until then A, B and D are
