@@ -455,10 +455,10 @@ static settings read_settings(int argc, char **argv)
                     .of = &models[0],
                     .tokens = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192},
                     .token_count = 14,
-                    .schemes = {"BF16", "W8A8", "W4A16", "W4A8", "W4A4", "W4A(SQ6)", "W4A(SQ5)", "W(SQ5)A8",
-                                "W(SQ5)A8,scales=tied", "W4A(16-(bf16/8)-0.75)", "W8A(16-(bf16/8)-0.75)",
+                    .schemes = {"BF16", "W8A8", "W4A16", "W4A8", "W4A4", "W4A(SQ6)", "W4A(SQ5)", "W4A(SQ4.5)",
+                                "W(SQ5)A8", "W(SQ5)A8,scales=tied", "W4A(16-(bf16/8)-0.75)", "W8A(16-(bf16/8)-0.75)",
                                 "low=fp8,group=128;low=fp8,high=bf16,bank=16,high_per_bank=4"},
-                    .scheme_count = 12};
+                    .scheme_count = 13};
     for (int i = 1; i < argc; i += 2) {
         if (i + 1 >= argc) {
             usage("an option without a value");
