@@ -47,7 +47,7 @@ CUDA_DEVICE void select_octet(const float v[OCTET], uint32_t high, unsigned part
 
 /* ---- ranges and scales ---- */
 
-CUDA_DEVICE bool has_range(const row_job &job, const quantizer_part &part)
+SQF_BOTH bool has_range(const row_job &job, const quantizer_part &part)
 {
     return (grid_has_scale(part.grid) && job.scale != SQF_ACT_STATIC) ||
            (part.grid.type == SQF_TYPE_FP32 && part.element == CUDA_FP16);
