@@ -105,7 +105,7 @@ CUDA_DEVICE void simple_load_tokens(const simple_job &job, uint32_t unit, const 
 }
 
 /* Grid: blocks of rows, of tokens. */
-__global__ void __launch_bounds__(SIMPLE_THREADS) simple_kernel(simple_job job)
+__global__ void __launch_bounds__(SIMPLE_THREADS, 4) simple_kernel(simple_job job)
 {
     __shared__ float weights[CUDA_UNIT][SIMPLE_ROWS + 4];
     __shared__ float tokens[CUDA_UNIT][SIMPLE_TOKENS + 2];
