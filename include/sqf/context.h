@@ -26,7 +26,7 @@ typedef struct sqf_context_options {
     const char *cpu;  /**< kernel level by name ("scalar", "avx2", ...); NULL = SQF_CPU, else the best. */
     /** Where models run: "cpu", "cuda" (the first GPU) or "cuda:N"; NULL = SQF_DEVICE, else "cpu". */
     const char *device;
-    sqf_log_fn log;   /**< NULL = silent */
+    sqf_log_fn log; /**< NULL = silent */
     void *log_user;
     sqf_progress_fn progress; /**< NULL = none */
     void *progress_user;
