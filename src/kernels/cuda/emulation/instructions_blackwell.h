@@ -136,7 +136,8 @@ static inline void emulated_tensor_row(uint64_t descriptor, bool fp4, unsigned r
     const size_t start = (size_t)(descriptor & 0x3fff) << 4, atom = (size_t)(descriptor >> 32 & 0x3fff) << 4;
     size_t limit;
     const uint8_t *const shared = emulated_shared(&limit);
-    if ((descriptor >> 61 != 4 && descriptor >> 61 != 2) || (descriptor >> 46 & 3) != 1) {
+    if ((descriptor >> 61 != 4 && descriptor >> 61 != 2) || (descriptor >> 46 & 0x7fff) != 1 ||
+        !emulated_descriptor_places(descriptor, row_bytes)) {
         emulated_fail("tcgen05.mma: a descriptor that the emulation does not know: %llx",
                       (unsigned long long)descriptor);
     }

@@ -131,6 +131,15 @@ static inline double emulated_fp8_value(unsigned bits)
     return bits & 128 ? -magnitude : magnitude;
 }
 
+/* Whether a descriptor's gaps are empty and its swizzled rows of `row_bytes` begin where hardware takes their number
+ * from the address: eight of them at a multiple of their size, the first 32 bytes to be read within the first of them.
+ */
+static inline bool emulated_descriptor_places(uint64_t descriptor, unsigned row_bytes)
+{
+    const size_t start = (size_t)(descriptor & 0x3fff) << 4, atom = (size_t)(descriptor >> 32 & 0x3fff) << 4;
+    return !(descriptor & 0xc000c000u) && start % (8 * row_bytes) <= row_bytes - 32 && atom % (8 * row_bytes) == 0;
+}
+
 /* Byte `k` (0..31) of column n of B in shared memory. */
 static inline const uint8_t *emulated_wgmma_b(uint64_t descriptor, unsigned n, unsigned k)
 {
@@ -196,7 +205,7 @@ static inline void emulated_wgmma_same(void *const operands[128])
             emulated_fail("wgmma: the threads of a warpgroup ask for different products");
         }
     }
-    if (first->b >> 62 != 1 || (first->b >> 49 & 7) != 0) {
+    if (first->b >> 46 != 1 << 16 || !emulated_descriptor_places(first->b, 128)) {
         emulated_fail("wgmma: a descriptor that the emulation does not know: %llx", (unsigned long long)first->b);
     }
 }
