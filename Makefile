@@ -44,7 +44,8 @@ cuda-report: cuda
 	@scripts/cuda-report build
 
 cuda-bench: cuda
-	@cmake --build build --parallel $(JOBS) --target sqf bench_cuda bench_make-checkpoint test_device_products
+	@cmake --build build --parallel $(JOBS) --target sqf bench_cuda bench_make-checkpoint \
+	    test_device_products test_engine_device test_device_cache test_device test_device_schemes
 	@bench/cuda/run
 
 findings findings-short: packages build/build.ninja
