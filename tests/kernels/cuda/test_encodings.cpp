@@ -79,6 +79,55 @@ static void strange_descriptors_end_a_program(void **)
                 "a descriptor that the emulation");
 }
 
+/* ---- what hardware does not do ---- */
+
+enum misuse { NONE, KINDS, ACCUMULATOR, COLUMNS, LANES, RETURNED, BYTES_OF_A_BARRIER };
+
+__global__ void misuse_kernel(misuse which)
+{
+    __shared__ uint32_t address;
+    __shared__ __align__(8) uint64_t barrier;
+    uint32_t r[16];
+    const uint64_t rows = tensor_descriptor(0, 128);
+    tensor_allocate(&address);
+    tensor_fill(address + 256, 0x7f7f7f7f);
+    if (threadIdx.x == 0) {
+        transaction_init(&barrier, 2);
+        if (which == BYTES_OF_A_BARRIER) {
+            transaction_expect(&barrier, 1 << 20);
+        }
+        tensor_product_fp8(address, rows, rows, tensor_shape_fp8(128), 0);
+        tensor_product_fp8(address, rows, rows, tensor_shape_fp8(128), 1);
+        tensor_product_fp8(address + 128, rows, rows, tensor_shape_fp8(64), 0);
+        if (which == KINDS) {
+            tensor_product_fp8(address, rows, rows, tensor_shape_fp8(64), 1);
+        } else if (which == ACCUMULATOR) {
+            tensor_product_fp8(address + 400, rows, rows, tensor_shape_fp8(128), 0);
+        }
+        tensor_commit(&barrier);
+    }
+    __syncwarp();
+    tensor_load(r, address + (which == COLUMNS ? 500 : which == LANES ? 32 << 16 : 496));
+    tensor_release(address);
+    if (which == RETURNED) {
+        tensor_load(r, address);
+    }
+}
+
+static void misuse_ends_a_program(void **)
+{
+    const auto run = [](misuse which) {
+        must_launch(cuda_launch(NULL, misuse_kernel, dim3(1), dim3(32), 32768, which));
+    };
+    run(NONE);
+    expect_text(text_of_end([&] { run(KINDS); }), "of different kinds on one accumulator");
+    expect_text(text_of_end([&] { run(ACCUMULATOR); }), "an accumulator at 190");
+    expect_text(text_of_end([&] { run(COLUMNS); }), "columns from 500 on");
+    expect_text(text_of_end([&] { run(LANES); }), "lanes from 32 on");
+    expect_text(text_of_end([&] { run(RETURNED); }), "columns from 0 on");
+    expect_text(text_of_end([&] { run(BYTES_OF_A_BARRIER); }), "cannot count 1048576 bytes more");
+}
+
 /* ---- swizzled boxes ---- */
 
 __global__ void box_kernel(const cuda_tensor_map map, uint8_t *out, unsigned bytes)
@@ -98,15 +147,15 @@ static void boxes_are_swizzled_as_by_others(void **)
 {
     static const struct {
         unsigned row_bytes, row, byte, place;
-    } known[] = {{128, 3, 80, 480}, {128, 7, 17, 993}, {128, 0, 127, 127},
-                 {64, 3, 16, 192},  {64, 6, 50, 386},  {64, 1, 63, 127}};
+    } known[] = {{128, 3, 80, 480}, {128, 7, 17, 993}, {128, 12, 3, 1603}, {64, 3, 16, 192},
+                 {64, 6, 50, 386},  {64, 1, 63, 127},  {64, 9, 5, 581}};
     for (const auto &k : known) {
-        std::vector<uint8_t> matrix(8 * k.row_bytes, 0);
+        std::vector<uint8_t> matrix(16 * k.row_bytes, 0);
         matrix[k.row * k.row_bytes + k.byte] = 1;
         device_vector<uint8_t> from(matrix), out(matrix.size());
         cuda_tensor_map map;
         sqf_error err;
-        assert_int_equal(tensor_map_rows(&map, from.data, k.row_bytes, 8, k.row_bytes, k.row_bytes, 8, &err), SQF_OK);
+        assert_int_equal(tensor_map_rows(&map, from.data, k.row_bytes, 16, k.row_bytes, k.row_bytes, 16, &err), SQF_OK);
         must_launch(
             cuda_launch(NULL, box_kernel, dim3(1), dim3(1), matrix.size() + 8, map, out.data, (unsigned)matrix.size()));
         for (unsigned i = 0; i < matrix.size(); i++) {
@@ -256,8 +305,11 @@ static void blocks_of_four_bits_multiply(void **)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(descriptors_are_those_of_others), cmocka_unit_test(strange_descriptors_end_a_program),
-        cmocka_unit_test(boxes_are_swizzled_as_by_others), cmocka_unit_test(warpgroups_multiply),
+        cmocka_unit_test(descriptors_are_those_of_others),
+        cmocka_unit_test(strange_descriptors_end_a_program),
+        cmocka_unit_test(misuse_ends_a_program),
+        cmocka_unit_test(boxes_are_swizzled_as_by_others),
+        cmocka_unit_test(warpgroups_multiply),
         cmocka_unit_test(blocks_of_four_bits_multiply),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -20,7 +20,8 @@ bool at_once(processor *p)
     return p->copy_time == EARLY || (p->copy_time == MIXED && (draw(p) & 1));
 }
 
-/* The state of a transaction barrier. */
+/* The state of a transaction barrier, and how many bytes the hardware's can count. */
+constexpr int MAX_BYTES = (1 << 20) - 1;
 struct transaction {
     uint32_t phase : 1;
     uint32_t arrivals : 15; /* of a phase */
@@ -59,6 +60,9 @@ void arrive_bytes(processor *p, const copy *c)
     perform(c);
     transaction state = load(c->barrier);
     state.bytes -= (int32_t)c->bytes;
+    if (state.bytes < -MAX_BYTES) {
+        emulated_fail("a transaction barrier counts more bytes than %d that nobody announced", MAX_BYTES);
+    }
     store(p, c->barrier, state);
 }
 
@@ -137,6 +141,9 @@ void emulated_transaction_arrive(uint64_t *barrier, unsigned expected_bytes)
                       (unsigned)state.arrivals);
     }
     state.bytes += (int32_t)expected_bytes;
+    if (expected_bytes > (unsigned)MAX_BYTES || state.bytes > MAX_BYTES) {
+        emulated_fail("a transaction barrier cannot count %u bytes more: %d at most", expected_bytes, MAX_BYTES);
+    }
     state.pending--;
     store(here, barrier, state);
 }

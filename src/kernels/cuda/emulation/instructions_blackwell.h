@@ -89,12 +89,15 @@ static inline void tensor_fence_after(void)
 {
 }
 
-/* The running thread's lane, for an address of its warp. */
-static inline unsigned emulated_tensor_lane(uint32_t address)
+/* The running thread's lane, for `columns` columns from an address of its warp on. */
+static inline unsigned emulated_tensor_lane(uint32_t address, uint32_t columns)
 {
     const unsigned first = (unsigned)emulated_thread() / 32 % 4 * 32;
     if (address >> 16 != first) {
         emulated_fail("tensor memory: lanes from %u on, which the warp does not reach", address >> 16);
+    }
+    if (!emulated_tensor()->taken || (address & 0xffff) + columns > 512) {
+        emulated_fail("tensor memory: columns from %u on, which the block does not have", address & 0xffff);
     }
     return first + (unsigned)emulated_lane();
 }
@@ -102,15 +105,30 @@ static inline unsigned emulated_tensor_lane(uint32_t address)
 static inline void tensor_fill(uint32_t address, uint32_t value)
 {
     for (unsigned i = 0; i < 4; i++) {
-        emulated_tensor()->cell[emulated_tensor_lane(address)][(address & 0xffff) + i] = value;
+        emulated_tensor()->cell[emulated_tensor_lane(address, 4)][(address & 0xffff) + i] = value;
     }
     __syncwarp();
 }
 
 static inline void tensor_load(uint32_t r[16], uint32_t address)
 {
-    memcpy(r, &emulated_tensor()->cell[emulated_tensor_lane(address)][address & 0xffff], 16 * sizeof *r);
+    memcpy(r, &emulated_tensor()->cell[emulated_tensor_lane(address, 16)][address & 0xffff], 16 * sizeof *r);
     __syncwarp();
+}
+
+/* Hardware keeps the order of products on one accumulator only where they are of the same kind and shape. */
+static inline void emulated_tensor_issue(const emulated_tensor_product &product)
+{
+    emulated_tensor_memory *memory = emulated_tensor();
+    if (!memory->taken || product.d >> 16 || product.d + (product.shape >> 17 & 63) * 8 > 512) {
+        emulated_fail("tcgen05.mma: an accumulator at %x, which is not the block's", product.d);
+    }
+    for (const emulated_tensor_product &other : memory->products) {
+        if (other.d == product.d && (other.fp4 != product.fp4 || other.shape != product.shape)) {
+            emulated_fail("tcgen05.mma: nothing orders products of different kinds on one accumulator");
+        }
+    }
+    memory->products.push_back(product);
 }
 
 static inline void tensor_product_fp4(uint32_t d, uint64_t a, uint64_t b, uint32_t shape, uint32_t ones, int accumulate)
@@ -121,12 +139,12 @@ static inline void tensor_product_fp4(uint32_t d, uint64_t a, uint64_t b, uint32
             emulated_fail("tcgen05.mma: scales that are not 1");
         }
     }
-    memory->products.push_back({true, d, shape, a, b, accumulate});
+    emulated_tensor_issue({true, d, shape, a, b, accumulate});
 }
 
 static inline void tensor_product_fp8(uint32_t d, uint64_t a, uint64_t b, uint32_t shape, int accumulate)
 {
-    emulated_tensor()->products.push_back({false, d, shape, a, b, accumulate});
+    emulated_tensor_issue({false, d, shape, a, b, accumulate});
 }
 
 /* Row `row` of an operand as numbers, 64 or 32 of them. */
