@@ -153,7 +153,7 @@ static void boxes_are_swizzled_as_by_others(void **)
         std::vector<uint8_t> matrix(16 * k.row_bytes, 0);
         matrix[k.row * k.row_bytes + k.byte] = 1;
         device_vector<uint8_t> from(matrix), out(matrix.size());
-        cuda_tensor_map map;
+        cuda_tensor_map map = {};
         sqf_error err;
         assert_int_equal(tensor_map_rows(&map, from.data, k.row_bytes, 16, k.row_bytes, k.row_bytes, 16, &err), SQF_OK);
         must_launch(
