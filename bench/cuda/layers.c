@@ -324,14 +324,17 @@ static void report(bench *b, const subject *self, size_t tokens, const vendor *v
     sqf_scheme_print(&self->scheme, SQF_SPELLING_SHORT, name);
     const timing product = time_products(b, self), prepare = time_prepare(b, self, tokens);
     const double bytes = (double)b->ops->linear_bytes(self->copies[0]), ideal = ideal_seconds(b, v, &self->scheme);
+    char kernels[SQF_CUDA_KERNELS];
+    b->ops->linear_kernels(b->device, self->copies[0], tokens, kernels);
     const double work = 2.0 * (double)tokens * (double)self->s.rows * (double)self->s.columns;
     check(b, b->ops->finish(b->device, &b->err));
     if (b->info.emulated) {
-        printf("%-9s %6zu %-26s ran\n", self->s.name, tokens, name);
+        printf("%-9s %6zu %-26s %-13s ran\n", self->s.name, tokens, name, kernels);
         return;
     }
-    printf("%-9s %6zu %-26s %10.2f %10.2f %9.2f %8.1f %7.0f", self->s.name, tokens, name, 1e6 * product.least,
-           1e6 * product.median, 1e6 * prepare.median, 1e-12 * work / product.median, 1e-9 * bytes / product.median);
+    printf("%-9s %6zu %-26s %-13s %10.2f %10.2f %9.2f %8.1f %7.0f", self->s.name, tokens, name, kernels,
+           1e6 * product.least, 1e6 * product.median, 1e6 * prepare.median, 1e-12 * work / product.median,
+           1e-9 * bytes / product.median);
     print_ratio(bytes / product.median, memory_rate(&b->info));
     print_ratio(ideal, product.median);
     print_ratio(v->by_type[REFERENCE_BF16].median, product.median);
@@ -340,13 +343,13 @@ static void report(bench *b, const subject *self, size_t tokens, const vendor *v
     printf("\n");
     fflush(stdout);
     json_array_append_new(
-        b->rows,
-        json_pack("{s:s, s:I, s:I, s:I, s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "layer", self->s.name, "rows",
-                  (json_int_t)self->s.rows, "columns", (json_int_t)self->s.columns, "tokens", (json_int_t)tokens,
-                  "scheme", name, "seconds_min", product.least, "seconds_median", product.median,
-                  "prepare_seconds_median", prepare.median, "weight_bytes", bytes, "ideal_seconds", ideal,
-                  "bf16_seconds_median", v->by_type[REFERENCE_BF16].median, "int8_seconds_median",
-                  v->by_type[REFERENCE_INT8].median, "fp8_seconds_median", v->by_type[REFERENCE_FP8].median));
+        b->rows, json_pack("{s:s, s:I, s:I, s:I, s:s, s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "layer",
+                           self->s.name, "rows", (json_int_t)self->s.rows, "columns", (json_int_t)self->s.columns,
+                           "tokens", (json_int_t)tokens, "scheme", name, "kernels", kernels, "seconds_min",
+                           product.least, "seconds_median", product.median, "prepare_seconds_median", prepare.median,
+                           "weight_bytes", bytes, "ideal_seconds", ideal, "bf16_seconds_median",
+                           v->by_type[REFERENCE_BF16].median, "int8_seconds_median", v->by_type[REFERENCE_INT8].median,
+                           "fp8_seconds_median", v->by_type[REFERENCE_FP8].median));
 }
 
 /* ---- a shape: all schemes, all numbers of tokens ---- */
@@ -493,8 +496,8 @@ static void print_header(const bench *b)
         "(above 1: "
         "ours is faster).\n",
         b->set.rounds);
-    printf("%-9s %6s %-26s %10s %10s %9s %8s %7s %7s %7s %7s %7s %7s\n", "layer", "tokens", "scheme", "least us",
-           "median us", "input us", "Tops", "GB/s", "memory", "ideal", "BF16", "INT8", "FP8");
+    printf("%-9s %6s %-26s %-13s %10s %10s %9s %8s %7s %7s %7s %7s %7s %7s\n", "layer", "tokens", "scheme", "kernels",
+           "least us", "median us", "input us", "Tops", "GB/s", "memory", "ideal", "BF16", "INT8", "FP8");
 }
 
 static void write_json(bench *b)

@@ -14,6 +14,7 @@ typedef struct sqf_device {
     char name[16];         /* "cuda:0" */
     char description[384]; /* "cuda:0: NVIDIA H100 80GB HBM3, compute capability 9.0, 85.0 GB, CUDA 13.0" */
     void *library;
+    bool slow;   /* a layer was made that runs without tensor instructions, and that was said */
     bool graphs; /* decoding steps are recorded and replayed; SQF_CUDA_GRAPHS=0 turns it off */
 } sqf_device;
 

@@ -26,7 +26,7 @@ typedef struct part {
     const sqf_cuda_rows *out;
 } part;
 
-enum { UNIT = 64, ROWS_OF_TASK = 8, NIBBLE_MOST = 7 };
+enum { UNIT = 64, ROWS_OF_TASK = 8, NIBBLE_MOST = 7, MANY_TOKENS = 512 };
 
 /* ---- forms ---- */
 
@@ -351,6 +351,23 @@ static sqf_status create_parts(sqf_context *context, source *from, sqf_device_li
 }
 
 /* A layer without any weight left would be a matrix of zeros, which no scheme makes. */
+/* A scheme that no fast kernel serves still computes; whoever waits for it should know why. Said once a device. */
+static void report_slow(sqf_context *context, const sqf_linear_params *params, const sqf_device_linear *linear)
+{
+    sqf_device *device = context->device;
+    for (size_t i = 0; i < linear->part_count && !device->slow; i++) {
+        char kernels[SQF_CUDA_KERNELS];
+        device->ops->linear_kernels(device->cuda, linear->parts[i], MANY_TOKENS, kernels);
+        if (strstr(kernels, "simple")) {
+            device->slow = true;
+            sqf_log(context, SQF_LOG_WARNING,
+                    "%s: %s has no kernel with tensor instructions for this scheme: its products are computed in "
+                    "float32, slowly",
+                    params->name, device->name);
+        }
+    }
+}
+
 sqf_status sqf_device_linear_create(sqf_context *context, const sqf_linear_params *params, sqf_device_linear *out,
                                     sqf_error *err)
 {
@@ -371,8 +388,10 @@ sqf_status sqf_device_linear_create(sqf_context *context, const sqf_linear_param
     source_clear(&from);
     if (status != SQF_OK) {
         sqf_device_linear_clear(context, out);
+        return status;
     }
-    return status;
+    report_slow(context, params, out);
+    return SQF_OK;
 }
 
 void sqf_device_linear_clear(sqf_context *context, sqf_device_linear *linear)

@@ -47,6 +47,7 @@ static const sqf_cuda_ops operations = {
     on_device<cuda_linear_destroy>::call,
     cuda_linear_bytes,
     cuda_linear_same_input,
+    cuda_linear_kernels,
     on_device<cuda_input_create>::call,
     on_device<cuda_input_destroy>::call,
     on_device<cuda_input_prepare>::call,

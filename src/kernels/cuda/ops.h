@@ -19,7 +19,7 @@
 extern "C" {
 #endif
 
-enum { SQF_CUDA_OPS_VERSION = 1 };
+enum { SQF_CUDA_OPS_VERSION = 1, SQF_CUDA_KERNELS = 64 /* characters */ };
 
 typedef struct sqf_cuda_device sqf_cuda_device;
 typedef struct sqf_cuda_linear sqf_cuda_linear;
@@ -244,6 +244,10 @@ typedef struct sqf_cuda_ops {
     size_t (*linear_bytes)(const sqf_cuda_linear *linear); /* what a product of one token reads */
     /* True if one prepared input serves both. */
     bool (*linear_same_input)(const sqf_cuda_linear *a, const sqf_cuda_linear *b);
+    /* The kernels that a product of `tokens` tokens runs on, by the names of their families, joined by "+" where it is
+     * made of several: "integer", "decode+decode". "simple" is the one without tensor instructions. */
+    void (*linear_kernels)(sqf_cuda_device *device, const sqf_cuda_linear *linear, size_t tokens,
+                           char text[SQF_CUDA_KERNELS]);
 
     /* Inputs grow as needed and are reused. */
     sqf_status (*input_create)(sqf_cuda_device *device, sqf_cuda_input **out, sqf_error *err);

@@ -2,6 +2,7 @@
  *
  * A layer's memory is one block: linear_plan and linear_create lay out the same parts in the same order. Rows are
  * fetched from the caller in stretches, copied to the device's workspace as they are and packed there. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -578,4 +579,21 @@ sqf_status cuda_linear_forward(sqf_cuda_device *device, const sqf_cuda_linear *l
     }
     const unsigned count = list_products(device, linear, input, y, products);
     return run_products(products, count, store, err);
+}
+
+void cuda_linear_kernels(sqf_cuda_device *device, const sqf_cuda_linear *linear, size_t tokens,
+                         char text[SQF_CUDA_KERNELS])
+{
+    cuda_product products[MAX_PRODUCTS] = {};
+    sqf_cuda_input input = sqf_cuda_input(); /* families choose by shapes: there are no codes */
+    input.layout = &linear->layout;
+    input.tokens = tokens;
+    const unsigned count = list_products(device, linear, &input, NULL, products);
+    size_t used = 0;
+    text[0] = '\0';
+    for (unsigned i = 0; i < count && used < SQF_CUDA_KERNELS; i++) {
+        const cuda_family *family = family_for(&products[i]);
+        used += (size_t)snprintf(text + used, SQF_CUDA_KERNELS - used, "%s%s", i > 0 ? "+" : "",
+                                 family ? family->name : "none");
+    }
 }

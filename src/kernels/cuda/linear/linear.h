@@ -120,6 +120,8 @@ sqf_status cuda_linear_create(sqf_cuda_device *device, const sqf_cuda_linear_spe
 void cuda_linear_destroy(sqf_cuda_device *device, sqf_cuda_linear *linear);
 size_t cuda_linear_bytes(const sqf_cuda_linear *linear);
 bool cuda_linear_same_input(const sqf_cuda_linear *a, const sqf_cuda_linear *b);
+void cuda_linear_kernels(sqf_cuda_device *device, const sqf_cuda_linear *linear, size_t tokens,
+                         char text[SQF_CUDA_KERNELS]);
 sqf_status cuda_linear_forward(sqf_cuda_device *device, const sqf_cuda_linear *linear, const sqf_cuda_input *input,
                                float *y, sqf_cuda_store store, sqf_error *err);
 
