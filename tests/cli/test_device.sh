@@ -8,8 +8,10 @@ golden=$source/tests/golden/models/static-mask
 
 expect_error 2 '*--device: expected cpu, cuda or cuda:N, found "gpu"' "$sqf" run "$model" -p A -n 1 --device gpu
 expect_error 2 '*--device: unknown option*' "$sqf" inspect "$model" --device cuda
-expect_error 1 '*libsqf_cuda.so not found*make cuda*' "$sqf" run "$model" -p A -n 1 --device cuda
-expect_error 1 '*libsqf_cuda.so not found*' env SQF_DEVICE=cuda "$sqf" bench "$model" -p 1 -n 0
+# The program alone: beside the one that was built the library may stand too.
+cp "$sqf" alone
+expect_error 1 '*libsqf_cuda.so not found*make cuda*' ./alone run "$model" -p A -n 1 --device cuda
+expect_error 1 '*libsqf_cuda.so not found*' env SQF_DEVICE=cuda ./alone bench "$model" -p 1 -n 0
 expect_error 1 '*SQF_CUDA_LIBRARY: /nowhere*' env SQF_CUDA_LIBRARY=/nowhere "$sqf" run "$model" -p A --device cuda
 if [ -n "$fake" ]; then
     export SQF_CUDA_LIBRARY="$fake"

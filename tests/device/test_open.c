@@ -56,7 +56,6 @@ static void test_refusals(void **state)
     refuses(FAKE_BACKEND, "one", NULL, 1, "cuda:1: no such device, found 1: cuda:0");
     refuses(FAKE_BACKEND, "one", "3", 2, "(CUDA_VISIBLE_DEVICES is \"3\")");
     refuses(FAKE_BACKEND, "one", NULL, 0, "opening the device: busy");
-    refuses(NULL, "one", NULL, 0, "libsqf_cuda.so not found");
 }
 
 int main(void)
