@@ -153,6 +153,20 @@ typedef struct cuda_product {
     sqf_cuda_store store;
 } cuda_product;
 
+/* What the low and the high section of a product's plane are made of; twice the same where there is one alone. */
+inline void cuda_product_elements(const cuda_product *product, cuda_element *low, cuda_element *high)
+{
+    const cuda_input_layout *layout = &product->linear->layout;
+    const bool planes = layout->planes > 1;
+    *low = planes && product->plane ? layout->high_element : layout->low_element;
+    *high = planes ? *low : layout->high_element;
+    if (layout->low_units == 0) {
+        *low = *high;
+    } else if (layout->low_units == layout->units) {
+        *high = *low;
+    }
+}
+
 /* A family of kernels. `serves` must not look at anything but the shapes, forms and the device's capability; the first
  * family in linear.cu's list that serves runs. */
 typedef struct cuda_family {

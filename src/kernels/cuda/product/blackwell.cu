@@ -1,27 +1,13 @@
 /* Products of FP4 and FP8 activations on data-center Blackwell: which layers blackwell.h's kernels serve. */
 #include "kernels/cuda/product/blackwell.h"
 
-/* What the sections of a product, or its plane, are made of. */
-static void elements_of(const cuda_product *product, cuda_element *low, cuda_element *high)
-{
-    const cuda_input_layout *layout = &product->linear->layout;
-    const bool planes = layout->planes > 1;
-    *low = planes && product->plane ? layout->high_element : layout->low_element;
-    *high = planes ? *low : layout->high_element;
-    if (layout->low_units == 0) {
-        *low = *high;
-    } else if (layout->low_units == layout->units) {
-        *high = *low;
-    }
-}
-
 /* FP4 in any number, for nothing else multiplies them here; FP8 where half a tile at least is filled. */
 static bool serves(const cuda_product *product)
 {
     const sqf_cuda_form form = product->weights->form;
     const cuda_input_layout *layout = &product->linear->layout;
     cuda_element low, high;
-    elements_of(product, &low, &high);
+    cuda_product_elements(product, &low, &high);
     const bool four = low == CUDA_FP4 || high == CUDA_FP4, eight = low == CUDA_FP8 || high == CUDA_FP8;
     const bool known = (low == CUDA_FP4 || low == CUDA_FP8) && (high == CUDA_FP4 || high == CUDA_FP8);
     if (product->device->arch != 100 || !known || layout->spec.zero != SQF_ACT_ZERO_NONE || layout->units == 0) {
@@ -57,7 +43,7 @@ static sqf_status run(const cuda_product *product, sqf_error *err)
     const size_t stride = layout->stride[product->plane];
     blackwell_job job = {};
     cuda_tensor_map fp4 = {}, fp8 = {};
-    elements_of(product, &job.low, &job.high);
+    cuda_product_elements(product, &job.low, &job.high);
     job.tiles = product->weights->tiles;
     job.scales = product->weights->scales;
     job.act_scales = plane->scales;

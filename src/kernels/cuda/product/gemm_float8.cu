@@ -1,27 +1,13 @@
 /* Products of FP8 and FP4 activations: which layers gemm_float8.h's kernels serve. */
 #include "kernels/cuda/product/gemm_float8.h"
 
-/* What the sections of a product, or its plane, are made of. */
-static void elements_of(const cuda_product *product, cuda_element *low, cuda_element *high)
-{
-    const cuda_input_layout *layout = &product->linear->layout;
-    const bool planes = layout->planes > 1;
-    *low = planes && product->plane ? layout->high_element : layout->low_element;
-    *high = planes ? *low : layout->high_element;
-    if (layout->low_units == 0) {
-        *low = *high;
-    } else if (layout->low_units == layout->units) {
-        *high = *low;
-    }
-}
-
 /* Any number of tokens, any groups. FP4 weights are served by nothing else; those beside bf16 alone too. */
 static bool serves(const cuda_product *product)
 {
     const sqf_cuda_form form = product->weights->form;
     const int arch = product->device->arch;
     cuda_element low, high;
-    elements_of(product, &low, &high);
+    cuda_product_elements(product, &low, &high);
     if (arch < 89 || product->linear->layout.spec.zero != SQF_ACT_ZERO_NONE || product->linear->layout.units == 0) {
         return false;
     }
@@ -57,7 +43,7 @@ static sqf_status run(const cuda_product *product, sqf_error *err)
     const cuda_input_layout *layout = &linear->layout;
     const cuda_plane *plane = &product->input->planes[product->plane];
     float8_job job = {};
-    elements_of(product, &job.low, &job.high);
+    cuda_product_elements(product, &job.low, &job.high);
     job.tiles = product->weights->tiles;
     job.scales = product->weights->scales;
     job.codes = plane->codes;

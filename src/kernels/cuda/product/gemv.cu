@@ -3,15 +3,6 @@
 
 /* ---- what a product is made of ---- */
 
-/* Elements of the two sections of a plane. */
-static void plane_elements(const cuda_product *product, cuda_element out[2])
-{
-    const cuda_input_layout *layout = &product->linear->layout;
-    const bool dynamic = layout->planes == CUDA_PLANES;
-    out[0] = dynamic && product->plane == 1 ? layout->high_element : layout->low_element;
-    out[1] = dynamic || layout->low_units == layout->units ? out[0] : layout->high_element;
-}
-
 static bool is_integer_form(sqf_cuda_form form)
 {
     return form == SQF_CUDA_NIBBLES || form == SQF_CUDA_BYTES || form == SQF_CUDA_SPLIT;
@@ -23,7 +14,7 @@ static bool choose_kind(const cuda_product *product, decode_kind *out)
     const sqf_cuda_form form = product->weights->form;
     bool integer = is_integer_form(form), bf16 = form == SQF_CUDA_BF16, fp16 = form == SQF_CUDA_FP16;
     cuda_element elements[2];
-    plane_elements(product, elements);
+    cuda_product_elements(product, &elements[0], &elements[1]);
     for (cuda_element element : elements) {
         integer = integer && (element == CUDA_NIBBLE || element == CUDA_BYTE);
         bf16 = bf16 || element == CUDA_BF16;
@@ -149,7 +140,7 @@ void decode_plan_arguments(const cuda_product *product, const decode_plan *plan,
     const cuda_plane *plane = &product->input->planes[product->plane];
     const cuda_weights *weights = product->weights;
     cuda_element elements[2];
-    plane_elements(product, elements);
+    cuda_product_elements(product, &elements[0], &elements[1]);
     *out = decode_arguments();
     out->tiles = weights->tiles;
     out->high = weights->high;
