@@ -174,14 +174,6 @@ static inline uint32_t opaque(uint32_t x)
     return x;
 }
 
-static inline uint4 load_streaming(const void *global)
-{
-    if ((uintptr_t)global % 16) {
-        emulated_fail("load_streaming from %p, which is not aligned to 16", global);
-    }
-    return *(const uint4 *)global;
-}
-
 /* ---- barriers ---- */
 
 static inline void named_barrier(int id, int threads)

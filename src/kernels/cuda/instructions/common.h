@@ -205,16 +205,6 @@ CUDA_DEVICE uint32_t opaque(uint32_t x)
     return x;
 }
 
-/* 16 bytes of read-only global memory that no one reads again. */
-CUDA_DEVICE uint4 load_streaming(const void *global)
-{
-    uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(global));
-    return v;
-}
-
 /* Until the kernel before in the stream has finished and what it wrote can be seen: cuda_launch_early. */
 CUDA_DEVICE void await_previous_kernel(void)
 {
