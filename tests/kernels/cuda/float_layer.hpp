@@ -18,6 +18,22 @@ extern "C" {
 
 static sqf_cuda_device *device;
 
+/* For group fixtures: the device of these tests, as a GPU of the architecture, and its end. */
+static int open_architecture(const char *architecture)
+{
+    sqf_error err;
+    setenv("SQF_EMULATION_ARCH", architecture, 1);
+    assert_ok(cuda_open(0, &device, &err), &err);
+    return 0;
+}
+
+static int close_device(void **)
+{
+    cuda_close(device);
+    unsetenv("SQF_EMULATION_ARCH");
+    return 0;
+}
+
 /* A layer of random weights. */
 struct layer_case {
     const char *name;

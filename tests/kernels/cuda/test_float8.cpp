@@ -3,17 +3,7 @@
 
 static int open_device(void **)
 {
-    sqf_error err;
-    setenv("SQF_EMULATION_ARCH", "120", 1);
-    assert_ok(cuda_open(0, &device, &err), &err);
-    return 0;
-}
-
-static int close_device(void **)
-{
-    cuda_close(device);
-    unsetenv("SQF_EMULATION_ARCH");
-    return 0;
+    return open_architecture("120");
 }
 
 static void run_float8(const layer_case &c, uint64_t seed)
